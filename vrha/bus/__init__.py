@@ -1,0 +1,1 @@
+"""AMQP: topology, client, and the private broker."""

@@ -1,0 +1,1 @@
+"""The command `vrha`: one file per noun; talks to the orchestrator over HTTP."""

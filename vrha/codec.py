@@ -1,0 +1,63 @@
+"""JSON at the edges: frozen dataclasses of `vrha.model` to bytes and back, validated.
+
+Unknown fields are ignored (an older reader meets a newer writer); unknown kinds of message or
+step, wrong types and missing fields are refused.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Annotated, Any, TypeVar, cast
+
+from pydantic import Discriminator, TypeAdapter, ValidationError
+
+from vrha.errors import InputError
+from vrha.model.messages import Message
+
+T = TypeVar("T")
+
+MAX_BODY = 256 * 1024
+"""Largest accepted body in bytes of a message from the outside, unless told otherwise."""
+
+
+@cache
+def _adapter_of(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return _adapter_of(kind)
+
+
+def encode(value: object, kind: Any = None) -> bytes:
+    """JSON bytes of a dataclass of the model; `kind` where the type is a union or a list."""
+    return _adapter(kind or type(value)).dump_json(value)
+
+
+def decode(kind: type[T], body: bytes | str) -> T:
+    """The dataclass of `kind` in `body`.
+
+    Raises InputError (code `malformed`) with every problem when the body does not fit.
+    """
+    try:
+        return cast(T, _adapter(kind).validate_json(body))
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors()
+        )
+        raise InputError("malformed", f"does not fit the schema: {problems[:500]}") from error
+
+
+def plain(value: object) -> Any:
+    """The value as dicts, lists, strings and numbers, ready for JSON or YAML."""
+    return _adapter(type(value)).dump_python(value, mode="json")
+
+
+_MESSAGE: Any = Annotated[Message, Discriminator("type")]
+
+
+def decode_message(body: bytes, limit: int = MAX_BODY) -> Message:
+    """The message in `body`; refuses bodies over `limit` bytes. Raises InputError."""
+    if len(body) > limit:
+        raise InputError("too-large", f"message of {len(body)} bytes; the limit is {limit}")
+    return cast(Message, decode(_MESSAGE, body))

@@ -1,0 +1,1 @@
+"""Files that people write: desired state in YAML, settings in TOML."""

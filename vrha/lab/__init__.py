@@ -1,0 +1,1 @@
+"""A whole zone in network namespaces on one machine."""

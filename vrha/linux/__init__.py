@@ -1,0 +1,1 @@
+"""The kernel of a node: one thing per file, no decisions."""

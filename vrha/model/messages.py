@@ -1,0 +1,91 @@
+"""What orchestrator and agents say to each other over AMQP. JSON form: docs/protocol.md."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+from vrha.model.spec import InstanceRef
+from vrha.model.state import ObservedInstance, SelfTest
+from vrha.model.steps import Step
+
+PROTOCOL_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """Steps `first_seq`, `first_seq + 1`, .. of a run, for one node, to be taken in order.
+
+    `undo` tells steps of a roll-back from those of the way forward; `token` is the one-time
+    token for the check-in of a build among the steps.
+    """
+
+    run: str
+    router: str
+    epoch: int
+    node: str
+    attempt: int
+    first_seq: int
+    undo: bool
+    steps: tuple[Step, ...]
+    token: str = ""
+    type: Literal["command"] = "command"
+
+
+class Outcome(StrEnum):
+    """How a step ended on its node."""
+
+    DONE = "done"
+    FAILED = "failed"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """One step ended. `timings_ms` names phases of the step and their milliseconds."""
+
+    run: str
+    router: str
+    epoch: int
+    node: str
+    attempt: int
+    seq: int
+    undo: bool
+    outcome: Outcome
+    code: str = ""
+    detail: str = ""
+    timings_ms: tuple[tuple[str, float], ...] = ()
+    type: Literal["step-report"] = "step-report"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckIn:
+    """A replacement proves that it is complete and ready. `token` is used up by it."""
+
+    run: str
+    router: str
+    instance: InstanceRef
+    epoch: int
+    node: str
+    token: str
+    self_test: SelfTest
+    build_ms: float
+    type: Literal["check-in"] = "check-in"
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """What is on a node: at start of its agent, then periodically, and after every command."""
+
+    node: str
+    agent: str
+    """Identity of this life of the agent (boot id and start counter)."""
+    version: str
+    capabilities: tuple[str, ...]
+    instances: tuple[ObservedInstance, ...]
+    highest_epochs: tuple[tuple[str, int], ...] = ()
+    type: Literal["inventory"] = "inventory"
+
+
+Message = Command | StepReport | CheckIn | Inventory

@@ -1,0 +1,90 @@
+"""Steps: idempotent actions of a run, as values. What undoes a step stands in `vrha.core.steps`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vrha.model.spec import InstanceRef, InstanceSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """Build an instance beside whatever is there: complete, tested, muted. Then it checks in."""
+
+    node: str
+    spec: InstanceSpec
+    leases_from: InstanceRef | None = None
+    """An instance whose DHCP leases are carried over, when it lives on the same node."""
+    kind: Literal["build"] = "build"
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitCheckIn:
+    """Wait until the instance has proved itself. Carried out by the orchestrator."""
+
+    instance: InstanceRef
+    kind: Literal["await-check-in"] = "await-check-in"
+
+
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """Mute `old` and unmute `new` in one kernel transaction."""
+
+    node: str
+    old: InstanceRef
+    new: InstanceRef
+    kind: Literal["swap"] = "swap"
+
+
+@dataclass(frozen=True, slots=True)
+class Mute:
+    """The kernel drops all that the instance's ports send or would receive."""
+
+    node: str
+    instance: InstanceRef
+    kind: Literal["mute"] = "mute"
+
+
+@dataclass(frozen=True, slots=True)
+class Unmute:
+    """The kernel lets the instance's ports speak."""
+
+    node: str
+    instance: InstanceRef
+    kind: Literal["unmute"] = "unmute"
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """Tell the neighbours by gratuitous ARP and unsolicited NA, repeatedly."""
+
+    node: str
+    instance: InstanceRef
+    kind: Literal["announce"] = "announce"
+
+
+@dataclass(frozen=True, slots=True)
+class Configure:
+    """Bring a live instance to `spec` in place: addresses, routes, rules, DHCP and DNS."""
+
+    node: str
+    spec: InstanceSpec
+    previous: InstanceSpec
+    kind: Literal["configure"] = "configure"
+
+
+@dataclass(frozen=True, slots=True)
+class Destroy:
+    """Remove the instance and everything that belongs to it.
+
+    `spec` lets an undo rebuild it; None where the step is never undone.
+    """
+
+    node: str
+    instance: InstanceRef
+    spec: InstanceSpec | None = None
+    kind: Literal["destroy"] = "destroy"
+
+
+Step = Build | AwaitCheckIn | Swap | Mute | Unmute | Announce | Configure | Destroy

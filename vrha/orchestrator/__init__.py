@@ -1,0 +1,1 @@
+"""The orchestrator: desired state, journal, decisions. A thin loop around `vrha.core`."""

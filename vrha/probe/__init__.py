@@ -1,0 +1,1 @@
+"""ping-gap: the outage measured."""
