@@ -1,0 +1,150 @@
+"""What the API shows: networks, routers, nodes, runs and events, as people ask for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from vrha.model.runs import RunKind, RunStatus, StepStatus, Strategy
+
+
+class ChangeKind(StrEnum):
+    """How an object differs between two desired states."""
+
+    ADD = "add"
+    CHANGE = "change"
+    REMOVE = "remove"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One object that differs; `fields` are the paths of its differing fields."""
+
+    kind: ChangeKind
+    noun: str
+    """`network`, `router` or `node`."""
+    name: str
+    fields: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyResult:
+    """What an apply did: the changes, and the runs that carry them out."""
+
+    version: int
+    changes: tuple[Change, ...]
+    runs: tuple[str, ...]
+
+
+class RouterStatus(StrEnum):
+    """Whether a router is served."""
+
+    ABSENT = "absent"
+    """Wanted, and no instance of it exists (yet)."""
+    SERVING = "serving"
+    CHANGING = "changing"
+    """A run is working on it; see `run`."""
+    FAILED = "failed"
+    """Wanted, not serving, and the last run could not change that."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouterView:
+    """One router, where it is served and by which instance."""
+
+    name: str
+    networks: tuple[str, ...]
+    status: RouterStatus
+    instance: str
+    node: str
+    epoch: int
+    run: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkView:
+    """One network and the router that serves it."""
+
+    name: str
+    bridge: str
+    subnets: tuple[str, ...]
+    router: str
+    status: RouterStatus
+    node: str
+    run: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """One node: what it hosts and when its agent was last heard (seconds ago, None: never)."""
+
+    name: str
+    zone: str
+    instances: tuple[str, ...]
+    capacity: int
+    heard_seconds_ago: float | None
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepView:
+    """One step of a run, in words."""
+
+    seq: int
+    what: str
+    node: str
+    status: StepStatus
+    attempt: int
+    error: str
+    undo: str
+    """What undoes the step, in words; empty where nothing need be undone."""
+    timings_ms: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """One run with all its steps. Times are ISO 8601 in UTC."""
+
+    id: str
+    kind: RunKind
+    router: str
+    epoch: int
+    strategy: Strategy | None
+    status: RunStatus
+    steps: tuple[StepView, ...]
+    undo: tuple[StepView, ...]
+    point_of_no_return: int | None
+    old: str
+    new: str
+    reason: str
+    detail: str
+    leftovers: tuple[str, ...]
+    started_at: str
+    ended_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened and why; `reason` is a stable word."""
+
+    id: int
+    at: str
+    kind: str
+    run: str
+    router: str
+    node: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Whether the orchestrator can work."""
+
+    version: str
+    store: bool
+    broker: bool
+    nodes_heard: int
+    open_runs: int
+    check_ins_refused: int

@@ -1,0 +1,63 @@
+"""Protocols between halves that must not import each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from vrha.model.runs import Strategy
+from vrha.model.spec import Desired
+from vrha.model.views import (
+    ApplyResult,
+    Change,
+    Event,
+    Health,
+    NetworkView,
+    NodeView,
+    RouterView,
+    RunView,
+)
+
+
+class Service(Protocol):
+    """What the HTTP API needs of the orchestrator. All methods are safe from any thread.
+
+    Every method may raise UnreachableError (store); those that name an object NotFoundError.
+    """
+
+    def desired(self) -> Desired: ...
+
+    def diff(self, desired: Desired) -> tuple[Change, ...]: ...
+
+    def apply(self, desired: Desired) -> ApplyResult:
+        """Make `desired` the desired state and start the runs that carry it out.
+
+        Raises RefusedError (`run-in-progress`) when a router to be changed has an open run.
+        """
+
+    def plan_restart(self, network: str, strategy: Strategy | None) -> RunView:
+        """The run that `restart_network` would start, its steps and their undo; starts nothing."""
+
+    def restart_network(self, network: str, strategy: Strategy | None) -> RunView:
+        """Start `restart network with cleanup`; None picks the default strategy.
+
+        Raises RefusedError: `run-in-progress` (the message names the open run), `no-instance`
+        (nothing to restart), `no-node` (placement found none).
+        """
+
+    def networks(self) -> tuple[NetworkView, ...]: ...
+
+    def routers(self) -> tuple[RouterView, ...]: ...
+
+    def nodes(self) -> tuple[NodeView, ...]: ...
+
+    def run(self, run_id: str) -> RunView: ...
+
+    def runs(self, open_only: bool = False, limit: int = 50) -> Sequence[RunView]: ...
+
+    def events(self, after: int = 0, limit: int = 200) -> Sequence[Event]: ...
+
+    def health(self) -> Health: ...
+
+    def metrics(self) -> bytes:
+        """Prometheus text exposition."""
