@@ -30,6 +30,7 @@ from vrha.probe.prober import Prober
 from vrha.probe.process import ProbeProcess, serving
 from vrha.probe.report import notes
 from vrha.probe.result import Result, Stream, StreamResult
+from vrha.probe.wire import PAYLOAD, REQUEST, IcmpProbe, attach_icmp_filter
 
 pytestmark = pytest.mark.root
 
@@ -332,8 +333,10 @@ def test_streams_to_one_target_do_not_take_each_others_replies(pair: Pair) -> No
 
 
 @contextmanager
-def plain_echo(path: str, copies: int, arrivals: list[int]) -> Iterator[None]:
-    """A UDP echo as of RFC 862 that answers `copies` times and notes the kernel's arrival times."""
+def plain_echo(path: str, copies: int, arrivals: list[int], junk: bytes = b"") -> Iterator[None]:
+    """A UDP echo as of RFC 862 that answers `copies` times and notes the kernel's arrival times.
+
+    With `junk` it answers each probe by that instead."""
     stop = threading.Event()
     with Namespace(path) as entered:
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -351,7 +354,7 @@ def plain_echo(path: str, copies: int, arrivals: list[int]) -> Iterator[None]:
             seconds, nanos = (int.from_bytes(control[0][2][i : i + 8], "little") for i in (0, 8))
             arrivals.append(seconds * 10**9 + nanos)
             for _ in range(copies):
-                sock.sendto(body, peer)
+                sock.sendto(junk or body, peer)
 
     thread = threading.Thread(target=serve)
     thread.start()
@@ -373,6 +376,60 @@ def test_duplicates_are_counted_and_a_plain_echo_server_will_do(pair: Pair) -> N
     (one,) = result.streams
     assert one.loss.lost == 0
     assert one.loss.duplicates == one.loss.sent
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        b"x",
+        b"vpg\x02" + b"\0" * 12,
+        b"vpg\x02" + b"\xff" * 12,
+        b"vpg\x02" + b"\0" * 100,
+        b"x" * 1400,
+    ],
+)
+def test_what_is_no_reply_is_not_taken_for_one(pair: Pair, junk: bytes) -> None:
+    arrivals: list[int] = []
+    with (
+        plain_echo(pair.b, 1, arrivals, junk),
+        Prober([Stream("s", "udp", B4, netns=pair.a)]) as prober,
+    ):
+        (one,) = prober.run(0.1).streams
+    assert arrivals
+    assert (one.loss.lost, one.loss.duplicates) == (one.loss.sent, 0)
+
+
+@pytest.mark.parametrize(("family", "target"), [(socket.AF_INET, B4), (socket.AF_INET6, B6)])
+def test_the_socket_filter_takes_our_echo_replies_only(
+    pair: Pair, family: socket.AddressFamily, target: str
+) -> None:
+    v6 = family == socket.AF_INET6
+    with Namespace(pair.a) as entered:
+        protocol = socket.IPPROTO_ICMPV6 if v6 else socket.IPPROTO_ICMP
+        sock = socket.socket(family, socket.SOCK_RAW, protocol)
+    entered.close()
+    ours, theirs = (IcmpProbe(b"cookie!!", ident, v6) for ident in (0x1234, 0x1235))
+    with sock:
+        attach_icmp_filter(sock, 0x1234, v6)
+        sock.settimeout(5)
+        for seq in range(5):
+            sock.sendto(theirs.pack(seq), (target, 0))
+        sock.sendto(ours.pack(70_000), (target, 0))
+        payload = sock.recv(256)[-PAYLOAD.size :]
+        assert PAYLOAD.unpack(payload) == (REQUEST, b"cookie!!", 70_000)
+        sock.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            sock.recv(256)
+
+
+def test_an_icmp_error_does_not_swallow_the_next_probe(pair: Pair) -> None:
+    """The kernel reports a port unreachable by failing the next send, which then sends nothing."""
+    pair.call(pair.b, "sysctl", "-qw", "net.ipv4.icmp_ratelimit=0")
+    before = udp_counter(pair.b, "NoPorts")
+    with Prober([Stream("s", "udp", B4, netns=pair.a)]) as prober:
+        (one,) = prober.run(0.3).streams
+    assert dict(one.errors)["ECONNREFUSED"] >= one.loss.sent / 2
+    assert udp_counter(pair.b, "NoPorts") - before == one.loss.sent
 
 
 def test_missed_ticks_are_counted_and_never_sent_as_a_burst(pair: Pair) -> None:
@@ -421,6 +478,7 @@ def test_the_responder_answers_nothing_but_requests(served: Pair) -> None:
             sock.send(junk)
         sock.send(request)
         assert sock.recv(2048) == answer
+        sock.send(request + b"x")
         sock.settimeout(0.1)
         with pytest.raises(TimeoutError):
             sock.recv(2048)
@@ -542,7 +600,12 @@ def test_command_exceeding_a_limit_exits_1(pair: Pair) -> None:
 
 
 def packets(path: str) -> int:
-    """UDP datagrams delivered in a namespace, by its own counters."""
+    """UDP datagrams delivered in a namespace."""
+    return udp_counter(path, "InDatagrams")
+
+
+def udp_counter(path: str, name: str) -> int:
+    """One of the UDP counters of a namespace, see /proc/net/snmp."""
     out = subprocess.run(
         ["nsenter", f"--net={path}", "cat", "/proc/net/snmp"],
         check=True,
@@ -551,7 +614,7 @@ def packets(path: str) -> int:
         timeout=10,
     ).stdout
     udp = [line.split() for line in out.splitlines() if line.startswith("Udp:")]
-    return int(udp[1][udp[0].index("InDatagrams")])
+    return int(udp[1][udp[0].index(name)])
 
 
 def test_ctrl_c_ends_the_run_and_prints_the_result(served: Pair) -> None:
