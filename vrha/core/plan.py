@@ -50,7 +50,7 @@ def update(run_id: str, live: Live, spec: InstanceSpec) -> Run:
 
 def delete(run_id: str, live: Live, epoch: int) -> Run:
     """The instance goes and nothing takes its place."""
-    steps = (Mute(live.node, live.ref), Destroy(live.node, live.ref))
+    steps: tuple[Step, ...] = (Mute(live.node, live.ref), Destroy(live.node, live.ref))
     return Run(
         id=run_id,
         kind=RunKind.DELETE,

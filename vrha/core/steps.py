@@ -30,10 +30,8 @@ def undo_of(step: Step) -> tuple[Step, ...]:
             return (Mute(node, instance),)
         case Configure(node=node, spec=spec, previous=previous):
             return (Configure(node, previous, spec),)
-        case Destroy(spec=None):
-            return ()
         case Destroy(node=node, spec=spec):
-            return (Build(node, spec),)
+            return (Build(node, spec),) if spec else ()
 
 
 def describe(step: Step) -> str:
