@@ -50,17 +50,22 @@ def update(run_id: str, live: Live, spec: InstanceSpec) -> Run:
 
 def delete(run_id: str, live: Live, epoch: int) -> Run:
     """The instance goes and nothing takes its place."""
-    steps: tuple[Step, ...] = (Mute(live.node, live.ref), Destroy(live.node, live.ref))
+    return reap(run_id, live.node, live.ref, epoch)
+
+
+def reap(run_id: str, node: str, instance: InstanceRef, epoch: int) -> Run:
+    """An instance goes: the last one of a removed router, or one that nothing names."""
+    steps: tuple[Step, ...] = (Mute(node, instance), Destroy(node, instance))
     return Run(
         id=run_id,
         kind=RunKind.DELETE,
-        router=live.ref.router,
+        router=instance.router,
         epoch=epoch,
         strategy=None,
         status=RunStatus.RUNNING,
         steps=tuple(StepRecord(seq, step) for seq, step in enumerate(steps)),
         point_of_no_return=1,
-        old=live.ref,
+        old=instance,
     )
 
 

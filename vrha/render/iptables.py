@@ -1,0 +1,5 @@
+from vrha.model.spec import InstanceSpec
+
+
+def iptables_texts(spec: InstanceSpec) -> tuple[str, str]:
+    raise NotImplementedError
