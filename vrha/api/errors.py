@@ -74,9 +74,12 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     def unexpected(request: Request, error: Exception) -> Response:
         # The server logs the traceback; the client learns no more than the type.
-        return problem(
+        answer = problem(
             500,
             "internal",
             f"unexpected {type(error).__name__}",
             "This is a bug of vrha; the log of the orchestrator has the traceback.",
         )
+        # The server drops the connection; a client that is not told would use it once more.
+        answer.headers["connection"] = "close"
+        return answer

@@ -30,9 +30,9 @@ def serve(
 ) -> None:
     """Serve `app` on `socket_path` until `stop` is set; returns within about two seconds then.
 
-    Runs in any thread and touches no signal handler. `listener` is what `listen` returned, for
-    a caller that wants its errors before it starts a thread; clients are queued from then on.
-    The socket file is removed at the end. Raises what `listen` raises.
+    Runs in any thread and leaves the daemon's signal handlers alone. `listener` is what
+    `listen` returned, for a caller that wants its errors before it starts a thread; clients
+    are queued from then on. The socket file is removed at the end. Raises what `listen` raises.
     """
     sock = listener if listener is not None else listen(socket_path)
     inode = socket_path.stat().st_ino
