@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from vrha.cli.client import Client
+from vrha.config.desired import load
 from vrha.lab.zone import Lab
 
 from vrha.errors import DeadlineError, VrhaError
 from vrha.model.runs import RunStatus, Strategy
+from vrha.model.spec import Desired
 from vrha.model.views import RouterStatus, RunView
 from vrha.probe.result import Stream
 
@@ -33,23 +35,23 @@ Progress = Callable[[str], None]
 def zone(scenario: str, name: str, progress: Progress) -> Iterator[MeasuredZone]:
     """A lab of `scenario` that serves; taken down at the end whatever happens."""
     with Lab.up(scenario, name, progress=progress, ephemeral=True) as lab:
-        lab.start_daemons()
+        lab.start_daemons(progress)
         client = Client(str(lab.socket))
-        progress("applying the desired state")
-        client.apply(lab.scenario.desired)
+        desired = load(lab.zone_file)
+        progress(f"applying {len(desired.networks)} networks, {len(desired.routers)} routers")
+        client.apply(desired)
         _await_serving(client)
         with responders(lab):
-            yield MeasuredZone(lab, client, progress)
+            yield MeasuredZone(lab, client, desired, progress)
 
 
 class MeasuredZone:
     """A zone that serves, with responders on every host."""
 
-    def __init__(self, lab: Lab, client: Client, progress: Progress) -> None:
+    def __init__(self, lab: Lab, client: Client, desired: Desired, progress: Progress) -> None:
         self.lab, self.client, self.progress = lab, client, progress
-        router = lab.scenario.desired.routers[0]
-        self.network = router.networks[0]
-        self.streams = _streams(lab)
+        self.network = desired.routers[0].networks[0]
+        self.streams = _streams(lab, desired)
 
     def control(self, seconds: float = 1.5) -> dict[str, Any]:
         """The same probes without an operation: the noise of prober and machine."""
@@ -140,7 +142,7 @@ def probing(streams: Sequence[Stream]) -> Iterator[Probes]:
 @contextlib.contextmanager
 def responders(lab: Lab) -> Iterator[None]:
     """UDP echo and TCP accept on port 7 of every host."""
-    paths = [str(lab.netns_path(host)) for host in lab.hosts]
+    paths = [lab.netns_path(host) for host in lab.machines]
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "vrha.probe", "serve", "--port", "7"),
@@ -155,14 +157,15 @@ def responders(lab: Lab) -> Iterator[None]:
         process.wait(timeout=10)
 
 
-def _streams(lab: Lab) -> tuple[Stream, ...]:
+def _streams(lab: Lab, desired: Desired) -> tuple[Stream, ...]:
     """Both directions of the first machine with a 1:1 translated public address."""
-    router = lab.scenario.desired.routers[0]
+    router = desired.routers[0]
     assert router.uplink is not None
     nat = router.static_nat[0]
     outside = str(router.uplink.gateways[0])
-    machine = next(h.name for h in lab.scenario.hosts if nat.private in h.plain_addresses)
-    inner, outer = str(lab.netns_path(machine)), str(lab.netns_path("outside"))
+    hosts = (host for network in desired.networks for host in network.hosts)
+    machine = next(host.name for host in hosts if nat.private in host.addresses)
+    inner, outer = lab.netns_path(machine), lab.netns_path("outside")
     public = str(nat.public)
     return (
         Stream("egress_icmp", "icmp", outside, netns=inner),

@@ -121,7 +121,8 @@ def send(route: Netlink, messages: Sequence[Message], what: str) -> None:
 
 def port_states(route: Netlink, spec: InstanceSpec) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Ports whose bridge end forwards, and those whose does not."""
-    good, bad = [], []
+    good: list[str] = []
+    bad: list[str] = []
     for port in spec.ports:
         link = rtnetlink.link(route, host_port(spec.ref, port.name))
         ok = link is not None and link.port_state == rtnetlink.FORWARDING

@@ -1,7 +1,6 @@
 """The dnsmasq of an instance: started, proved ready by an answered query, reloaded, stopped.
 
-Functions that take `netns` act on the instance in that namespace; `start` and `answers` must be
-called inside it.
+`start` and `answers` act on the network namespace of the calling thread.
 """
 
 from __future__ import annotations
@@ -11,23 +10,54 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 from vrha.errors import StepError
 from vrha.linux import processes, tools
+from vrha.linux.files import InstanceFolders
+from vrha.model.spec import InstanceRef, InstanceSpec
+from vrha.render.dnsmasq import CHECK_NAME, DnsmasqFiles, dnsmasq_files
 
-CONF, PID = "dnsmasq.conf", "pid"
 READY_S = 2.0
 """Seconds after its start within which dnsmasq must answer."""
 STOP_S = 1.0
+"""Seconds that it gets to end by itself."""
 
-_QUERY = (
-    struct.pack("!HHHHHH", 0x7672, 0x0100, 1, 0, 0, 0)
-    + b"\x05check\x04vrha\x07invalid\x00"
-    + struct.pack("!HH", 1, 1)
-)
-"""Question for check.vrha.invalid A; any answer will do (RFC 6761: `invalid` never exists)."""
+_NAMES = DnsmasqFiles("", "", "")
+_QUERY_ID = b"vr"
+
+
+def _query() -> bytes:
+    labels = b"".join(bytes([len(part)]) + part.encode() for part in CHECK_NAME.split("."))
+    header = _QUERY_ID + struct.pack("!HHHHH", 0x0100, 1, 0, 0, 0)
+    return header + labels + b"\0" + struct.pack("!HH", 1, 1)
+
+
+def write_files(folders: InstanceFolders, spec: InstanceSpec) -> bool:
+    """Write what dnsmasq reads; True when its configuration itself has changed.
+
+    Host files are readable by all: dnsmasq reads them again as a user of its own.
+    Raises StepError `no-space`, `state-dir`.
+    """
+    files = dnsmasq_files(spec, str(folders.path(spec.ref)))
+    conf = files.conf.encode()
+    changed = folders.read(spec.ref, files.conf_name) != conf
+    folders.write(spec.ref, files.hosts_name, files.hosts.encode(), 0o644)
+    folders.write(spec.ref, files.addn_hosts_name, files.addn_hosts.encode(), 0o644)
+    if changed:
+        folders.write(spec.ref, files.conf_name, conf)
+    return changed
+
+
+def copy_leases(folders: InstanceFolders, old: InstanceRef, new: InstanceRef) -> None:
+    """Carry the leases of another instance over; nothing happens when it has none.
+
+    Must come before the start, dnsmasq reads leases only then. Without them it answers renewals
+    with DHCPNAK, and clients drop their addresses.
+    """
+    leases = folders.read(old, _NAMES.leases_name)
+    if leases:
+        folders.write(new, _NAMES.leases_name, leases, 0o644)
 
 
 def start(program: str, folder: Path) -> None:
@@ -36,7 +66,7 @@ def start(program: str, folder: Path) -> None:
     It returns from its start before it has read its host files, so only an answer proves it
     ready. Raises StepError `dnsmasq-failed`.
     """
-    done = tools.run([program, f"--conf-file={folder / CONF}"], timeout=10)
+    done = tools.run([program, f"--conf-file={folder / _NAMES.conf_name}"], timeout=10)
     if done.returncode != 0:
         raise StepError("dnsmasq-failed", f"dnsmasq does not start: {done.complaint}")
     if not answers(READY_S):
@@ -46,13 +76,14 @@ def start(program: str, folder: Path) -> None:
 def answers(seconds: float) -> bool:
     """Whether the DNS server on 127.0.0.1 of this namespace answers within `seconds`."""
     until = time.monotonic() + seconds
+    query = _query()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.connect(("127.0.0.1", 53))
         while (left := until - time.monotonic()) > 0:
             sock.settimeout(min(left, 0.2))
             try:
-                sock.send(_QUERY)
-                if sock.recv(512)[:2] == _QUERY[:2]:
+                sock.send(query)
+                if sock.recv(512)[:2] == _QUERY_ID:
                     return True
             except TimeoutError:
                 continue
@@ -67,20 +98,12 @@ def pid_of(folder: Path, netns: int) -> int | None:
     The pid file is a hint only, it may be missing or stale.
     """
     try:
-        hint = int((folder / PID).read_text())
+        hint = int((folder / _NAMES.pid_name).read_text())
     except (OSError, ValueError):
         hint = 0
-    if hint and is_dnsmasq(hint) and processes.is_inside(hint, netns):
+    if hint and _is_dnsmasq(hint) and processes.is_inside(hint, netns):
         return hint
-    return next((pid for pid in processes.inside(netns) if is_dnsmasq(pid)), None)
-
-
-def is_dnsmasq(pid: int) -> bool:
-    """Whether the process is a dnsmasq that lives (zombies are in no namespace)."""
-    try:
-        return Path(f"/proc/{pid}/comm").read_text() == "dnsmasq\n"
-    except OSError:
-        return False
+    return next((pid for pid in processes.inside(netns) if _is_dnsmasq(pid)), None)
 
 
 def reload(pid: int) -> None:
@@ -97,9 +120,8 @@ def stop(pid: int, netns: int) -> None:
     processes.end([pid], netns, STOP_S)
 
 
-def changed(folder: Path, files: Mapping[str, str], name: str) -> bool:
-    """Whether the file of the folder differs from what `files` wants it to be."""
+def _is_dnsmasq(pid: int) -> bool:
     try:
-        return (folder / name).read_text() != files[name]
+        return Path(f"/proc/{pid}/comm").read_text() == "dnsmasq\n"
     except OSError:
-        return True
+        return False

@@ -18,7 +18,8 @@ from vrha.linux.names import folder_name
 from vrha.model.spec import InstanceRef
 
 SPEC = "spec.json"
-LEASES = "leases"
+_FOLDER_MODE = 0o711
+"""dnsmasq opens its host files again as its own user, so it must be able to pass through."""
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -31,7 +32,7 @@ class InstanceFolders:
         try:
             for path in (state_dir, self.root):
                 with contextlib.suppress(FileExistsError):
-                    path.mkdir(mode=0o700, parents=True)
+                    path.mkdir(mode=_FOLDER_MODE, parents=True)
             os.close(_open_own(state_dir))
             os.close(_open_own(self.root))
         except OSError as error:
@@ -40,6 +41,13 @@ class InstanceFolders:
                 f"cannot use the state directory {state_dir}: {error.strerror}",
                 "It must be a directory of root that nobody else can write, not a link.",
             ) from error
+        closed = next((p for p in self.root.resolve().parents if not _passable(p)), None)
+        if closed is not None:
+            raise PreconditionError(
+                "state-dir",
+                f"dnsmasq, which runs as a user of its own, cannot pass through {closed}",
+                f"chmod o+x {closed}, or choose another state directory.",
+            )
 
     def path(self, ref: InstanceRef) -> Path:
         return self.root / folder_name(ref)
@@ -52,12 +60,12 @@ class InstanceFolders:
         """A new empty folder. Raises StepError `no-space`, `state-dir`."""
         path = self.path(ref)
         try:
-            path.mkdir(mode=0o700)
+            path.mkdir(mode=_FOLDER_MODE)
         except OSError as error:
             raise _trouble(path, error) from error
         return path
 
-    def write(self, ref: InstanceRef, name: str, data: bytes) -> None:
+    def write(self, ref: InstanceRef, name: str, data: bytes, mode: int = 0o600) -> None:
         """Put `data` in a file of the folder, whole or not at all.
 
         Raises StepError `no-space`, `state-dir`.
@@ -71,9 +79,10 @@ class InstanceFolders:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary, dir_fd=folder)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            fd = os.open(temporary, flags, 0o600, dir_fd=folder)
+            fd = os.open(temporary, flags, mode, dir_fd=folder)
             with os.fdopen(fd, "wb") as file:
                 file.write(data)
+                os.fchmod(fd, mode)
             os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
         except OSError as error:
             raise _trouble(self.path(ref) / name, error) from error
@@ -114,6 +123,10 @@ def _open_own(path: Path) -> int:
         os.close(fd)
         raise PermissionError(errno.EPERM, "not owned by root, or writable by others", str(path))
     return fd
+
+
+def _passable(path: Path) -> bool:
+    return bool(path.stat().st_mode & stat.S_IXOTH)
 
 
 def _trouble(path: Path, error: OSError) -> StepError:

@@ -109,7 +109,9 @@ def _icmpv6(kind: int, source: IPv6Address, target: IPv6Address, body: bytes) ->
     """IPv6 packet of hop limit 255 with an ICMPv6 message and its checksum (RFC 4443)."""
     length = 4 + len(body)
     pseudo = source.packed + target.packed + struct.pack("!II", length, 58)
-    total = sum(struct.unpack(f"!{(len(pseudo) + length) // 2}H", pseudo + bytes([kind, 0, 0, 0]) + body))
+    total = sum(
+        struct.unpack(f"!{(len(pseudo) + length) // 2}H", pseudo + bytes([kind, 0, 0, 0]) + body)
+    )
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     header = struct.pack("!IHBB", 6 << 28, length, 58, 255) + source.packed + target.packed

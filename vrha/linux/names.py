@@ -15,7 +15,7 @@ PORT_PREFIX = "vrh"
 _GROUP_BIT = 0x4000_0000
 """Keeps our link groups away from the small numbers that people choose by hand."""
 
-_NAMESPACE = re.compile(r"vrha-([a-z0-9](?:[a-z0-9-]*[a-z0-9])?)-([0-9]{1,18})")
+_FOLDER = re.compile(r"([a-z0-9](?:[a-z0-9-]*[a-z0-9])?)-([0-9]{1,18})")
 _ALIAS = re.compile(r"vrha:([a-z0-9-]+):([0-9]{1,18}):([0-9]{1,18}):([a-z][0-9]{1,2})")
 
 
@@ -47,7 +47,14 @@ def folder_name(ref: InstanceRef) -> str:
 
 def ref_of_namespace(name: str) -> InstanceRef | None:
     """The instance whose namespace carries this name; None when it is not one of ours."""
-    match = _NAMESPACE.fullmatch(name)
+    return (
+        ref_of_folder(name[len(NAMESPACE_PREFIX) :]) if name.startswith(NAMESPACE_PREFIX) else None
+    )
+
+
+def ref_of_folder(name: str) -> InstanceRef | None:
+    """The instance whose state folder carries this name; None when it is not one of ours."""
+    match = _FOLDER.fullmatch(name)
     return InstanceRef(match[1], int(match[2])) if match else None
 
 

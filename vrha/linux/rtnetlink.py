@@ -136,7 +136,9 @@ def tag_link(name: str, alias: str) -> Message:
 
 def set_alias(name: str, alias: str) -> Message:
     """Change the alias of a link."""
-    return Message(_RTM_NEWLINK, 0, _ifinfo() + text(_IFLA_IFNAME, name) + text(_IFLA_IFALIAS, alias))
+    return Message(
+        _RTM_NEWLINK, 0, _ifinfo() + text(_IFLA_IFNAME, name) + text(_IFLA_IFALIAS, alias)
+    )
 
 
 def set_up(name: str) -> Message:

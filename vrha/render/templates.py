@@ -18,7 +18,7 @@ _DNSMASQ_TOKEN = re.compile(r"[A-Za-z0-9._:\[\]/-]+", re.ASCII)
 
 
 def render(template: str, **values: object) -> str:
-    """The text of a shipped template.
+    """The text of a shipped template. Functions among `values` can be called in it.
 
     Raises InputError (`control-character`, `not-a-token`) on values that could break out of their
     place, PreconditionError (`templates-missing`) when the templates are not installed.
