@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 import traceback
 from typing import cast
@@ -89,7 +88,6 @@ def run(arguments: list[str]) -> int:
     settings = Settings()
     try:
         result = cli.main(arguments, prog_name="vrha", standalone_mode=False, obj=settings)
-        sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as error:
         return error.exit_code
@@ -99,10 +97,6 @@ def run(arguments: list[str]) -> int:
     except click.ClickException as error:
         _explain_usage(error)
         return error.exit_code
-    except BrokenPipeError:
-        # The reader of our output has gone (`| head`); nothing is left to be told.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except VrhaError as error:
         _explain(error, settings.debug)
         return error.exit_code
