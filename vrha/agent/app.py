@@ -48,10 +48,11 @@ class Agent:
         self._kernel_lock = threading.Lock()
         self._look = threading.Event()
         self._stop = threading.Event()
-        self._reports = Publisher(settings.urls())
-        self._inventories = Publisher(settings.urls())
+        urls = settings.bus.broker_urls()
+        self._reports = Publisher(urls)
+        self._inventories = Publisher(urls)
         self._commands = Consumer(
-            settings.urls(),
+            urls,
             topology.node_queue(self._node),
             self._take,
             declare=(topology.node_queue(self._node),),
