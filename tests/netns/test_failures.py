@@ -13,8 +13,9 @@ import pytest
 from tests.netns.conftest import sh
 from tests.netns.nodekit import inventory, machine, spec_of, until
 from vrha.errors import PreconditionError, StepError
-from vrha.linux import build, dnsmasq, names, netns, rules, sysctls
+from vrha.linux import build, dnsmasq, names, netns, processes, rules, sysctls
 from vrha.linux.node import NodeKernel
+from vrha.model.spec import InstanceRef
 from vrha.model.state import Activity
 
 pytestmark = pytest.mark.root
@@ -71,7 +72,7 @@ def test_a_bridge_is_missing_or_down_or_no_bridge(kernel: NodeKernel, state_dir:
     assert "br-b" in str(assert_no_trace(kernel, state_dir, "port-not-forwarding"))
     sh("ip link del br-b")
     assert "br-b" in str(assert_no_trace(kernel, state_dir, "bridge-missing"))
-    sh("ip link add br-b type dummy")
+    sh("ip link add br-b type veth peer name br-c")
     assert_no_trace(kernel, state_dir, "bridge-missing")
 
 
@@ -139,6 +140,14 @@ def test_a_missing_tool_is_named(
     )
 
 
+def inside(ref: InstanceRef) -> list[int]:
+    fd = netns.open_named(names.namespace_name(ref))
+    try:
+        return processes.inside(fd)
+    finally:
+        os.close(fd)
+
+
 def test_processes_inside_are_killed_even_when_they_ignore_sigterm(
     kernel: NodeKernel, state_dir: Path
 ) -> None:
@@ -151,6 +160,7 @@ def test_processes_inside_are_killed_even_when_they_ignore_sigterm(
     assert stuck.stdout is not None
     assert stuck.stdout.readline() == b"ready\n"
     stopped = subprocess.Popen([*enter, "sleep", "1000"])
+    assert until(lambda: stopped.pid in inside(spec.ref))
     stopped.send_signal(signal.SIGSTOP)
     kernel.destroy(spec.ref)
     assert stuck.wait(timeout=5) == -signal.SIGKILL

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.netns.conftest import sh
-from tests.netns.nodekit import Machine, mac_of, machine, spec_of
+from tests.netns.nodekit import Machine, mac_of, machine, spec_of, until
 from vrha.errors import StepError
 from vrha.linux import mute, names
 from vrha.linux.node import NodeKernel
@@ -62,9 +62,10 @@ def test_an_instance_is_born_muted_and_speaks_when_unmuted(kernel: NodeKernel) -
     counted = kernel.counters(spec.ref)
     assert counted["n0"]["rx_packets"] == 0, "a muted instance must hear nothing"
     kernel.unmute(spec.ref)
-    assert client.pings("10.1.1.1")
-    assert client.pings("fd00:1::1")
-    assert Machine(name).pings("2001:db8::1")
+    # A neighbour that was asked for in vain is asked for again only after a second.
+    assert until(lambda: client.pings("10.1.1.1"))
+    assert until(lambda: client.pings("fd00:1::1"))
+    assert until(lambda: Machine(name).pings("2001:db8::1"))
     kernel.mute(spec.ref)
     assert not client.pings("10.1.1.1")
 
