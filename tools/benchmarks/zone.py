@@ -34,9 +34,11 @@ Progress = Callable[[str], None]
 @contextlib.contextmanager
 def zone(scenario: str, name: str, progress: Progress) -> Iterator[MeasuredZone]:
     """A lab of `scenario` that serves; taken down at the end whatever happens."""
-    with Lab.up(scenario, name, progress=progress, ephemeral=True) as lab:
+    with (
+        Lab.up(scenario, name, progress=progress, ephemeral=True) as lab,
+        Client(str(lab.socket)) as client,
+    ):
         lab.start_daemons(progress)
-        client = Client(str(lab.socket))
         desired = load(lab.zone_file)
         progress(f"applying {len(desired.networks)} networks, {len(desired.routers)} routers")
         client.apply(desired)
