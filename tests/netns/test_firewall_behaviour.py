@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
-from fwkit import (
+
+from tests.netns.fwkit import (
     DEADLINE,
     MARKER_PORT,
     Flow,
@@ -24,7 +25,6 @@ from fwkit import (
     server,
     udp_packet,
 )
-
 from vrha.model.spec import (
     Backend,
     Egress,

@@ -8,8 +8,8 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
-from render_specs import small
 
+from tests.unit.render.render_specs import small
 from vrha.errors import InputError
 from vrha.model.spec import Backend, Ingress, PortRange, Protocol, Rule
 from vrha.render.digest import digest_of_iptables, digest_of_nft, expected_digest

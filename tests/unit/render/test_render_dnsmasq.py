@@ -6,8 +6,8 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_interface
 
 import pytest
-from render_specs import small
 
+from tests.unit.render.render_specs import small
 from vrha.errors import InputError
 from vrha.model.spec import DhcpRange, Host, InstanceSpec, Subnet
 from vrha.render.dnsmasq import MAX_LEASES, dnsmasq_files

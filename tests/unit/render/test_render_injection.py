@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2 import UndefinedError
-from render_specs import small
 
+from tests.unit.render.render_specs import small
 from vrha.errors import InputError
 from vrha.model.spec import Host, InstanceSpec
 from vrha.render.dnsmasq import DnsmasqFiles, dnsmasq_files

@@ -9,8 +9,8 @@ from itertools import combinations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from render_specs import small
 
+from tests.unit.render.render_specs import small
 from vrha.errors import InputError
 from vrha.model.spec import (
     Egress,
