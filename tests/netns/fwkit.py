@@ -26,6 +26,8 @@ DEADLINE = 5.0
 """Seconds within which a packet that passes must have arrived."""
 MARKER_PORT = 9999
 """UDP port that every rule set of these tests lets through, in every direction."""
+FIRST_PORT = 20_000
+"""Source ports of probes count up from here; no test listens on one."""
 CLONE_NEWNET = 0x40000000
 ETH_P_ALL = 3
 IP_TRANSPARENT, IPV6_TRANSPARENT = 19, 75
@@ -196,7 +198,8 @@ class Probe:
 
     def __init__(self, space: Namespace, flow: Flow) -> None:
         self.flow = flow
-        self.nonce = b"probe-%06d" % next(_serial)
+        serial = next(_serial)
+        self.nonce = b"probe-%06d" % serial
         kinds = {"udp": (socket.SOCK_DGRAM, 0), "tcp": (socket.SOCK_STREAM, 0)}
         raw = flow.icmp if flow.what == "icmp" else int(flow.what) if flow.what.isdigit() else 0
         kind, protocol = kinds.get(flow.what, (socket.SOCK_RAW, raw))
@@ -206,8 +209,9 @@ class Probe:
         else:
             self.socket.setsockopt(socket.IPPROTO_IP, IP_TRANSPARENT, 1)
         self.socket.setblocking(False)
-        self.socket.bind((flow.source, 0))
-        self.source_port = self.socket.getsockname()[1]
+        # A port of its own: nothing earlier can be taken for this probe, and source NAT keeps it.
+        self.source_port = FIRST_PORT + serial % 40_000
+        self.socket.bind((flow.source, self.source_port))
 
     def send(self) -> None:
         target = (self.flow.destination, self.flow.port)
@@ -222,7 +226,6 @@ class Probe:
     def matches(self, packet: Packet) -> bool:
         """Whether `packet` is this probe; its addresses may have been translated."""
         if self.flow.what == "tcp":
-            # Source NAT keeps a source port that is free, and each probe has its own.
             return packet.protocol == socket.IPPROTO_TCP and packet.source_port == self.source_port
         if self.flow.what == "icmp" and packet.port != self.flow.port:
             return False
