@@ -175,7 +175,8 @@ class Host:
 class Flow:
     """Who sends what to whom: `what` is `udp`, `tcp`, `icmp` or the number of a protocol.
 
-    `port` is a destination port, or the type of ICMP.
+    `port` is a destination port, or the type of ICMP. `tcp-invalid` is a lone segment that no
+    connection can start with: SYN and FIN at once.
     """
 
     source: str
@@ -201,8 +202,11 @@ class Probe:
         serial = next(_serial)
         self.nonce = b"probe-%06d" % serial
         kinds = {"udp": (socket.SOCK_DGRAM, 0), "tcp": (socket.SOCK_STREAM, 0)}
-        raw = flow.icmp if flow.what == "icmp" else int(flow.what) if flow.what.isdigit() else 0
-        kind, protocol = kinds.get(flow.what, (socket.SOCK_RAW, raw))
+        raw = {"icmp": flow.icmp, "tcp-invalid": socket.IPPROTO_TCP}
+        kind, protocol = kinds.get(flow.what) or (
+            socket.SOCK_RAW,
+            raw[flow.what] if flow.what in raw else int(flow.what),
+        )
         self.socket = space.socket(flow.family, kind, protocol)
         if flow.family == socket.AF_INET6:
             self.socket.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
@@ -220,8 +224,12 @@ class Probe:
         elif self.flow.what == "udp":
             self.socket.sendto(self.nonce, target)
         else:
+            head = b""
+            if self.flow.what == "tcp-invalid":
+                ports = (self.source_port, self.flow.port)
+                head = struct.pack("!HHIIBBHHH", *ports, 1, 0, 0x50, 0x03, 1024, 0, 0)
             body = _icmp_message(self.flow, self.nonce) if self.flow.what == "icmp" else self.nonce
-            self.socket.sendto(body, (self.flow.destination, 0))
+            self.socket.sendto(head + body, (self.flow.destination, 0))
 
     def matches(self, packet: Packet) -> bool:
         """Whether `packet` is this probe; its addresses may have been translated."""

@@ -123,6 +123,7 @@ TRANSLATED = [
     Case("out-static-nat", "a/fixed", "outside", "tcp:4321", "out/outside:4321", "public"),
     Case("out-static-nat-plain", "a/wide", "outside", PLAIN_PROTOCOL, "out/outside", "public-wide"),
     Case("out-echo", "a/free", "outside", "icmp:echo", "out/outside", "router"),
+    Case("out-invalid", "a/free", "outside", "tcp-invalid:4321"),
     Case("out-allow-exception-port", "a/free", "outside", "tcp:25"),
     Case("out-allow-exception-remote", "a/free", "friend", "udp:5005"),
     Case("out-allow-beside-exception", "a/free", "friend", "udp:5011", "out/friend:5011", "router"),
