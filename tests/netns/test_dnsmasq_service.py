@@ -17,6 +17,7 @@ import pytest
 
 from tests.netns.fwkit import DEADLINE, Namespace, cable, udp_packet, wait_readable
 from vrha.model.spec import (
+    Backend,
     DhcpRange,
     Host,
     InstanceRef,
@@ -27,6 +28,7 @@ from vrha.model.spec import (
     Subnet,
 )
 from vrha.render.dnsmasq import CHECK_ADDRESS, CHECK_NAME, dnsmasq_files
+from vrha.render.iptables import iptables_texts
 from vrha.render.nft import nft_text
 
 pytestmark = pytest.mark.root
@@ -70,8 +72,8 @@ class Service:
     folder: Path
 
 
-@pytest.fixture(scope="module")
-def service() -> Iterator[Service]:
+@pytest.fixture(scope="module", params=list(Backend))
+def service(request: pytest.FixtureRequest) -> Iterator[Service]:
     vr, client = Namespace("vr"), Namespace("client")
     folder = Path(tempfile.mkdtemp(prefix="vrha-dnsmasq-"))
     folder.chmod(0o755)
@@ -81,7 +83,7 @@ def service() -> Iterator[Service]:
         client.ip(f"link set eth0 address {KNOWN}")
         vr.sysctl(net__ipv6__conf__all__forwarding="1")
         vr.ip("addr add 10.1.0.1/24 dev n0", "addr add fd00:1::1/64 dev n0 nodad")
-        vr.command("nft", "-f", "-", text=nft_text(spec(), fresh=True))
+        _load_rules(vr, Backend(request.param))
         process = _start(vr, folder)
         yield Service(vr, client, process, folder)
     finally:
@@ -91,6 +93,15 @@ def service() -> Iterator[Service]:
         client.close()
         vr.close()
         shutil.rmtree(folder)
+
+
+def _load_rules(vr: Namespace, backend: Backend) -> None:
+    if backend is Backend.NFTABLES:
+        vr.command("nft", "-f", "-", text=nft_text(spec(), fresh=True))
+        return
+    first, second = iptables_texts(spec())
+    vr.command("iptables-legacy-restore", "-w", text=first)
+    vr.command("ip6tables-legacy-restore", "-w", text=second)
 
 
 def _start(vr: Namespace, folder: Path) -> subprocess.Popen[bytes]:
