@@ -116,7 +116,7 @@ def _at_least(name: str, path: str, wanted: int, command: str, required: bool) -
     try:
         value = int(Path(path).read_text())
     except (OSError, ValueError):
-        # The table of neighbours belongs to the first namespace of the machine, and shows only there.
+        # The neighbour table belongs to the machine's first namespace and shows only there.
         return Check(name, not required, f"{path} cannot be read here", "modprobe nf_conntrack")
     detail = f"room for {value}"
     if value < wanted:
@@ -199,7 +199,7 @@ _TRIALS = (
         "modprobe nf_tables_bridge; a kernel with CONFIG_NF_TABLES_BRIDGE",
     ),
     _Trial(
-        "conntrack",
+        "conntrack-events",
         lambda: sysctls.apply(sysctls.CONNTRACK),
         "events of tracked connections can be switched on",
         "modprobe nf_conntrack; a kernel with CONFIG_NF_CONNTRACK_EVENTS",
