@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
-from fwkit import (
+
+from tests.netns.fwkit import (
     DEADLINE,
     MARKER_PORT,
     Flow,
@@ -22,7 +23,6 @@ from fwkit import (
     serve_once,
     server,
 )
-
 from vrha.model.spec import (
     Backend,
     Egress,
