@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -59,11 +58,9 @@ def test_it_falls_silent_when_muted_between_two_bursts(kernel: NodeKernel, state
 
     thread = threading.Thread(target=mute_after_the_first_burst)
     thread.start()
-    begin = time.monotonic()
     try:
         with pytest.raises(StepError, match="not-active"):
-            kernel.announce(spec.ref, delays_ms=(0, 1000, 60_000))
+            kernel.announce(spec.ref, delays_ms=(0, 1000, 5000))
     finally:
         thread.join()
         second.close()
-    assert time.monotonic() - begin < 30
