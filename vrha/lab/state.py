@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -76,12 +75,13 @@ def claim(state: LabState) -> Path:
     """
     folder = folder_of(state.name)
     ROOT.mkdir(mode=0o700, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{state.name}.", dir=ROOT))
+    fresh = ROOT / f".{state.name}.{state.owner.pid}.{state.owner.start}"
     try:
+        fresh.mkdir(mode=0o700)
         _write(fresh, state)
         fresh.rename(folder)
     except OSError as error:
-        shutil.rmtree(fresh)
+        shutil.rmtree(fresh, ignore_errors=True)
         raise RefusedError(
             "lab-exists",
             f"a lab named {state.name!r} is already there",
@@ -109,9 +109,13 @@ def load(name: str) -> LabState:
 
 
 def remove(name: str) -> None:
-    """Delete the lab's folder, and the common one when it was the last."""
+    """Delete the lab's folder, half-made ones of the dead, and the common one after the last."""
     with suppress(FileNotFoundError):
         shutil.rmtree(folder_of(name))
+    for started in ROOT.glob(".*.*.*"):
+        _name, pid, start = started.name[1:].split(".")
+        if not ProcessId(int(pid), int(start)).alive:
+            shutil.rmtree(started, ignore_errors=True)
     with suppress(OSError):
         ROOT.rmdir()
 
