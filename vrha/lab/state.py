@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -13,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from vrha.bus.processes import ProcessId
-from vrha.errors import InputError, NotFoundError, RefusedError
+from vrha.errors import InputError, NotFoundError, PreconditionError, RefusedError
+
+_MODE = 0o711
+"""dnsmasq, which gives up root, must pass through to its lease files, and see no more."""
 
 ROOT = Path("/run/vrha-lab")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
@@ -71,23 +75,37 @@ def alive(name: str) -> bool:
 def claim(state: LabState) -> Path:
     """Make the lab's folder; exactly one of several contenders succeeds.
 
-    Raises RefusedError (`lab-exists`).
+    Raises RefusedError (`lab-exists`), PreconditionError (`state-unwritable`).
     """
     folder = folder_of(state.name)
-    ROOT.mkdir(mode=0o700, exist_ok=True)
     fresh = ROOT / f".{state.name}.{state.owner.pid}.{state.owner.start}"
     try:
-        fresh.mkdir(mode=0o700)
-        _write(fresh, state)
-        fresh.rename(folder)
+        _make_root()
+        fresh.mkdir()
+        try:
+            _write(fresh, state)
+            fresh.chmod(_MODE)
+            fresh.rename(folder)
+        except BaseException:
+            shutil.rmtree(fresh, ignore_errors=True)
+            raise
     except OSError as error:
-        shutil.rmtree(fresh, ignore_errors=True)
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise PreconditionError(
+                "state-unwritable", f"cannot write to {ROOT}: {error.strerror}"
+            ) from error
         raise RefusedError(
             "lab-exists",
             f"a lab named {state.name!r} is already there",
             f"Use it, take it down with `vrha lab down --name {state.name}`, or pick --name OTHER.",
         ) from error
     return folder
+
+
+def _make_root() -> None:
+    ROOT.mkdir(mode=_MODE, exist_ok=True)
+    # mkdir(2) honours the umask.
+    ROOT.chmod(_MODE)
 
 
 def save(state: LabState) -> LabState:
