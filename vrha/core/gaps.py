@@ -1,0 +1,129 @@
+"""Loss of a probe stream: gaps, longest silence, round-trip times, from times alone.
+
+All functions work on nanoseconds of one clock and know nothing of where the times came from.
+Terms: a gap is a loss period of RFC 3357 section 4; `outage_ms` is the loss-derived convergence
+time of RFC 6412 section 3.5 (lost probes over offered load).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+UNANSWERED = -1
+"""Receive time of a probe that was never answered."""
+
+NS_PER_MS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A run of one or more lost probes.
+
+    `start_ms` is the send time of the first lost probe since t0. It ends at the send time of the
+    next answered probe, or (`unrestored`) with the run when no later probe was answered.
+    """
+
+    start_ms: float
+    length_ms: float
+    lost: int
+    unrestored: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What a stream of probes tells. None stands for "not measured": too few replies.
+
+    `outage_ms` is lost probes times interval; `longest_silence_ms` the longest time between two
+    consecutive replies, which also sees packets that were held and not lost, and a stalled prober.
+    """
+
+    sent: int
+    lost: int
+    duplicates: int
+    gaps: tuple[Gap, ...]
+    longest_gap_ms: float
+    outage_ms: float
+    longest_silence_ms: float | None
+    rtt_median_ms: float | None
+    rtt_max_ms: float | None
+    unrestored: bool
+
+
+def find_gaps(sent: Sequence[int], received: Sequence[int], t0: int, end: int) -> tuple[Gap, ...]:
+    """The gaps of a stream, in order of time.
+
+    `sent` holds ascending send times, `received` the time of the first reply to each probe or
+    UNANSWERED, `t0` the zero of `start_ms`, `end` the time at which probing stopped; all in ns.
+    """
+    gaps: list[Gap] = []
+    first = UNANSWERED
+    for index, reply in enumerate(received):
+        if reply == UNANSWERED:
+            if first == UNANSWERED:
+                first = index
+        elif first != UNANSWERED:
+            gaps.append(_gap(sent[first], sent[index], t0, index - first))
+            first = UNANSWERED
+    if first != UNANSWERED:
+        until = max(end, sent[-1])
+        gaps.append(_gap(sent[first], until, t0, len(received) - first, unrestored=True))
+    return tuple(gaps)
+
+
+def _gap(start: int, until: int, t0: int, lost: int, unrestored: bool = False) -> Gap:
+    return Gap((start - t0) / NS_PER_MS, (until - start) / NS_PER_MS, lost, unrestored)
+
+
+def longest_silence_ms(received: Sequence[int]) -> float | None:
+    """The longest time between two consecutive replies in ms; None with fewer than two."""
+    replies = sorted(at for at in received if at != UNANSWERED)
+    if len(replies) < 2:
+        return None
+    steps = (later - earlier for earlier, later in pairwise(replies))
+    return max(steps) / NS_PER_MS
+
+
+def round_trips_ms(
+    sent: Sequence[int], received: Sequence[int]
+) -> tuple[float, float] | tuple[None, None]:
+    """Median and maximum round-trip time in ms of the answered probes."""
+    trips = sorted(
+        reply - start for start, reply in zip(sent, received, strict=True) if reply != UNANSWERED
+    )
+    if not trips:
+        return None, None
+    middle = len(trips) // 2
+    median = trips[middle] if len(trips) % 2 else (trips[middle - 1] + trips[middle]) / 2
+    return median / NS_PER_MS, trips[-1] / NS_PER_MS
+
+
+def analyse(
+    sent: Sequence[int],
+    received: Sequence[int],
+    *,
+    t0: int,
+    end: int,
+    interval_ms: float,
+    duplicates: int = 0,
+) -> Loss:
+    """Everything that a stream tells; arguments as in `find_gaps`. Raises ValueError on
+    sequences of different length."""
+    if len(sent) != len(received):
+        raise ValueError(f"{len(sent)} send times but {len(received)} receive times")
+    gaps = find_gaps(sent, received, t0, end)
+    lost = sum(gap.lost for gap in gaps)
+    median, longest = round_trips_ms(sent, received)
+    return Loss(
+        sent=len(sent),
+        lost=lost,
+        duplicates=duplicates,
+        gaps=gaps,
+        longest_gap_ms=max((gap.length_ms for gap in gaps), default=0.0),
+        outage_ms=lost * interval_ms,
+        longest_silence_ms=longest_silence_ms(received),
+        rtt_median_ms=median,
+        rtt_max_ms=longest,
+        unrestored=bool(gaps) and gaps[-1].unrestored,
+    )

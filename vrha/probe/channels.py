@@ -1,0 +1,278 @@
+"""Open streams: a socket in its namespace, the send times, and the time of each first reply."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import select
+import socket
+import struct
+import time
+from array import array
+from collections import Counter
+from contextlib import suppress
+
+from vrha.core.gaps import UNANSWERED
+from vrha.errors import NotFoundError, PreconditionError, UnreachableError
+from vrha.probe.kernel import NS_PER_S, Batch, Namespace
+from vrha.probe.result import Stream
+from vrha.probe.wire import (
+    ANSWER,
+    PAYLOAD,
+    REQUEST,
+    IcmpProbe,
+    UdpProbe,
+    attach_icmp_filter,
+)
+
+SO_TIMESTAMPNS = 35
+SO_MEMINFO = 55
+SO_SNDBUFFORCE = 32
+SO_RCVBUFFORCE = 33
+BUFFER_BYTES = 4 << 20
+"""Room for more than a second of replies that arrive at once."""
+
+CONNECT_LIMIT_NS = NS_PER_S
+TOO_SLOW = "not connected within 1 s"
+_TIMESPEC = struct.Struct("@qq")
+_CMSG_DATA = 16
+NOT_SENT = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.EPERM})
+
+
+def resolve(stream: Stream) -> tuple[socket.AddressFamily, tuple[str, int]]:
+    """Family and socket address of the target, as seen from the current namespace.
+
+    Raises NotFoundError (`unknown-host`).
+    """
+    try:
+        found = socket.getaddrinfo(stream.target, stream.port, type=socket.SOCK_DGRAM)
+    except (socket.gaierror, UnicodeError) as error:
+        raise NotFoundError(
+            "unknown-host", f"unknown host {stream.target!r}: {error}", "Check name and resolver."
+        ) from error
+    family, _, _, _, address = found[0]
+    return family, address  # type: ignore[return-value]
+
+
+class Channel:
+    """One open stream. `sent[i]` and `received[i]` belong to probe i (ns, CLOCK_MONOTONIC)."""
+
+    def __init__(self, stream: Stream, namespace: Namespace) -> None:
+        self.stream = stream
+        self.namespace = namespace
+        self.sent = array("q")
+        self.received = array("q")
+        self.answered = 0
+        self.duplicates = 0
+        self.errors: Counter[str] = Counter()
+        with namespace:
+            self.family, self.address = resolve(stream)
+
+    @property
+    def receive_drops(self) -> int:
+        return 0
+
+    def probe(self) -> None:
+        """Send the next probe."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        self.namespace.close()
+
+    def _count(self, error: OSError) -> None:
+        self.errors[errno.errorcode.get(error.errno or 0, "unknown")] += 1
+
+
+class EchoChannel(Channel):
+    """ICMP or UDP echo over one connected socket. Replies are fetched by `drain`."""
+
+    def __init__(self, stream: Stream, namespace: Namespace) -> None:
+        super().__init__(stream, namespace)
+        self._cookie = secrets.token_bytes(8)
+        v6 = self.family == socket.AF_INET6
+        ident = secrets.randbelow(0xFFFF) + 1
+        self._raw_v4 = False
+        with namespace:
+            if stream.kind == "udp":
+                self._socket = socket.socket(self.family, socket.SOCK_DGRAM)
+                self._pack = UdpProbe(self._cookie).pack
+                self._offset = 0
+            else:
+                self._socket = self._icmp_socket(v6, ident)
+                self._pack = IcmpProbe(self._cookie, ident, v6).pack
+                self._offset = 8
+        try:
+            self._prepare()
+        except OSError as error:
+            self._socket.close()
+            raise UnreachableError(
+                "no-route",
+                f"stream {stream.name!r}: cannot reach {self.address[0]}: {error.strerror}",
+                f"Check `ip route get {self.address[0]}` in the namespace of the stream.",
+            ) from error
+        self._fd = self._socket.fileno()
+        self._send = self._socket.send
+
+    def _icmp_socket(self, v6: bool, ident: int) -> socket.socket:
+        protocol = socket.IPPROTO_ICMPV6 if v6 else socket.IPPROTO_ICMP
+        try:
+            sock = socket.socket(self.family, socket.SOCK_RAW, protocol)
+        except PermissionError:
+            try:
+                return socket.socket(self.family, socket.SOCK_DGRAM, protocol)
+            except PermissionError as error:
+                raise PreconditionError(
+                    "icmp-not-permitted",
+                    "this user may open neither raw nor unprivileged ICMP sockets",
+                    "Run as root, give CAP_NET_RAW, or set net.ipv4.ping_group_range; "
+                    "UDP and TCP probes need no privilege.",
+                ) from error
+        attach_icmp_filter(sock, ident, v6)
+        self._raw_v4 = not v6
+        return sock
+
+    def _prepare(self) -> None:
+        sock = self._socket
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        for forced, plain in (
+            (SO_RCVBUFFORCE, socket.SO_RCVBUF),
+            (SO_SNDBUFFORCE, socket.SO_SNDBUF),
+        ):
+            try:
+                sock.setsockopt(socket.SOL_SOCKET, forced, BUFFER_BYTES)
+            except PermissionError:
+                sock.setsockopt(socket.SOL_SOCKET, plain, BUFFER_BYTES)
+        if self.stream.kind == "icmp":
+            # The port of a raw socket would be taken for a protocol number.
+            self.address = (self.address[0], 0, *self.address[2:])
+        sock.connect(self.address)
+
+    @property
+    def receive_drops(self) -> int:
+        """Datagrams that overran the buffer (SK_MEMINFO_DROPS, include/linux/sock_diag.h)."""
+        return int(struct.unpack_from("@9I", self._socket.getsockopt(1, SO_MEMINFO, 36))[8])
+
+    def probe(self) -> None:
+        packet = self._pack(len(self.sent))
+        self.sent.append(time.monotonic_ns())
+        self.received.append(UNANSWERED)
+        try:
+            self._send(packet)
+        except OSError as error:
+            self._count(error)
+            if error.errno not in NOT_SENT:
+                # The error belongs to an earlier probe (ICMP error) and kept this one from going.
+                with suppress(OSError):
+                    self._send(packet)
+
+    def drain(self, batch: Batch, offset_ns: int, instead: int | None) -> None:
+        """Take all replies that have arrived.
+
+        `offset_ns` is realtime minus monotonic; `instead` replaces the kernel's timestamps when
+        they cannot be converted because the clock was just set.
+        """
+        while True:
+            try:
+                count = batch.receive(self._fd)
+            except OSError as error:
+                self._count(error)
+                continue
+            for i in range(count):
+                self._take(batch, i, offset_ns, instead)
+            if count < batch.size:
+                return
+
+    def _take(self, batch: Batch, i: int, offset_ns: int, instead: int | None) -> None:
+        start = i * batch.SLOT
+        skip = self._offset + ((batch.data[start] & 15) * 4 if self._raw_v4 else 0)
+        if batch.length(i) < skip + PAYLOAD.size:
+            return
+        mark, cookie, seq = PAYLOAD.unpack_from(batch.data, start + skip)
+        if cookie != self._cookie or mark not in (ANSWER, REQUEST) or seq >= len(self.sent):
+            return
+        if self.received[seq] != UNANSWERED:
+            self.duplicates += 1
+            return
+        seconds, nanos = _TIMESPEC.unpack_from(batch.control, i * batch.CONTROL + _CMSG_DATA)
+        at = seconds * NS_PER_S + nanos - offset_ns if instead is None else instead
+        self.received[seq] = at
+        self.answered += 1
+
+    def close(self) -> None:
+        self._socket.close()
+        super().close()
+
+
+class ConnectChannel(Channel):
+    """A new TCP connection per probe, reset as soon as it stands.
+
+    It is reset (SO_LINGER 0) and not closed so that neither TIME_WAIT sockets here nor long-lived
+    conntrack entries on the path pile up.
+    """
+
+    def __init__(self, stream: Stream, namespace: Namespace, poller: select.epoll) -> None:
+        super().__init__(stream, namespace)
+        self._poller = poller
+        self._pending: dict[int, tuple[int, socket.socket]] = {}
+
+    @property
+    def pending(self) -> int:
+        return len(self._pending)
+
+    def probe(self) -> None:
+        seq = len(self.sent)
+        now = time.monotonic_ns()
+        self.expire(now)
+        self.sent.append(now)
+        self.received.append(UNANSWERED)
+        sock = None
+        try:
+            with self.namespace:
+                sock = socket.socket(self.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("@ii", 1, 0))
+            code = sock.connect_ex(self.address)
+        except OSError as error:
+            self._count(error)
+            if sock is not None:
+                sock.close()
+            return
+        if code == errno.EINPROGRESS:
+            self._pending[sock.fileno()] = (seq, sock)
+            self._poller.register(sock.fileno(), select.EPOLLOUT | select.EPOLLONESHOT)
+        else:
+            self._end(seq, sock, code, time.monotonic_ns())
+
+    def finish(self, fd: int, now: int) -> bool:
+        """The pending connection `fd` has an outcome; False when it is not one of ours."""
+        if fd not in self._pending:
+            return False
+        seq, sock = self._pending.pop(fd)
+        self._end(seq, sock, sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), now)
+        return True
+
+    def _end(self, seq: int, sock: socket.socket, code: int, now: int) -> None:
+        if code == 0 and now - self.sent[seq] <= CONNECT_LIMIT_NS:
+            self.received[seq] = now
+            self.answered += 1
+        elif code == 0:
+            self.errors[TOO_SLOW] += 1
+        else:
+            self._count(OSError(code, os.strerror(code)))
+        sock.close()
+
+    def expire(self, now: int) -> None:
+        """Give up the attempts that are older than the limit."""
+        for fd, (seq, sock) in list(self._pending.items()):
+            if now - self.sent[seq] < CONNECT_LIMIT_NS:
+                return
+            del self._pending[fd]
+            self.errors[TOO_SLOW] += 1
+            sock.close()
+
+    def close(self) -> None:
+        for _, sock in self._pending.values():
+            sock.close()
+        self._pending.clear()
+        super().close()

@@ -1,0 +1,131 @@
+"""The result of a run for people."""
+
+from __future__ import annotations
+
+from typing import TextIO
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from vrha.probe.result import Result, StreamResult
+
+GAPS_SHOWN = 20
+LATE_SHARE = 0.01
+
+
+def show(result: Result, out: TextIO) -> None:
+    """Print the tables of streams and gaps, then what limits the measurement."""
+    console = Console(file=out, highlight=False)
+    if out.isatty():
+        console.print(_streams_table(result))
+    else:
+        _plain(console, result)
+    for line in [*_gap_lines(result), *notes(result)]:
+        console.print(line, markup=False, soft_wrap=True)
+
+
+_HEAD = ("stream", "sent", "lost", "gaps", "longest gap ms", "outage ms", "longest silence ms")
+_HEAD_RTT = ("rtt median ms", "rtt max ms", "twice")
+
+
+def _row(one: StreamResult) -> list[str]:
+    loss = one.loss
+    return [
+        one.stream.name,
+        str(loss.sent),
+        str(loss.lost),
+        str(len(loss.gaps)),
+        _ms(loss.longest_gap_ms),
+        _ms(loss.outage_ms),
+        _ms(loss.longest_silence_ms),
+        _ms(loss.rtt_median_ms, 3),
+        _ms(loss.rtt_max_ms, 3),
+        str(loss.duplicates),
+    ]
+
+
+def _streams_table(result: Result) -> Table:
+    table = Table()
+    for title in (*_HEAD, *_HEAD_RTT):
+        table.add_column(title, justify="left" if title == "stream" else "right")
+    for one in result.streams:
+        table.add_row(*map(escape, _row(one)), style="red" if one.loss.lost else None)
+    return table
+
+
+def _plain(console: Console, result: Result) -> None:
+    rows = [[*_HEAD, *_HEAD_RTT], *(_row(one) for one in result.streams)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        cells = (
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        console.print("  ".join(cells), markup=False, soft_wrap=True)
+
+
+def _gap_lines(result: Result) -> list[str]:
+    lines = []
+    for one in result.streams:
+        for gap in one.loss.gaps[:GAPS_SHOWN]:
+            end = ", never restored" if gap.unrestored else ""
+            lines.append(
+                f"{one.stream.name}: gap of {gap.length_ms:.1f} ms at {gap.start_ms:.1f} ms, "
+                f"{gap.lost} lost{end}"
+            )
+        if len(one.loss.gaps) > GAPS_SHOWN:
+            lines.append(f"{one.stream.name}: {len(one.loss.gaps) - GAPS_SHOWN} more gaps")
+    return lines
+
+
+def notes(result: Result) -> list[str]:
+    """What the reader must know to trust the figures."""
+    lines = []
+    for one in result.streams:
+        ticks = one.loss.sent + one.late_ticks
+        if one.late_ticks > LATE_SHARE * ticks:
+            held = result.duration_ms / max(one.loss.sent, 1)
+            lines.append(
+                f"warning: {one.stream.name}: this machine does not hold "
+                f"{one.stream.interval_ms:g} ms: {one.late_ticks} of {ticks} probes "
+                f"({100 * one.late_ticks / ticks:.1f} %) were not sent; "
+                f"it held {held:.2f} ms on average"
+            )
+        if one.receive_drops:
+            lines.append(
+                f"warning: {one.stream.name}: {one.receive_drops} replies arrived faster than "
+                "they were read: they count as lost but the network delivered them"
+            )
+        if one.errors:
+            said = ", ".join(f"{name} {count}" for name, count in one.errors)
+            lines.append(f"{one.stream.name}: errors: {said}")
+    if result.clock_steps:
+        lines.append(
+            f"warning: the clock was set {result.clock_steps} times during the run; "
+            "round-trip times near it are up to 5 ms too long"
+        )
+    lines.append(
+        f"{result.duration_ms / 1000:.1f} s; resolution is the interval; "
+        f"late ticks {result.late_ticks}; realtime scheduling "
+        f"{'yes' if result.realtime else 'no (gaps of a few ms may be this machine)'}"
+    )
+    return lines
+
+
+def excess(result: Result, max_lost: int | None, max_gap_ms: float | None) -> list[str]:
+    """The limits that were exceeded, in words."""
+    lines = []
+    for one in result.streams:
+        if max_lost is not None and one.loss.lost > max_lost:
+            lines.append(f"{one.stream.name}: {one.loss.lost} lost, allowed {max_lost}")
+        if max_gap_ms is not None and one.loss.longest_gap_ms > max_gap_ms:
+            lines.append(
+                f"{one.stream.name}: a gap of {one.loss.longest_gap_ms:.1f} ms, "
+                f"allowed {max_gap_ms:g} ms"
+            )
+    return lines
+
+
+def _ms(value: float | None, digits: int = 1) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

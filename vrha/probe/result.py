@@ -1,0 +1,125 @@
+"""What is probed, and what came out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from vrha.core.gaps import Loss
+from vrha.errors import InputError
+
+Kind = Literal["icmp", "udp", "tcp-connect"]
+
+MIN_INTERVAL_MS = 0.1
+MAX_INTERVAL_MS = 60_000.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """One flow of probes: `kind` to `target` (address or name; `port` for UDP and TCP).
+
+    `netns` is the path of the network namespace from which it is sent, None for the caller's own.
+    """
+
+    name: str
+    kind: Kind
+    target: str
+    port: int = 7
+    netns: str | None = None
+    interval_ms: float = 1.0
+
+    def check(self) -> None:
+        """Raises InputError (`bad-stream`) when a field is out of range."""
+        problem = ""
+        if self.kind not in ("icmp", "udp", "tcp-connect"):
+            problem = f"unknown kind {self.kind!r}"
+        elif not self.name or not self.target:
+            problem = "name and target must not be empty"
+        elif not 1 <= self.port <= 65535:
+            problem = f"port {self.port} is not in 1..65535"
+        elif not (
+            math.isfinite(self.interval_ms)
+            and MIN_INTERVAL_MS <= self.interval_ms <= MAX_INTERVAL_MS
+        ):
+            problem = f"interval {self.interval_ms} ms is not in 0.1 ms..60 s"
+        if problem:
+            raise InputError("bad-stream", f"stream {self.name!r}: {problem}")
+
+
+@dataclass(frozen=True, slots=True)
+class StreamResult:
+    """Outcome of one stream.
+
+    For `tcp-connect` a probe is one attempt, lost means refused or not connected within 1 s, and
+    the round-trip time is the time to connect. `late_ticks` are probes that were never sent because
+    the prober was late. `errors` counts what the kernel said (errno names). `receive_drops` are
+    replies that overran the socket buffer: they are not the network's loss.
+    """
+
+    stream: Stream
+    address: str
+    loss: Loss
+    late_ticks: int
+    errors: tuple[tuple[str, int], ...]
+    receive_drops: int
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Outcome of one run. `t0_*` is the instant of the first tick on two clocks, in ns.
+
+    `realtime` and `memory_locked` say what the kernel permitted; `late_ticks` is the most that any
+    stream missed; `clock_steps` counts settings of the realtime clock during the run.
+    `cpu_us_per_probe` is the CPU time of the probing thread, the path of the packets included as
+    far as the kernel runs it in the sender's context.
+    """
+
+    streams: tuple[StreamResult, ...]
+    t0_realtime_ns: int
+    t0_monotonic_ns: int
+    duration_ms: float
+    late_ticks: int
+    realtime: bool
+    memory_locked: bool
+    clock_steps: int
+    cpu_us_per_probe: float
+
+    def stream(self, name: str) -> StreamResult:
+        """The stream of that name. Raises KeyError."""
+        for one in self.streams:
+            if one.stream.name == name:
+                return one
+        raise KeyError(name)
+
+    @property
+    def longest_gap_ms(self) -> float:
+        """The longest gap of the streams that have the shortest interval: the others see less."""
+        shortest = min(one.stream.interval_ms for one in self.streams)
+        return max(
+            one.loss.longest_gap_ms for one in self.streams if one.stream.interval_ms == shortest
+        )
+
+    @property
+    def lost(self) -> int:
+        return sum(one.loss.lost for one in self.streams)
+
+    @property
+    def unrestored(self) -> bool:
+        """Some stream had no answer any more when the run ended."""
+        return any(one.loss.unrestored for one in self.streams)
+
+    def to_bench(self) -> dict[str, Any]:
+        """The fields of a run in the JSON of the bench commands, keyed by stream name."""
+        by_name = {one.stream.name: one.loss for one in self.streams}
+        return {
+            "sent": {name: loss.sent for name, loss in by_name.items()},
+            "lost": {name: loss.lost for name, loss in by_name.items()},
+            "gaps_ms": {
+                name: [[round(gap.start_ms, 3), round(gap.length_ms, 3)] for gap in loss.gaps]
+                for name, loss in by_name.items()
+            },
+            "longest_gap_ms": round(self.longest_gap_ms, 3),
+            "late_ticks": self.late_ticks,
+            "unrestored": sorted(name for name, loss in by_name.items() if loss.unrestored),
+        }
