@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from vrha.linux import netns
+from vrha.linux.node import NodeKernel
+
 _CLONE_NEWNS, _CLONE_NEWNET = 0x00020000, 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -59,6 +62,8 @@ def node(private_mounts: None) -> Iterator[None]:
             sh(f"ip link set {bridge} up")
         yield
     finally:
+        for name in netns.names():
+            netns.remove(name)
         _check(_libc.setns(home, _CLONE_NEWNET))
         os.close(home)
 
@@ -72,3 +77,15 @@ def state_dir() -> Iterator[Path]:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def kernel(node: None, state_dir: Path) -> Iterator[NodeKernel]:
+    """The kernel half of the node; instances that the test leaves are destroyed."""
+    made = NodeKernel(state_dir)
+    try:
+        yield made
+    finally:
+        for instance in made.observe():
+            made.destroy(instance.ref)
+        made.close()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
@@ -26,17 +29,17 @@ from vrha.model.spec import (
     Uplink,
 )
 
-MACS = {
-    "n0": "02:76:00:00:{g:02x}:00",
-    "n1": "02:76:00:00:{g:02x}:01",
-    "u0": "02:76:00:00:{g:02x}:02",
-}
+
+def mac_of(generation: int, port: int) -> str:
+    """MAC of a port of an instance."""
+    return f"02:76:00:00:{generation:02x}:{port:02x}"
 
 
-def spec_of(
-    generation: int = 1, backend: Backend = Backend.NFTABLES, epoch: int = 0
-) -> InstanceSpec:
-    """A router with two networks (one of them with IPv6 too), an uplink, NAT and DHCP."""
+def spec_of(generation: int = 1, backend: Backend = Backend.NFTABLES) -> InstanceSpec:
+    """A router with two networks (one of them with IPv6 too), an uplink, NAT and DHCP.
+
+    Its epoch is its generation.
+    """
     networks = (
         Network(
             "red",
@@ -72,15 +75,20 @@ def spec_of(
         ingress=(Ingress(public, (Rule(Protocol.ICMP), Rule(Protocol.UDP))),),
         backend=backend,
     )
-    mac = {name: form.format(g=generation) for name, form in MACS.items()}
-    ports = (
-        PortSpec("n0", "red", "br-a", mac["n0"], tuple(s.interface for s in networks[0].subnets)),
-        PortSpec("n1", "blue", "br-b", mac["n1"], tuple(s.interface for s in networks[1].subnets)),
-        PortSpec("u0", "", "br-up", mac["u0"], router.uplink.addresses if router.uplink else ()),
-    )
-    return InstanceSpec(
-        InstanceRef("edge", generation), epoch or generation, router, networks, ports
-    )
+    inside = [
+        PortSpec(
+            f"n{index}",
+            network.name,
+            network.bridge,
+            mac_of(generation, index),
+            tuple(subnet.interface for subnet in network.subnets),
+        )
+        for index, network in enumerate(networks)
+    ]
+    assert router.uplink is not None
+    outside = PortSpec("u0", "", "br-up", mac_of(generation, 2), router.uplink.addresses)
+    ref = InstanceRef("edge", generation)
+    return InstanceSpec(ref, generation, router, networks, (*inside, outside))
 
 
 def with_uplink_address(spec: InstanceSpec, address: str) -> InstanceSpec:
@@ -108,13 +116,28 @@ class Machine:
 
     def pings(self, target: str, count: int = 2) -> bool:
         """Whether any of `count` pings is answered."""
-        done = subprocess.run(
-            ["ip", "netns", "exec", self.name, "ping", "-n", "-q", "-i", "0.1", "-W", "0.3"]
-            + ["-c", str(count), target],
-            capture_output=True,
-            timeout=30,
-        )
-        return done.returncode == 0
+        ping = f"ping -n -q -i 0.1 -W 0.3 -c {count} {target}"
+        argv = ["ip", "netns", "exec", self.name, *ping.split()]
+        return subprocess.run(argv, capture_output=True, timeout=30).returncode == 0
+
+    def socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
+        """A socket inside."""
+        home = netns.current()
+        try:
+            with netns.entered_named(self.name, home):
+                return socket.socket(family, kind, protocol)
+        finally:
+            os.close(home)
+
+    def resolve(self, server: str, name: str) -> str:
+        """The IPv4 address of a name by the DNS server, empty when there is none."""
+        labels = b"".join(bytes([len(part)]) + part.encode() for part in name.split("."))
+        query = b"tt\x01\0\0\x01\0\0\0\0\0\0" + labels + b"\0\0\x01\0\x01"
+        with self.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(1)
+            sock.sendto(query, (server, 53))
+            answer = sock.recv(512)
+        return str(ip_address(answer[-4:])) if answer[7] else ""
 
     def neighbour(self, address: str) -> str:
         """MAC of the neighbour, empty when not known."""
@@ -140,6 +163,16 @@ def machine(name: str, bridge: str, *addresses: str, via: str = "", via6: str = 
     if via6:
         ip(f"-n {name} -6 route add default via {via6} dev e0")
     return Machine(name)
+
+
+def until(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
+    """Whether the condition came true within `seconds`."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.005)
+    return True
 
 
 def inventory(state_dir: Path) -> dict[str, list[str]]:

@@ -14,15 +14,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from vrha import codec
 from vrha.cli.client import Client
 from vrha.config.desired import load
-from vrha.lab.zone import Lab
-
 from vrha.errors import DeadlineError, VrhaError
+from vrha.lab.zone import Lab
 from vrha.model.runs import RunStatus, Strategy
 from vrha.model.spec import Desired
 from vrha.model.views import RouterStatus, RunView
-from vrha.probe.result import Stream
+from vrha.probe.result import Result, Stream
 
 WARM_S = 0.5
 SETTLE_S = 1.5
@@ -57,7 +57,7 @@ class MeasuredZone:
         """The same probes without an operation: the noise of prober and machine."""
         with probing(self.streams) as probes:
             time.sleep(WARM_S + seconds + SETTLE_S)
-        return probes.result()
+        return probes.result.to_bench()
 
     def restart(self, strategy: Strategy) -> dict[str, Any]:
         """One measured restart. Raises VrhaError when the run does not end in `done`."""
@@ -69,10 +69,10 @@ class MeasuredZone:
             time.sleep(SETTLE_S)
         if run.status is not RunStatus.DONE:
             raise VrhaError("run-failed", f"run {run.id}: {run.status}: {run.reason} {run.detail}")
-        row = probes.result()
+        row = probes.result.to_bench()
         row["phases_ms"] = _phases(run)
         row["leaked"] = self.leaked()
-        row["operation_at_ms"] = round((began - probes.t0_ns) / 1e6, 1)
+        row["operation_at_ms"] = round((began - probes.result.t0_realtime_ns) / 1e6, 1)
         return row
 
     def leaked(self) -> list[str]:
@@ -109,23 +109,20 @@ class Probes:
         assert self._process.stdout is not None
         if self._process.stdout.readline().strip() != "ready":
             raise VrhaError("probe-failed", "the prober did not start")
-        self._result: dict[str, Any] = {}
+        self._result: Result | None = None
 
     def stop(self) -> None:
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             self._process.wait(timeout=20)
         if self._out.exists():
-            self._result = json.loads(self._out.read_text())
+            self._result = codec.decode(Result, self._out.read_bytes())
 
     @property
-    def t0_ns(self) -> int:
-        return int(self._result["t0_realtime_ns"])
-
-    def result(self) -> dict[str, Any]:
-        if not self._result:
+    def result(self) -> Result:
+        if self._result is None:
             raise VrhaError("probe-failed", "the prober left no result")
-        return dict(self._result["bench"])
+        return self._result
 
 
 @contextlib.contextmanager

@@ -27,6 +27,9 @@ from vrha.model.messages import Command, Inventory, Message
 
 log = logging.getLogger(__name__)
 
+RETRY_S = 0.5
+"""Pause after an inventory that did not get through."""
+
 REPORT_FOR_S = 60.0
 """How long a report is offered to a broker that is away; then the command is taken again."""
 
@@ -45,12 +48,14 @@ class Agent:
         self._kernel_lock = threading.Lock()
         self._look = threading.Event()
         self._stop = threading.Event()
-        self._reports = Publisher(settings.urls())
-        self._inventories = Publisher(settings.urls())
+        urls = settings.bus.broker_urls()
+        self._reports = Publisher(urls)
+        self._inventories = Publisher(urls)
         self._commands = Consumer(
-            settings.urls(),
-            topology.node_queue(self._node).name,
+            urls,
+            topology.node_queue(self._node),
             self._take,
+            declare=(topology.node_queue(self._node),),
             on_connected=self._look.set,
         )
 
@@ -101,31 +106,36 @@ class Agent:
                 log.warning("report not delivered yet: %s", error.code)
 
     def _tell_inventory(self) -> None:
+        pause = 0.0
         while not self._stop.is_set():
-            self._look.wait(self._inventory_s)
+            self._look.wait(pause)
             self._look.clear()
             if self._stop.is_set():
                 return
             self._reports.keep_alive()
-            try:
-                with self._kernel_lock:
-                    instances = self._kernel.observe()
-                    epochs = self._epochs.all()
-                inventory = Inventory(
-                    node=self._node,
-                    agent=self._life,
-                    version=vrha.__version__,
-                    capabilities=CAPABILITIES,
-                    instances=instances,
-                    highest_epochs=epochs,
-                )
-                self._inventories.publish(
-                    topology.UP.name,
-                    topology.up_key(self._node, inventory.type),
-                    codec.encode(inventory),
-                    message_id=uuid.uuid4().hex,
-                )
-            except UnreachableError as error:
-                log.warning("inventory not delivered: %s", error.code)
-            except VrhaError as error:
-                log.warning("inventory failed: %s", error)
+            pause = self._inventory_s if self._publish_inventory() else RETRY_S
+
+    def _publish_inventory(self) -> bool:
+        """Look at the kernel and say what is there; False when that did not get through."""
+        try:
+            with self._kernel_lock:
+                instances = self._kernel.observe()
+                epochs = self._epochs.all()
+            inventory = Inventory(
+                node=self._node,
+                agent=self._life,
+                version=vrha.__version__,
+                capabilities=CAPABILITIES,
+                instances=instances,
+                highest_epochs=epochs,
+            )
+            self._inventories.publish(
+                topology.UP.name,
+                topology.up_key(self._node, inventory.type),
+                codec.encode(inventory),
+                message_id=uuid.uuid4().hex,
+            )
+        except VrhaError as error:
+            log.warning("inventory not delivered: %s", error)
+            return False
+        return True

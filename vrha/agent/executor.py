@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from vrha.agent.epochs import Epochs
 from vrha.errors import InputError, VrhaError
-from vrha.linux.node import NodeKernel, Timings
+from vrha.linux.build import Timings
+from vrha.linux.node import NodeKernel
 from vrha.model.messages import CheckIn, Command, Message, Outcome, StepReport
 from vrha.model.steps import (
     Announce,

@@ -189,8 +189,9 @@ class PrivateBroker:
         return _Record(secrets.token_hex(8), secret, port or free[0], free[1], free[2])
 
     def _write_files(self, record: _Record) -> None:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         home = self.folder / "home"
-        home.mkdir(parents=True, exist_ok=True)
+        home.mkdir(exist_ok=True)
         cookie = home / ".erlang.cookie"
         if not cookie.exists():
             cookie.touch(mode=0o600)

@@ -138,3 +138,7 @@ def _explain(error: VrhaError, debug: bool) -> None:
         click.echo(f"error: {error.message} [{error.code}]", err=True)
     if error.hint:
         click.echo(error.hint, err=True)
+
+
+if __name__ == "__main__":
+    main()

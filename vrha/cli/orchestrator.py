@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,11 @@ from vrha.cli.daemon import log_to_stderr, stop_on_signals
 
 if TYPE_CHECKING:
     from vrha.config.settings import OrchestratorSettings
+
+log = logging.getLogger(__name__)
+
+URL_FILE = "broker.url"
+"""Where agents of this machine find a private broker (`bus.url_file`)."""
 
 
 @click.group()
@@ -45,10 +51,10 @@ def run(config: Path, verbose: bool) -> None:
     settings = load_orchestrator(config)
     with _broker(settings) as urls:
         daemon = Orchestrator(settings, urls)
-        listener = listen(settings.socket)
+        listener = listen(settings.api.socket)
         api = threading.Thread(
             target=serve,
-            args=(create_app(daemon.service), settings.socket, stop, listener),
+            args=(create_app(daemon.service), settings.api.socket, stop, listener),
             name="api",
         )
         api.start()
@@ -62,11 +68,16 @@ def run(config: Path, verbose: bool) -> None:
 @contextlib.contextmanager
 def _broker(settings: OrchestratorSettings) -> Iterator[tuple[str, ...]]:
     """The URLs of the configured broker, or those of a private one for this machine."""
-    urls = settings.urls()
-    if urls:
-        yield urls
+    if not settings.bus.private:
+        yield settings.bus.broker_urls()
         return
     from vrha.bus.broker import PrivateBroker
 
-    with PrivateBroker(settings.state_dir / "broker") as broker:
-        yield (broker.url,)
+    with PrivateBroker(settings.state_dir / "broker", progress=log.info) as broker:
+        url_file = settings.state_dir / URL_FILE
+        url_file.touch(mode=0o600)
+        url_file.write_text(broker.url + "\n")
+        try:
+            yield (broker.url,)
+        finally:
+            url_file.unlink(missing_ok=True)

@@ -100,14 +100,13 @@ class RunSettings(_Table):
 
     check_in_s: Seconds = 10.0
     step_s: Seconds = 10.0
-    inventory_s: Seconds = 5.0
     strategy: Strategy = Strategy.PARALLEL
 
 
 class ApiSettings(_Table):
     """Where the API listens."""
 
-    socket: AbsolutePath = Path("/run/vrha/api.sock")
+    socket: AbsolutePath = Path("/run/vrha/orchestrator.sock")
 
 
 class OrchestratorSettings(_Table):
@@ -127,8 +126,9 @@ class AgentSettings(_Table):
     """/etc/vrha/agent.toml"""
 
     node: Name
-    zone: Name = "default"
     state_dir: AbsolutePath = Path("/var/lib/vrha-agent")
+    inventory_s: Seconds = 5.0
+    """How often the agent tells what is on its node."""
     bus: BusSettings
 
     @model_validator(mode="after")

@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -160,10 +160,12 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**inherited, "PYTHONPATH": path, **(extra or {})}
 
 
-def toml(tables: Mapping[str, Mapping[str, str | Sequence[str]]]) -> str:
-    """A settings file; JSON strings and lists of strings are TOML ones too."""
-    lines: list[str] = []
-    for table, settings in tables.items():
-        lines.append(f"[{table}]")
-        lines += [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
+def toml(settings: Mapping[str, Any]) -> str:
+    """A settings file; JSON strings, numbers and lists of strings are TOML ones too."""
+    plain = {key: value for key, value in settings.items() if not isinstance(value, Mapping)}
+    lines = [f"{key} = {json.dumps(value)}" for key, value in plain.items()]
+    for table, values in settings.items():
+        if isinstance(values, Mapping):
+            lines += ["", f"[{table}]"]
+            lines += [f"{key} = {json.dumps(value)}" for key, value in values.items()]
     return "\n".join(lines) + "\n"

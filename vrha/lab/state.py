@@ -16,6 +16,9 @@ from typing import Any
 from vrha.bus.processes import ProcessId
 from vrha.errors import InputError, NotFoundError, RefusedError
 
+_MODE = 0o711
+"""dnsmasq, which gives up root, must pass through to its lease files, and see no more."""
+
 ROOT = Path("/run/vrha-lab")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
 _FILE = "state.json"
@@ -75,10 +78,12 @@ def claim(state: LabState) -> Path:
     Raises RefusedError (`lab-exists`).
     """
     folder = folder_of(state.name)
-    ROOT.mkdir(mode=0o700, exist_ok=True)
+    ROOT.mkdir(mode=_MODE, exist_ok=True)
+    ROOT.chmod(_MODE)
     fresh = Path(tempfile.mkdtemp(prefix=f".{state.name}.", dir=ROOT))
     try:
         _write(fresh, state)
+        fresh.chmod(_MODE)
         fresh.rename(folder)
     except OSError as error:
         shutil.rmtree(fresh)

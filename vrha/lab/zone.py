@@ -240,9 +240,15 @@ class Lab:
         """The orchestrator, for kill() and start()."""
         return Daemon(self.folder, "orchestrator")
 
-    def start_daemons(self, progress: Progress = _silent, vrha: Sequence[str] = _VRHA) -> None:
-        """Start RabbitMQ, the orchestrator and an agent per node; `vrha` is the command to run.
+    def start_daemons(
+        self,
+        progress: Progress = _silent,
+        run: Mapping[str, float] | None = None,
+        vrha: Sequence[str] = _VRHA,
+    ) -> None:
+        """Start RabbitMQ, the orchestrator and an agent per node.
 
+        `run` is the table of that name in the orchestrator's settings; `vrha` the command.
         Returns when the orchestrator's socket is there; agents may still be connecting.
         Raises what PrivateBroker.start and Daemon.start raise.
         """
@@ -251,15 +257,20 @@ class Lab:
         bus = {"urls": [broker.url]}
         progress("starting orchestrator and agents")
         orchestrator = self.orchestrator()
-        settings = {"state_dir": str(self._state_dir("orchestrator")), "socket": str(self.socket)}
-        config = self._config("orchestrator", {"orchestrator": settings, "bus": bus})
+        settings = {
+            "state_dir": str(self._state_dir("orchestrator")),
+            "api": {"socket": str(self.socket)},
+            "bus": bus,
+            "run": run or {},
+        }
+        config = self._config("orchestrator", settings)
         env = environment()
         argv = (*vrha, "orchestrator", "run", "--config", str(config))
         orchestrator.start(Program(argv, "", env))
         for node in self.nodes:
             name = f"agent-{node}"
-            settings = {"node": node, "state_dir": str(self._state_dir(name))}
-            config = self._config(name, {"agent": settings, "bus": bus})
+            settings = {"node": node, "state_dir": str(self._state_dir(name)), "bus": bus}
+            config = self._config(name, settings)
             argv = (*vrha, "agent", "run", "--config", str(config))
             self.agent(node).start(Program(argv, node, env))
         orchestrator.wait_for(self.socket)
@@ -269,11 +280,11 @@ class Lab:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def _config(self, name: str, tables: Mapping[str, Mapping[str, Any]]) -> Path:
+    def _config(self, name: str, settings: Mapping[str, Any]) -> Path:
         path = self.folder / "config" / f"{name}.toml"
         path.parent.mkdir(exist_ok=True)
         path.touch(mode=0o600)
-        path.write_text(toml(tables))
+        path.write_text(toml(settings))
         return path
 
     def status(self) -> LabStatus:

@@ -31,7 +31,7 @@ class Orchestrator:
         self._outbox_filled = threading.Event()
         self._store = Store.open(settings.store_url)
         metrics = Metrics()
-        limits = Limits(step_s=settings.step_s, check_in_s=settings.check_in_s)
+        limits = Limits(step_s=settings.run.step_s, check_in_s=settings.run.check_in_s)
         self._engine = Engine(self._store, limits, metrics, self._outbox_filled.set)
         self.service = OrchestratorService(
             self._store,
@@ -39,7 +39,7 @@ class Orchestrator:
             metrics,
             self._outbox_filled.set,
             lambda: self._messages.connected,
-            settings.strategy,
+            settings.run.strategy,
         )
         self._publisher = Publisher(urls)
         self._messages = Consumer(

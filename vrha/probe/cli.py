@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -113,28 +114,49 @@ def measure(
     sys.exit(1 if too_much else 0)
 
 
+_parent = click.option("--parent", type=int, help="Stop when the process of this pid has gone.")
+
+
 @main.command()
 @click.option("--port", type=click.IntRange(1, 65535), default=7, show_default=True)
 @click.option("--netns", multiple=True, help="Serve in the namespace at this path.")
-def serve(port: int, netns: tuple[str, ...]) -> None:
+@_parent
+def serve(port: int, netns: tuple[str, ...], parent: int | None) -> None:
     """Answer UDP probes and accept TCP connections until Ctrl-C; prints `ready` when it does."""
     with _errors():
-        responder(port, netns or (None,), _stop_on_signal(), _say_ready)
+        stop = _stop_on_signal(parent)
+        responder(port, netns or (None,), stop, _say_ready)
 
 
 @main.command()
 @click.option("--streams", required=True, help="JSON list of streams: a file or - (stdin).")
-@click.option("--duration", type=float, help="Seconds; without it until SIGTERM or SIGINT.")
+@click.option("--duration", type=Milliseconds("s"), help="Without it until SIGTERM or SIGINT.")
 @click.option("--json", "json_out", required=True, help="Where the result goes: a file or -.")
-@click.option("--require-reply", type=float, help="Fail when a stream has no reply by then (s).")
-def run(streams: str, duration: float | None, json_out: str, require_reply: float | None) -> None:
+@click.option("--require-reply", type=Milliseconds("s"), help="Fail when no reply came by then.")
+@_parent
+def run(
+    streams: str,
+    duration: float | None,
+    json_out: str,
+    require_reply: float | None,
+    parent: int | None,
+) -> None:
     """Probe many streams for another program; prints `ready` when probing has begun."""
     with _errors():
         body = sys.stdin.read() if streams == "-" else _read(streams)
-        stop = _stop_on_signal()
+        stop = _stop_on_signal(parent)
         with Prober(decode(tuple[Stream, ...], body)) as prober:
-            result = prober.run(duration, stop, require_reply_s=require_reply, on_ready=_say_ready)
+            result = prober.run(
+                _seconds(duration),
+                stop,
+                require_reply_s=_seconds(require_reply),
+                on_ready=_say_ready,
+            )
         _write(json_out, encode(result))
+
+
+def _seconds(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000
 
 
 def _streams(
@@ -170,8 +192,11 @@ def _fail(error: VrhaError) -> NoReturn:
     sys.exit(2 if isinstance(error, InputError) else 1)
 
 
-def _stop_on_signal() -> threading.Event:
-    """An event set by the first SIGINT or SIGTERM; a second one ends the process at once."""
+def _stop_on_signal(parent: int | None = None) -> threading.Event:
+    """An event set by the first SIGINT or SIGTERM, or when process `parent` has gone.
+
+    A second signal ends the process at once.
+    """
     stop = threading.Event()
 
     def handle(number: int, _: object) -> None:
@@ -180,7 +205,20 @@ def _stop_on_signal() -> threading.Event:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, handle)
+    if parent is not None:
+        threading.Thread(target=_stop_with, args=(parent, stop), daemon=True).start()
     return stop
+
+
+def _stop_with(parent: int, stop: threading.Event) -> None:
+    # PR_SET_PDEATHSIG would fire when the thread that forked us ends, not its process.
+    with suppress(ProcessLookupError):
+        fd = os.pidfd_open(parent)
+        poller = select.poll()
+        poller.register(fd, select.POLLIN)
+        poller.poll()
+        os.close(fd)
+    stop.set()
 
 
 def _say_ready() -> None:
@@ -195,15 +233,20 @@ def _read(path: str) -> str:
 
 
 def _write(path: str, body: bytes) -> None:
-    """Write whole or not at all."""
+    """Write to a file whole or not at all, or to stdout, or straight into what is no file."""
     if path == "-":
         sys.stdout.buffer.write(body + b"\n")
         sys.stdout.buffer.flush()
         return
-    part = Path(f"{path}.{os.getpid()}.part")
     try:
-        part.write_bytes(body + b"\n")
-        part.replace(path)
+        if path.startswith(("/proc/", "/dev/")):
+            Path(path).write_bytes(body + b"\n")
+            return
+        part = Path(f"{path}.{os.getpid()}.part")
+        try:
+            part.write_bytes(body + b"\n")
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise VrhaError("unwritable", f"cannot write {path}: {error.strerror}") from error

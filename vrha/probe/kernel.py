@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 
 from vrha.errors import NotFoundError, PreconditionError
@@ -20,6 +21,7 @@ CLOCK_MONOTONIC = 1
 TFD_NONBLOCK_CLOEXEC = 0o4000 | 0o2000000
 TFD_TIMER_ABSTIME = 1
 MCL_CURRENT_FUTURE = 1 | 2
+CAP_IPC_LOCK = 14
 MSG_DONTWAIT = 0x40
 NS_PER_S = 1_000_000_000
 
@@ -226,8 +228,7 @@ def steady(priority: int) -> Iterator[Privileges]:
         fifo = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
         os.sched_setscheduler(0, fifo, os.sched_param(priority))
         realtime = True
-    if os.geteuid() == 0:
-        # Without CAP_IPC_LOCK a later allocation over RLIMIT_MEMLOCK would fail in mid-run.
+    if _may_lock_memory():
         locked = _libc.mlockall(MCL_CURRENT_FUTURE) == 0
     gc.collect()
     gc.disable()
@@ -240,6 +241,14 @@ def steady(priority: int) -> Iterator[Privileges]:
             _libc.munlockall()
         if realtime:
             os.sched_setscheduler(0, policy, param)
+
+
+def _may_lock_memory() -> bool:
+    """Whether CAP_IPC_LOCK is held: without it memory that is allocated later may fail to lock,
+    and so to be allocated, in mid-run."""
+    status = Path("/proc/thread-self/status").read_text()
+    effective = next(line for line in status.splitlines() if line.startswith("CapEff:"))
+    return bool(int(effective.split()[1], 16) >> CAP_IPC_LOCK & 1)
 
 
 class Clock:

@@ -28,6 +28,7 @@ __all__ = ["GRACE_S", "Prober", "Result", "Stream", "StreamResult"]
 GRACE_S = 0.6
 """How long after the last probe a reply still counts."""
 
+MAX_DURATION_S = 7 * 24 * 3600
 PRIORITY = 10
 DRAIN_NS = 5 * NS_PER_MS
 """Kernel timestamps make the moment of fetching replies irrelevant; fetching many is cheaper."""
@@ -136,9 +137,13 @@ class Prober:
         """Probe for `duration_s` seconds, or until `stop` is set, then wait for late replies.
 
         `on_ready` is called once probing has begun; with `require_reply_s`, once every stream
-        has had a reply. Raises UnreachableError (`no-reply`) when one has had none by then.
-        Needs 16 bytes of memory per probe.
+        has had a reply. Raises UnreachableError (`no-reply`) when one has had none by then,
+        InputError (`bad-duration`). Needs 16 bytes of memory per probe.
         """
+        if duration_s is not None and not 0 < duration_s < MAX_DURATION_S:
+            raise InputError(
+                "bad-duration", f"duration {duration_s} s is not in 0..{MAX_DURATION_S}"
+            )
         stop = stop or threading.Event()
         clock = Clock()
         with steady(PRIORITY) as privileges:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TextIO
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from vrha.probe.result import Result, StreamResult
@@ -21,7 +22,7 @@ def show(result: Result, out: TextIO) -> None:
     else:
         _plain(console, result)
     for line in [*_gap_lines(result), *notes(result)]:
-        console.print(line, soft_wrap=True)
+        console.print(line, markup=False, soft_wrap=True)
 
 
 _HEAD = ("stream", "sent", "lost", "gaps", "longest gap ms", "outage ms", "longest silence ms")
@@ -49,7 +50,7 @@ def _streams_table(result: Result) -> Table:
     for title in (*_HEAD, *_HEAD_RTT):
         table.add_column(title, justify="left" if title == "stream" else "right")
     for one in result.streams:
-        table.add_row(*_row(one), style="red" if one.loss.lost else None)
+        table.add_row(*map(escape, _row(one)), style="red" if one.loss.lost else None)
     return table
 
 

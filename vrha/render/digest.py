@@ -20,7 +20,7 @@ from vrha.errors import InputError
 from vrha.model.spec import Backend, InstanceSpec
 from vrha.model.state import RulesDigest
 from vrha.render.iptables import iptables_texts
-from vrha.render.nft import TABLE, nft_sets, nft_text
+from vrha.render.nft import TABLE, nft_chains, nft_sets
 from vrha.render.rules import rules_of
 
 _PRIORITIES = {"raw": -300, "mangle": -150, "dstnat": -100, "filter": 0, "srcnat": 100}
@@ -64,10 +64,12 @@ def expected_digest(spec: InstanceSpec) -> RulesDigest:
     if spec.router.backend is Backend.IPTABLES:
         return digest_of_iptables(*iptables_texts(spec))
     inventory = _Inventory()
-    for each in nft_sets(rules_of(spec)):
+    rules = rules_of(spec)
+    sets = nft_sets(rules)
+    for each in sets:
         inventory.sets[each.name] = list(each.elements)
     chain = ""
-    for line in nft_text(spec, fresh=True).splitlines():
+    for line in nft_chains(rules, sets).splitlines():
         if found := _CHAIN.match(line):
             chain = found.group(1)
             inventory.chain(chain, "")

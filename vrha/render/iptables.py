@@ -25,20 +25,12 @@ def iptables_texts(spec: InstanceSpec) -> tuple[str, str]:
     return first, second
 
 
-def selectors(matches: Iterable[Match], flag: str) -> Iterator[str]:
-    """Options that select each of `matches`, with a leading space; `flag` is for the far end.
-
-    ICMP selects one type or all, never a range, so a range becomes one selector per type.
-    """
-    for match in matches:
-        remote = "" if match.anywhere else f" {flag} {match.remote}"
-        if match.protocol is Protocol.ICMP:
-            yield from _icmp_selectors(match, remote)
-        elif match.protocol is Protocol.ANY:
-            yield remote
-        else:
-            ports = "" if match.whole else f" -m {match.protocol} --dport {_colon(match.ports)}"
-            yield f"{remote} -p {match.protocol}{ports}"
+def selectors(matches: Iterable[Match], flag: str) -> tuple[str, ...]:
+    """Options that select each of `matches`, with a leading space; `flag` is for the far end."""
+    found = (
+        _selector(match, "" if match.anywhere else f" {flag} {match.remote}") for match in matches
+    )
+    return tuple(dict.fromkeys(selector for selector in found if selector is not None))
 
 
 def translations(forward: Forward) -> Iterator[tuple[str, str]]:
@@ -70,17 +62,29 @@ def _text(family: FamilyRules, uplink: str, tenants: tuple[str, ...]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _icmp_selectors(match: Match, remote: str) -> Iterator[str]:
+def _selector(match: Match, remote: str) -> str | None:
+    if match.protocol is Protocol.ICMP:
+        return _icmp_selector(match, remote)
+    if match.protocol is Protocol.ANY:
+        return remote
+    ports = "" if match.whole else f" -m {match.protocol} --dport {_colon(match.ports)}"
+    return f"{remote} -p {match.protocol}{ports}"
+
+
+def _icmp_selector(match: Match, remote: str) -> str | None:
+    """iptables selects one type of ICMP or all, never a range.
+
+    A range is what a wider far end left of all types, so all types of this far end mean the same.
+    """
     v4 = match.remote.version == 4
     protocol = "icmp" if v4 else "ipv6-icmp"
+    if len(match.ports) > 1:
+        return f"{remote} -p {protocol}"
+    if v4 and match.ports.first == 255:
+        # Reserved, and net/netfilter/xt_tcpudp.c takes 255 for all types.
+        return None
     option = "-m icmp --icmp-type" if v4 else "-m icmp6 --icmpv6-type"
-    if match.whole:
-        yield f"{remote} -p {protocol}"
-        return
-    for number in range(match.ports.first, match.ports.last + 1):
-        # In IPv4 type 255 (reserved) would select all types: net/ipv4/netfilter/ip_tables.c.
-        if not (v4 and number == 255):
-            yield f"{remote} -p {protocol} {option} {number}"
+    return f"{remote} -p {protocol} {option} {match.ports.first}"
 
 
 def _colon(ports: PortRange) -> str:

@@ -41,17 +41,12 @@ def nft_text(spec: InstanceSpec, fresh: bool = False) -> str:
     """
     rules = rules_of(spec)
     sets = nft_sets(rules)
-    text = render(
-        "nft.j2",
-        fresh=fresh,
-        sets=sets,
-        names=frozenset(each.name for each in sets),
-        uplink=rules.uplink,
-        tenants=rules.tenants,
-        v4=rules.v4,
-        v6=rules.v6,
-    )
-    return _tagged(text)
+    return _text(rules, sets, sets, fresh)
+
+
+def nft_chains(rules: Rules, sets: tuple[NftSet, ...]) -> str:
+    """The ruleset without its sets and maps: chains and rules, each rule with its tag."""
+    return _text(rules, sets, (), fresh=True)
 
 
 def nft_sets(rules: Rules) -> tuple[NftSet, ...]:
@@ -63,6 +58,20 @@ def nft_sets(rules: Rules) -> tuple[NftSet, ...]:
 def rule_tag(place: str, rule: str) -> str:
     """The comment of a rule: a hash of its text and of the chain that it stands in."""
     return "vrha:" + hashlib.sha256(f"{place} {rule}".encode()).hexdigest()[:12]
+
+
+def _text(rules: Rules, sets: tuple[NftSet, ...], listed: tuple[NftSet, ...], fresh: bool) -> str:
+    text = render(
+        "nft.j2",
+        fresh=fresh,
+        sets=listed,
+        names=frozenset(each.name for each in sets),
+        uplink=rules.uplink,
+        tenants=rules.tenants,
+        v4=rules.v4,
+        v6=rules.v6,
+    )
+    return _tagged(text)
 
 
 def _tagged(text: str) -> str:
