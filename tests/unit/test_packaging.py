@@ -16,6 +16,8 @@ SOURCE = Path(__file__).parents[2]
 NOT_SOURCE = (".*", "__pycache__", "build", "dist", "*.egg-info", "reports")
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
 LIMIT = 120
+# With PYTHONPATH the source itself would count as the installed package.
+ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,10 @@ class Installed:
     folder: Path
 
     def run(self, *command: str) -> str:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
         return subprocess.run(
             [self.prefix / "bin" / command[0], *command[1:]],
             cwd=self.folder,
-            env=environment,
+            env=ENVIRONMENT,
             check=True,
             capture_output=True,
             text=True,
@@ -58,7 +59,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
 
 
 def _call(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
