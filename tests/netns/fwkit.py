@@ -259,10 +259,23 @@ def _icmp_message(flow: Flow, nonce: bytes) -> bytes:
     body = struct.pack("!BBHHH", flow.port, 0, 0, identity, 1) + nonce
     if flow.family == socket.AF_INET6:
         return body  # the kernel fills in the checksum
-    padded = body + b"\0" * (len(body) % 2)
+    return body[:2] + checksum(body) + body[4:]
+
+
+def udp_packet(source: str, destination: str, source_port: int, port: int, data: bytes) -> bytes:
+    """An IPv4 packet from its first byte on."""
+    udp = struct.pack("!HHHH", source_port, port, 8 + len(data), 0) + data
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, socket.IPPROTO_UDP, 0)
+    head += socket.inet_aton(source) + socket.inet_aton(destination)
+    return head[:10] + checksum(head) + head[12:] + udp
+
+
+def checksum(data: bytes) -> bytes:
+    """The internet checksum (RFC 1071)."""
+    padded = data + b"\0" * (len(data) % 2)
     total = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
     total = (total & 0xFFFF) + (total >> 16)
-    return body[:2] + struct.pack("!H", ~(total + (total >> 16)) & 0xFFFF) + body[4:]
+    return struct.pack("!H", ~(total + (total >> 16)) & 0xFFFF)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -11,7 +12,8 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
-from fwkit import (
+
+from tests.netns.fwkit import (
     DEADLINE,
     MARKER_PORT,
     Flow,
@@ -21,8 +23,8 @@ from fwkit import (
     cable,
     serve_once,
     server,
+    udp_packet,
 )
-
 from vrha.model.spec import (
     Backend,
     Egress,
@@ -154,6 +156,7 @@ TRANSLATED = [
     Case("router-udp-denied", "a/free", "gate-a", "udp:123"),
     Case("router-admitted", "out/stranger", "router", "udp:9999", "vr/router:9999", "stranger"),
     Case("router-dns-from-outside", "out/stranger", "router", "udp:53"),
+    Case("router-asks-outside", "vr/router", "outside", "udp:53", "out/outside:53", "router"),
     Case("router-tcp-from-outside", "out/stranger", "router", "tcp:22"),
     Case("router-echo-from-outside", "out/stranger", "router", "icmp:echo"),
 ]
@@ -387,6 +390,14 @@ def routed(backend: Backend) -> Iterator[Lab]:
     lab.close()
 
 
+@pytest.fixture
+def bare(backend: Backend) -> Iterator[Lab]:
+    """A lab that a test may spoil."""
+    lab = Lab(_translated(backend))
+    yield lab
+    lab.close()
+
+
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("case", TRANSLATED, ids=str)
 def test_translated(translated: Lab, case: Case, version: int) -> None:
@@ -501,6 +512,65 @@ def test_a_reload_keeps_connections(translated: Lab) -> None:
         probe.close()
 
 
+def test_segment_size_follows_the_path(bare: Lab) -> None:
+    """A SYN leaves with no larger segment size than the port to the outside can carry."""
+    bare.vr.ip("link set u0 mtu 1400")
+    for version, headers in ((4, 40), (6, 60)):
+        at = ADDRESSES[version]
+        flow = Flow(at["free"], at["outside"], "tcp", 4321)
+        probe = Probe(bare.space("a"), flow)
+        probe.send()
+        packet = bare.hosts["out"].wait(probe.matches, time.monotonic() + DEADLINE)
+        probe.close()
+        assert packet is not None
+        kind, length, size = struct.unpack("!BBH", packet.payload[20:24])
+        assert (kind, length, size) == (2, 4, 1400 - headers)
+
+
+@pytest.mark.parametrize("loopback", ["127.0.0.1", "::1"])
+def test_router_reaches_itself(translated: Lab, loopback: str) -> None:
+    flow = Flow(loopback, loopback, "udp", 53)
+    probe = Probe(translated.vr, flow)
+    with server(translated.vr, flow) as listener:
+        assert listener is not None
+        probe.send()
+        assert serve_once(listener, time.monotonic() + DEADLINE) == loopback
+    probe.close()
+
+
+def test_dhcp_without_an_address_reaches_the_router(translated: Lab) -> None:
+    """DHCPDISCOVER: from 0.0.0.0 to the broadcast address (RFC 2131 section 4.1)."""
+    with translated.vr.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
+        listener.bind(("", 67))
+        with translated.space("a").socket(socket.AF_PACKET, socket.SOCK_DGRAM) as client:
+            packet = udp_packet("0.0.0.0", "255.255.255.255", 68, 67, b"discover")
+            client.sendto(packet, ("eth0", 0x0800, 0, 0, b"\xff" * 6))
+        assert serve_once(listener, time.monotonic() + DEADLINE) == "0.0.0.0"
+
+
+def test_link_local_reaches_the_router(translated: Lab) -> None:
+    """IPv6 neighbours talk by link-local addresses: router solicitation, DHCPv6 (RFC 8415)."""
+    line = translated.vr.command("ip", "-6", "-o", "addr", "show", "dev", "n0", "scope", "link")
+    address = line.split()[3].partition("/")[0]
+    translated.space("a").command("ping", "-6", "-c", "1", "-W", "5", f"{address}%eth0")
+
+
+def test_duplicate_of_the_gateway_is_noticed(translated: Lab) -> None:
+    """Duplicate address detection asks from `::` (RFC 4862 section 5.4.2)."""
+    space = translated.space("a")
+    gateway = ADDRESSES[6]["gate-a"]
+    space.ip(f"addr add {gateway}/64 dev eth0")
+    try:
+        deadline = time.monotonic() + DEADLINE
+        failed = ""
+        while gateway not in failed and time.monotonic() < deadline:
+            time.sleep(0.05)
+            failed = space.command("ip", "-6", "addr", "show", "dev", "eth0", "dadfailed")
+        assert gateway in failed
+    finally:
+        space.ip(f"addr del {gateway}/64 dev eth0")
+
+
 NFT_TAMPERS = {
     "element-removed": "delete element inet vr static4 { 198.51.100.10 }",
     "element-added": "add element inet vr ports4 { 198.51.100.10 . tcp . 23 }",
@@ -519,13 +589,6 @@ IPTABLES_TAMPERS = {
     "policy-changed": ("iptables-legacy", "-P", "FORWARD", "ACCEPT"),
     "chain-added": ("iptables-legacy", "-N", "extra"),
 }
-
-
-@pytest.fixture
-def bare(backend: Backend) -> Iterator[Lab]:
-    lab = Lab(_translated(backend))
-    yield lab
-    lab.close()
 
 
 def test_digest_reads_back(bare: Lab, backend: Backend) -> None:
