@@ -110,7 +110,8 @@ class Zone:
 @contextlib.contextmanager
 def zone(scenario: str, name: str, run: dict[str, float] | None = None) -> Iterator[Zone]:
     """A lab of `scenario`, applied and serving."""
-    with Lab.up(scenario, name, ephemeral=True) as lab, Client(str(lab.socket)) as client:
+    with Lab.up(scenario, name, ephemeral=True) as lab:
+        client = Client(str(lab.socket))
         lab.start_daemons(run=run)
         desired = load(lab.zone_file)
         nodes = len(desired.nodes)

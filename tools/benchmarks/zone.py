@@ -34,10 +34,8 @@ Progress = Callable[[str], None]
 @contextlib.contextmanager
 def zone(scenario: str, name: str, progress: Progress) -> Iterator[MeasuredZone]:
     """A lab of `scenario` that serves; taken down at the end whatever happens."""
-    with (
-        Lab.up(scenario, name, progress=progress, ephemeral=True) as lab,
-        Client(str(lab.socket)) as client,
-    ):
+    with Lab.up(scenario, name, progress=progress, ephemeral=True) as lab:
+        client = Client(str(lab.socket))
         lab.start_daemons(progress)
         desired = load(lab.zone_file)
         progress(f"applying {len(desired.networks)} networks, {len(desired.routers)} routers")
