@@ -1,7 +1,7 @@
 """JSON at the edges: frozen dataclasses of `vrha.model` to bytes and back, validated.
 
-Unknown fields are ignored (an older reader meets a newer writer); unknown kinds of message or
-step, wrong types and missing fields are refused.
+Unknown fields are ignored (an older reader meets a newer writer) unless the caller asks for a
+closed reading; unknown kinds of message or step, wrong types and missing fields are refused.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ def encode(value: object, kind: Any = None) -> bytes:
     return _adapter(kind or type(value)).dump_json(value)
 
 
-def decode(kind: type[T], body: bytes | str) -> T:
-    """The dataclass of `kind` in `body`.
+def decode(kind: type[T], body: bytes | str, *, closed: bool = False) -> T:
+    """The dataclass of `kind` in `body`; `closed` refuses unknown fields as well.
 
     Raises InputError (code `malformed`) with every problem when the body does not fit.
     """
     try:
-        return cast(T, _adapter(kind).validate_json(body))
+        return cast(T, _adapter(kind).validate_json(body, extra="forbid" if closed else None))
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from vrha.model.spec import InstanceRef
+from vrha.model.spec import InstanceRef, InstanceSpec
 
 
 class Activity(StrEnum):
@@ -54,3 +54,35 @@ class ObservedInstance:
     epoch: int
     activity: Activity
     dnsmasq_alive: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RouterState:
+    """What the orchestrator knows of one router beyond what is wanted.
+
+    `epoch` and `generation` are the last ones handed out; they only ever grow, also over the
+    removal and return of a router of that name (I6).
+    """
+
+    router: str
+    epoch: int = 0
+    generation: int = 0
+    node: str = ""
+    active: InstanceRef | None = None
+    applied: InstanceSpec | None = None
+    """What the active instance was built from, or last configured to."""
+    failed: str = ""
+    """Why the router is not served although it is wanted; empty when it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeState:
+    """What a node last said of itself; `seen_at` in seconds of the wall clock (Unix time)."""
+
+    name: str
+    agent: str
+    version: str
+    capabilities: tuple[str, ...]
+    instances: tuple[ObservedInstance, ...]
+    seen_at: float
+    highest_epochs: tuple[tuple[str, int], ...] = ()

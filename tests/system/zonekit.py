@@ -1,0 +1,161 @@
+"""A lab that serves, for tests: probes, broken tools on a node, what is left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from vrha import codec
+from vrha.cli.client import Client
+from vrha.config.desired import load
+from vrha.lab.zone import Lab
+from vrha.model.runs import Strategy
+from vrha.model.spec import Desired
+from vrha.model.views import RouterStatus, RouterView, RunView
+from vrha.probe.result import Result, Stream
+
+VRHA = (sys.executable, "-m", "vrha.cli.main")
+
+
+class Zone:
+    """One lab with its client."""
+
+    def __init__(self, lab: Lab, client: Client, desired: Desired) -> None:
+        self.lab, self.client, self.desired = lab, client, desired
+
+    def router(self) -> RouterView:
+        return self.client.routers()[0]
+
+    def await_run(self, run_id: str, timeout_s: float = 60) -> RunView:
+        wait_for(lambda: self.client.run(run_id).status.terminal, timeout_s, f"end of {run_id}")
+        return self.client.run(run_id)
+
+    def restart(self, strategy: Strategy | None = None, timeout_s: float = 60) -> RunView:
+        run = self.client.restart_network(self.network, strategy)
+        return self.await_run(run.id, timeout_s)
+
+    @property
+    def network(self) -> str:
+        return self.desired.routers[0].networks[0]
+
+    def namespaces(self, node: str) -> list[str]:
+        """Named namespaces of a node."""
+        return sorted(self.lab.run(node, ["ls", "/run/netns"]).split())
+
+    def objects(self) -> dict[str, list[str]]:
+        """Everything on every node that belongs to an instance."""
+        found = {}
+        for node in self.lab.nodes:
+            links = self.lab.run(node, ["ip", "-o", "link", "show"]).splitlines()
+            ports = sorted(line.split(": ")[1].split("@")[0] for line in links)
+            folder = self.lab.folder / "state" / f"agent-{node}" / "instances"
+            folders = sorted(p.name for p in folder.iterdir()) if folder.exists() else []
+            dnsmasqs = self.dnsmasqs(node)
+            found[node] = [
+                *self.namespaces(node),
+                *(port for port in ports if port.startswith("vr")),
+                *folders,
+                *(f"dnsmasq of {name}" for name in dnsmasqs),
+            ]
+        return found
+
+    def dnsmasqs(self, node: str) -> list[str]:
+        """Instances whose dnsmasq runs, by the folder in its arguments."""
+        marker = f"/agent-{node}/instances/"
+        lines = self.lab.run(node, ["ps", "-ww", "-eo", "args"]).splitlines()
+        found = {line.split(marker)[1].split("/")[0] for line in lines if marker in line}
+        return sorted(found)
+
+    def expected_objects(self) -> int:
+        """Namespace, ports, folder and dnsmasq of one instance of the first router."""
+        return 3 + len(self.desired.routers[0].networks) + 1
+
+    def streams(self) -> tuple[Stream, ...]:
+        nat = self.desired.routers[0].static_nat[0]
+        outside = self.lab.netns_path("outside")
+        inside = self.lab.netns_path("vm1")
+        return (
+            Stream("egress_icmp", "icmp", "203.0.113.1", netns=inside),
+            Stream("ingress_icmp", "icmp", str(nat.public), netns=outside),
+        )
+
+    @contextlib.contextmanager
+    def broken_tool(self, node: str, tool: str, script: str) -> Iterator[None]:
+        """On `node`, and nowhere else, `tool` is `script` (its real path in $REAL)."""
+        path = self.lab.run(node, ["sh", "-c", f"command -v {tool}"]).strip()
+        with tempfile.TemporaryDirectory(prefix="vrha-test-") as folder:
+            Path(folder).chmod(0o755)
+            fake = Path(folder) / tool
+            # The kernel names a process after the file: the real one keeps its name.
+            real = Path(folder) / "real" / tool
+            real.parent.mkdir()
+            real.touch()
+            fake.write_text(f"#!/bin/sh\nREAL={real}\n{script}\n")
+            fake.chmod(fake.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
+            self.lab.run(node, ["mount", "--bind", path, str(real)])
+            self.lab.run(node, ["mount", "--bind", str(fake), path])
+            try:
+                yield
+            finally:
+                self.lab.run(node, ["umount", "-l", path])
+                self.lab.run(node, ["umount", "-l", str(real)])
+
+
+@contextlib.contextmanager
+def zone(scenario: str, name: str, run: dict[str, float] | None = None) -> Iterator[Zone]:
+    """A lab of `scenario`, applied and serving."""
+    with Lab.up(scenario, name, ephemeral=True) as lab:
+        client = Client(str(lab.socket))
+        lab.start_daemons(run=run)
+        desired = load(lab.zone_file)
+        nodes = len(desired.nodes)
+        client.apply(Desired((), (), desired.nodes))
+        wait_for(lambda: client.health().nodes_heard == nodes, 20, "all agents")
+        client.apply(desired)
+        made = Zone(lab, client, desired)
+        wait_for(lambda: serving(client), 30, "serving routers")
+        yield made
+
+
+def serving(client: Client) -> bool:
+    routers = client.routers()
+    return bool(routers) and all(r.status is RouterStatus.SERVING for r in routers)
+
+
+def wait_for(condition: Callable[[], object], timeout_s: float, what: str) -> None:
+    """Poll until `condition` holds; AssertionError at the deadline."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {timeout_s} s for {what}"
+        time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def probing(streams: Sequence[Stream]) -> Iterator[list[Result]]:
+    """1 ms probes during the block; the list holds the result afterwards."""
+    results: list[Result] = []
+    with tempfile.TemporaryDirectory(prefix="vrha-test-") as folder:
+        config, out = Path(folder) / "streams", Path(folder) / "result"
+        config.write_bytes(codec.encode(tuple(streams), tuple[Stream, ...]))
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "vrha.probe", "run"),
+                *("--streams", str(config), "--json", str(out)),
+            ],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().strip() == "ready"
+            yield results
+        finally:
+            process.terminate()
+            process.communicate(timeout=30)
+        results.append(codec.decode(Result, out.read_bytes()))

@@ -1,0 +1,207 @@
+"""Routes, errors and description of the API, over a real Unix socket."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import ip_address, ip_network
+
+import httpx
+import pytest
+
+from tests.unit.fake_service import FakeService
+from tests.unit.serving import serving
+from vrha import codec, errors
+from vrha.api.app import MAX_BODY, create_app
+from vrha.model.spec import Desired, Network, Router, Subnet
+from vrha.model.views import NetworkView, RunView
+
+DESIRED = Desired(
+    networks=(
+        Network(
+            "web-net",
+            "br-web",
+            (Subnet(ip_network("2001:db8:1::/64"), ip_address("2001:db8:1::1")),),
+        ),
+    ),
+    routers=(Router("web", ("web-net",), labels={"rack": "7"}),),
+)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FakeService, httpx.Client]]:
+    """One server for all tests here: to start and stop one takes longer than a test."""
+    service = FakeService()
+    with serving(service, tmp_path_factory.mktemp("api") / "api.sock") as path:
+        transport = httpx.HTTPTransport(uds=str(path))
+        with httpx.Client(transport=transport, base_url="http://vrha") as client:
+            yield service, client
+
+
+@pytest.fixture
+def service(served: tuple[FakeService, httpx.Client]) -> FakeService:
+    served[0].reset()
+    return served[0]
+
+
+@pytest.fixture
+def api(service: FakeService, served: tuple[FakeService, httpx.Client]) -> httpx.Client:
+    return served[1]
+
+
+def test_desired_state_makes_the_round_trip(api: httpx.Client, service: FakeService) -> None:
+    answer = api.put("/v1/desired", content=codec.encode(DESIRED))
+    assert answer.status_code == 200
+    assert answer.json()["changes"] == [
+        {"kind": "add", "noun": "network", "name": "web-net", "fields": []}
+    ]
+    assert service.applied == [DESIRED]
+    assert codec.decode(Desired, api.get("/v1/desired").content) == DESIRED
+
+
+def test_diff_changes_nothing(api: httpx.Client, service: FakeService) -> None:
+    answer = api.post("/v1/diff", content=codec.encode(DESIRED))
+    assert [change["name"] for change in answer.json()] == ["web-net"]
+    assert service.state == Desired()
+    assert not service.applied
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [("networks", tuple[NetworkView, ...]), ("runs", tuple[RunView, ...])],
+)
+def test_lists_are_views(
+    api: httpx.Client, service: FakeService, path: str, kind: type[object]
+) -> None:
+    service.restart_network("web-net", None)
+    assert codec.decode(kind, api.get(f"/v1/{path}").content) == tuple(getattr(service, path)())
+
+
+def test_restart_starts_the_asked_strategy(api: httpx.Client, service: FakeService) -> None:
+    answer = api.post("/v1/networks/web-net/restart", json={"strategy": "serial"})
+    assert codec.decode(RunView, answer.content) == service.open["r1"]
+    assert service.started == [("web-net", "serial")]
+
+
+def test_dry_run_starts_nothing(api: httpx.Client, service: FakeService) -> None:
+    answer = api.post("/v1/networks/web-net/restart", json={"dry_run": True})
+    assert answer.json()["point_of_no_return"] == 3
+    assert not service.started
+
+
+def test_events_go_on_after_an_id(api: httpx.Client) -> None:
+    assert [event["id"] for event in api.get("/v1/events?after=1").json()] == [2]
+
+
+def test_handlers_run_in_threads_of_their_own(api: httpx.Client, service: FakeService) -> None:
+    api.get("/v1/networks")
+    assert all(name.startswith("AnyIO worker") for name in service.threads)
+
+
+def test_metrics_are_the_text_form(api: httpx.Client) -> None:
+    answer = api.get("/metrics")
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert b"vrha_runs 1.0" in answer.content
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (errors.InputError("bad", "wrong", "do"), 400),
+        (errors.SpecError(["a:1: b"]), 400),
+        (errors.NotFoundError("no-such-run", "none", "do"), 404),
+        (errors.RefusedError("run-in-progress", "open run r7", "do"), 409),
+        (errors.UnreachableError("store-gone", "no store", "do"), 503),
+        (errors.DeadlineError("late", "late", "do"), 504),
+        (errors.PreconditionError("no-root", "no root", "do"), 500),
+        (errors.StepError("failed", "failed", "do"), 500),
+    ],
+)
+def test_errors_keep_code_message_and_hint(
+    api: httpx.Client, service: FakeService, error: errors.VrhaError, status: int
+) -> None:
+    service.error = error
+    answer = api.get("/v1/health")
+    assert answer.status_code == status
+    assert answer.json() == {"code": error.code, "message": error.message, "hint": error.hint}
+
+
+def test_a_bug_is_named_but_not_spread_out(api: httpx.Client, service: FakeService) -> None:
+    service.error = KeyError("secret")
+    answer = api.get("/v1/health")
+    assert answer.status_code == 500
+    assert answer.json()["code"] == "internal"
+    assert "secret" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("PUT", "/v1/desired", b"{"),
+        ("PUT", "/v1/desired", b'{"network": []}'),
+        ("PUT", "/v1/desired", codec.encode(DESIRED).replace(b'"bridge"', b'"brigde":1,"bridge"')),
+        ("POST", "/v1/diff", b'{"networks": [{"name": "a"}]}'),
+        ("POST", "/v1/networks/web-net/restart", b'{"dry-run": true}'),
+        ("POST", "/v1/networks/web-net/restart", b'{"strategy": "hope"}'),
+        ("POST", "/v1/networks/web-net/restart", b"\xff"),
+        ("GET", "/v1/runs?limit=0", b""),
+        ("GET", "/v1/events?after=-1", b""),
+    ],
+)
+def test_malformed_requests_are_refused(
+    api: httpx.Client, service: FakeService, method: str, path: str, body: bytes
+) -> None:
+    answer = api.request(method, path, content=body)
+    assert (answer.status_code, answer.json()["code"]) == (400, "malformed")
+    assert set(answer.json()) == {"code", "message", "hint"}
+    assert not service.applied
+    assert not service.started
+
+
+@pytest.mark.parametrize("path", ["/v1/desired", "/v1/networks/web-net/restart"])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_large_bodies_are_refused(
+    api: httpx.Client, service: FakeService, path: str, chunked: bool
+) -> None:
+    body = b" " * (MAX_BODY + 1)
+    method = "PUT" if path.endswith("desired") else "POST"
+    pieces = (body[at : at + 65536] for at in range(0, len(body), 65536))
+    answer = api.request(method, path, content=pieces if chunked else body)
+    assert (answer.status_code, answer.json()["code"]) == (413, "too-large")
+    assert not service.applied
+
+
+def test_a_body_at_the_limit_is_read(api: httpx.Client, service: FakeService) -> None:
+    body = codec.encode(DESIRED)
+    assert api.put("/v1/desired", content=body.ljust(MAX_BODY)).status_code == 200
+
+
+@pytest.mark.parametrize(("path", "status"), [("/v1/nothing", 404), ("/v1/runs", 405)])
+def test_unknown_routes_answer_in_the_same_form(api: httpx.Client, path: str, status: int) -> None:
+    answer = api.delete(path)
+    assert (answer.status_code, answer.json()["code"]) == (status, "no-such-route")
+
+
+def test_the_description_is_complete() -> None:
+    api = create_app(FakeService()).openapi()
+    schemas = api["components"]["schemas"]
+    references = _references(api)
+    assert {name.rpartition("/")[2] for name in references} <= set(schemas)
+    operations = [op for path in api["paths"].values() for op in path.values()]
+    assert all({"4XX", "5XX"} <= set(op["responses"]) for op in operations)
+    assert all("422" not in op["responses"] for op in operations)
+    assert all(op["description"] for op in operations)
+    put = api["paths"]["/v1/desired"]["put"]
+    assert put["requestBody"]["content"]["application/json"]["schema"] == {
+        "$ref": "#/components/schemas/Desired-Input"
+    }
+    assert "required" not in schemas["Desired-Input"]
+    assert set(schemas["RunView"]["required"]) == set(RunView.__slots__)
+
+
+def _references(value: object) -> set[str]:
+    if isinstance(value, dict):
+        own = {value["$ref"]} if isinstance(value.get("$ref"), str) else set()
+        return own.union(*(_references(part) for part in value.values()))
+    if isinstance(value, list):
+        return set().union(*(_references(part) for part in value))
+    return set()

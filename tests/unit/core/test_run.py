@@ -1,0 +1,321 @@
+"""The run machine: every pair of status and event, and every way a run can end."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from ipaddress import ip_address, ip_interface, ip_network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vrha.core import plan
+from vrha.core.run import (
+    TRANSITIONS,
+    CheckedIn,
+    CheckInFailed,
+    Dispatch,
+    Event,
+    Finished,
+    Limits,
+    Resume,
+    StepDone,
+    StepFailed,
+    Tick,
+    advance,
+    diagram,
+)
+from vrha.model.runs import Run, RunStatus, StepStatus, Strategy
+from vrha.model.spec import InstanceRef, InstanceSpec, Network, PortSpec, Router, Subnet
+from vrha.model.steps import Announce, Build, Destroy, Mute, Swap, Unmute
+
+LIMITS = Limits(step_s=10, check_in_s=10, forward_attempts=3, undo_attempts=2)
+OLD, NEW = InstanceRef("r1", 1), InstanceRef("r1", 2)
+
+
+def spec(ref: InstanceRef, epoch: int = 2) -> InstanceSpec:
+    subnet = Subnet(ip_network("10.1.1.0/24"), ip_address("10.1.1.1"))
+    network = Network("blue", "br-blue", (subnet,))
+    port = PortSpec("n0", "blue", "br-blue", "02:00:00:00:00:01", (ip_interface("10.1.1.1/24"),))
+    return InstanceSpec(ref, epoch, Router("r1", ("blue",)), (network,), (port,))
+
+
+LIVE = plan.Live("n1", spec(OLD, 1))
+
+
+def parallel(node: str = "n1") -> Run:
+    return plan.restart("run", Strategy.PARALLEL, LIVE, node, spec(NEW))
+
+
+def serial() -> Run:
+    return plan.restart("run", Strategy.SERIAL, LIVE, "n1", spec(NEW))
+
+
+class Driver:
+    """Feeds events to a run and remembers what it asked for."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.now = run, 0.0
+        self.dispatched: list[Dispatch] = []
+        self.finished: list[RunStatus] = []
+        self.feed(Resume())
+
+    def feed(self, event: Event) -> None:
+        self.run, effects = advance(self.run, event, self.now, LIMITS)
+        for effect in effects:
+            if isinstance(effect, Dispatch):
+                self.dispatched.append(effect)
+            elif isinstance(effect, Finished):
+                self.finished.append(effect.status)
+
+    def succeed(self) -> None:
+        """All steps of the last batch are reported done; a build checks in."""
+        batch = self.dispatched[-1]
+        for record in batch.records:
+            self.feed(StepDone(record.seq, batch.undo, batch.attempt))
+        for record in batch.records:
+            if isinstance(record.step, Build) and not batch.undo:
+                self.feed(CheckedIn(record.step.spec.ref))
+
+    def fail(self, seq: int | None = None, code: str = "broken") -> None:
+        batch = self.dispatched[-1]
+        seq = batch.records[0].seq if seq is None else seq
+        self.feed(StepFailed(seq, batch.undo, batch.attempt, code, "it broke"))
+
+    def steps(self) -> list[object]:
+        return [record.step for record in self.dispatched[-1].records]
+
+    def to_the_end(self, rounds: int = 50) -> None:
+        for _ in range(rounds):
+            if self.finished:
+                return
+            self.succeed()
+
+
+def test_parallel_on_one_node_swaps_in_one_batch_and_destroys_in_another() -> None:
+    driver = Driver(parallel())
+    assert driver.steps() == [Build("n1", spec(NEW), leases_from=OLD)]
+    driver.succeed()
+    assert driver.steps() == [Swap("n1", OLD, NEW), Announce("n1", NEW)]
+    driver.succeed()
+    assert driver.steps() == [Destroy("n1", OLD)]
+    driver.succeed()
+    assert driver.finished == [RunStatus.DONE]
+
+
+def test_parallel_across_nodes_mutes_before_it_unmutes() -> None:
+    driver = Driver(parallel("n2"))
+    batches = []
+    while not driver.finished:
+        batches.append((driver.dispatched[-1].node, driver.steps()))
+        driver.succeed()
+    assert batches[1:] == [
+        ("n1", [Mute("n1", OLD)]),
+        ("n2", [Unmute("n2", NEW), Announce("n2", NEW)]),
+        ("n1", [Destroy("n1", OLD)]),
+    ]
+
+
+def test_the_check_in_may_overtake_the_report_of_the_build() -> None:
+    driver = Driver(parallel())
+    driver.feed(CheckedIn(NEW))
+    assert driver.steps() == [Swap("n1", OLD, NEW), Announce("n1", NEW)]
+    driver.feed(StepDone(0, False, 1))
+    assert len(driver.dispatched) == 2
+
+
+def test_no_check_in_rolls_back_without_touching_the_old_one() -> None:
+    driver = Driver(parallel())
+    driver.feed(StepDone(0, False, 1))
+    driver.now = 10.0
+    driver.feed(Tick())
+    assert driver.run.status is RunStatus.ROLLING_BACK
+    assert driver.run.reason == "no-check-in"
+    assert driver.steps() == [Destroy("n1", NEW)]
+    driver.succeed()
+    assert driver.finished == [RunStatus.ROLLED_BACK]
+    touched = [s for d in driver.dispatched for s in (r.step for r in d.records)]
+    assert not any(isinstance(s, Swap | Mute | Unmute) for s in touched)
+
+
+def test_a_tick_before_the_deadline_changes_nothing() -> None:
+    driver = Driver(parallel())
+    before = driver.run
+    driver.now = 9.9
+    driver.feed(Tick())
+    assert driver.run == before
+
+
+def test_an_unfit_replacement_rolls_back_with_the_reason() -> None:
+    driver = Driver(parallel())
+    driver.feed(CheckInFailed(NEW, "wrong-digest", "kernel has 3 rules"))
+    assert driver.run.reason == "wrong-digest"
+    driver.succeed()
+    assert driver.finished == [RunStatus.ROLLED_BACK]
+
+
+def test_failure_in_the_switch_swaps_back_announces_and_destroys_the_new() -> None:
+    driver = Driver(parallel())
+    driver.succeed()
+    driver.fail(seq=3)
+    driver.to_the_end()
+    undone = [r.step for r in driver.run.undo]
+    assert undone == [Swap("n1", NEW, OLD), Announce("n1", OLD), Destroy("n1", NEW)]
+    assert driver.finished == [RunStatus.ROLLED_BACK]
+    assert [r.status for r in driver.run.steps[:4]] == [StepStatus.UNDONE] * 4
+
+
+def test_after_the_point_of_no_return_it_only_goes_forward_and_names_what_is_left() -> None:
+    driver = Driver(parallel())
+    driver.succeed()
+    driver.succeed()
+    for _ in range(LIMITS.forward_attempts):
+        driver.fail(code="namespace-busy")
+    assert driver.finished == [RunStatus.DONE]
+    assert driver.run.steps[-1].status is StepStatus.ABANDONED
+    assert "namespace-busy" in driver.run.leftovers[0]
+
+
+def test_serial_failure_rebuilds_the_old_one() -> None:
+    driver = Driver(serial())
+    driver.fail(seq=2)
+    driver.to_the_end()
+    assert [r.step for r in driver.run.undo] == [
+        Destroy("n1", NEW),
+        Build("n1", LIVE.spec),
+        Unmute("n1", OLD),
+        Announce("n1", OLD),
+    ]
+    assert driver.finished == [RunStatus.ROLLED_BACK]
+
+
+def test_undo_is_tried_a_bounded_number_of_times() -> None:
+    driver = Driver(parallel())
+    driver.fail()
+    for _ in range(LIMITS.undo_attempts):
+        driver.fail(code="node-gone")
+    assert driver.finished == [RunStatus.ROLLED_BACK]
+    assert "node-gone" in driver.run.leftovers[0]
+
+
+def test_nobody_is_unmuted_when_a_mute_could_not_be_confirmed() -> None:
+    driver = Driver(parallel("n2"))
+    driver.succeed()
+    driver.succeed()
+    driver.fail()
+    assert driver.steps() == [Mute("n2", NEW)]
+    for _ in range(LIMITS.undo_attempts):
+        driver.fail(code="no-answer-at-all")
+    assert driver.steps() == [Destroy("n2", NEW)]
+    driver.to_the_end()
+    sent = [r.step for d in driver.dispatched if d.undo for r in d.records]
+    assert Unmute("n1", OLD) not in sent
+    assert driver.finished == [RunStatus.ROLLED_BACK]
+
+
+def test_resume_sends_started_steps_again_with_a_new_attempt() -> None:
+    driver = Driver(parallel())
+    driver.succeed()
+    driver.feed(Resume())
+    assert [d.attempt for d in driver.dispatched] == [1, 1, 2]
+    assert driver.dispatched[2].records[0].step == Swap("n1", OLD, NEW)
+    driver.feed(StepDone(2, False, 1))
+    assert driver.run.steps[2].status is StepStatus.STARTED, "a report of the first attempt"
+    driver.to_the_end()
+    assert driver.finished == [RunStatus.DONE]
+
+
+def test_resume_during_a_roll_back_goes_on_rolling_back() -> None:
+    driver = Driver(parallel())
+    driver.fail()
+    driver.feed(Resume())
+    driver.to_the_end()
+    assert driver.finished == [RunStatus.ROLLED_BACK]
+
+
+EVENTS: tuple[Event, ...] = (
+    Resume(),
+    StepDone(0, False, 1),
+    StepFailed(0, False, 1, "broken", ""),
+    CheckedIn(NEW),
+    CheckInFailed(NEW, "dns-silent", ""),
+    Tick(),
+)
+
+
+@pytest.mark.parametrize(
+    ("status", "event"),
+    [
+        pair
+        for pair in itertools.product(RunStatus, EVENTS)
+        if (pair[0], type(pair[1])) not in {(r.status, r.event) for r in TRANSITIONS}
+    ],
+)
+def test_pairs_without_a_row_change_nothing(status: RunStatus, event: Event) -> None:
+    run = replace(parallel(), status=status)
+    assert advance(run, event, 0.0, LIMITS) == (run, ())
+
+
+def test_every_row_is_reachable_and_leads_where_it_says() -> None:
+    """A walk over all short event sequences meets every row and only the targets it names."""
+    seen: dict[tuple[RunStatus, type[Event]], set[RunStatus]] = {}
+    frontier = [advance(run, Resume(), 0.0, LIMITS)[0] for run in (serial(), parallel())]
+    for _ in range(9):
+        reached: dict[str, Run] = {}
+        for run in frontier:
+            for event in events_for(run):
+                after, _ = advance(run, event, 1e9, LIMITS)
+                seen.setdefault((run.status, type(event)), set()).add(after.status)
+                reached[repr(after)] = after
+        frontier = list(reached.values())
+    for row in TRANSITIONS:
+        found = seen[row.status, row.event]
+        assert found <= {*row.to, row.status}, row
+        assert found & set(row.to), row
+
+
+def events_for(run: Run) -> list[Event]:
+    undo = run.status is RunStatus.ROLLING_BACK
+    events: list[Event] = [Tick(), CheckedIn(NEW), CheckInFailed(NEW, "dns-silent", "")]
+    if all(r.attempt < 2 for r in (*run.steps, *run.undo)):
+        events.append(Resume())
+    for record in run.undo if undo else run.steps:
+        if record.status is StepStatus.STARTED:
+            events.append(StepDone(record.seq, undo, record.attempt))
+            events.append(StepFailed(record.seq, undo, record.attempt, "broken", ""))
+            break
+    return events
+
+
+@given(
+    st.sampled_from([serial(), parallel(), parallel("n2")]),
+    st.lists(st.tuples(st.integers(0, 7), st.booleans(), st.integers(0, 3)), max_size=40),
+)
+def test_any_order_of_messages_ends_and_keeps_one_owner(
+    run: Run, moves: list[tuple[int, bool, int]]
+) -> None:
+    """Random reports, duplicates and resumes; then silence. It ends, and unmutes only one."""
+    run, effects = advance(run, Resume(), 0.0, LIMITS)
+    for seq, flag, what in moves:
+        attempt = max((r.attempt for r in (*run.steps, *run.undo)), default=1)
+        event: Event = (
+            StepDone(seq, flag, attempt),
+            StepFailed(seq, flag, attempt, "broken", ""),
+            CheckedIn(NEW),
+            Resume(),
+        )[what]
+        run, effects = advance(run, event, 0.0, LIMITS)
+    for tick in range(1, 200):
+        if run.status.terminal:
+            break
+        run, effects = advance(run, Tick(), tick * 100.0, LIMITS)
+    assert run.status.terminal
+    after, effects = advance(run, Resume(), 0.0, LIMITS)
+    assert (after, effects) == (run, ())
+
+
+def test_the_diagram_names_every_status() -> None:
+    text = diagram()
+    for status in RunStatus:
+        assert str(status) in text

@@ -1,0 +1,199 @@
+"""A Service in memory: answers from its attributes, records calls, raises what it is told to."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+
+from vrha.errors import NotFoundError, RefusedError
+from vrha.model.runs import RunKind, RunStatus, StepStatus, Strategy
+from vrha.model.spec import Desired
+from vrha.model.views import (
+    ApplyResult,
+    Change,
+    ChangeKind,
+    Event,
+    Health,
+    NetworkView,
+    NodeView,
+    RouterStatus,
+    RouterView,
+    RunView,
+    StepView,
+)
+
+
+def step(seq: int, what: str, undo: str = "", node: str = "node-1") -> StepView:
+    return StepView(seq, what, node, StepStatus.PENDING, 0, "", undo)
+
+
+def restart_of(router: str, strategy: Strategy | None, run_id: str = "r1") -> RunView:
+    """A run of four steps that has just begun."""
+    return RunView(
+        id=run_id,
+        kind=RunKind.RESTART,
+        router=router,
+        epoch=2,
+        strategy=strategy or Strategy.PARALLEL,
+        status=RunStatus.RUNNING,
+        steps=(
+            step(0, f"build {router}#2", f"destroy {router}#2"),
+            step(1, f"wait for the check-in of {router}#2", node=""),
+            step(2, f"swap {router}#1 for {router}#2", f"swap {router}#2 for {router}#1"),
+            step(3, f"destroy {router}#1"),
+        ),
+        undo=(),
+        point_of_no_return=3,
+        old=f"{router}#1",
+        new=f"{router}#2",
+        reason="",
+        detail="",
+        leftovers=(),
+        started_at="2026-03-01T10:00:00Z",
+        ended_at="",
+    )
+
+
+def one_further(run: RunView) -> RunView:
+    """The run after its next step; after the last one it is done."""
+    steps = list(run.steps)
+    for place, each in enumerate(steps):
+        if each.status is not StepStatus.DONE:
+            timings = (("build", 9.5),) if place == 0 else ()
+            steps[place] = replace(each, status=StepStatus.DONE, attempt=1, timings_ms=timings)
+            break
+    else:
+        return replace(run, status=RunStatus.DONE, ended_at="2026-03-01T10:00:01.250Z")
+    return replace(run, steps=tuple(steps))
+
+
+def rolled_back(run: RunView) -> RunView:
+    """The run after a replacement that never checked in."""
+    return replace(
+        run,
+        status=RunStatus.ROLLED_BACK,
+        reason="check-in-deadline",
+        detail="no check-in of web#2 within 10 s",
+        steps=(replace(run.steps[0], status=StepStatus.UNDONE), *run.steps[1:]),
+        undo=(replace(step(0, "destroy web#2"), status=StepStatus.DONE, attempt=1),),
+        leftovers=("bridge port v0123",),
+        ended_at="2026-03-01T10:00:11Z",
+    )
+
+
+class FakeService:
+    """One network `web-net` behind router `web` on `node-1`; each look at a run moves it on."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.state = Desired()
+        self.open: dict[str, RunView] = {}
+        self.ends_well = True
+        self.moves = True
+        self.error: Exception | None = None
+        self.applied: list[Desired] = []
+        self.started: list[tuple[str, Strategy | None]] = []
+        self.threads: set[str] = set()
+
+    def _called(self) -> None:
+        self.threads.add(threading.current_thread().name)
+        if self.error is not None:
+            raise self.error
+
+    def desired(self) -> Desired:
+        self._called()
+        return self.state
+
+    def diff(self, desired: Desired) -> tuple[Change, ...]:
+        self._called()
+        had = {n.name for n in self.state.networks}
+        want = {n.name for n in desired.networks}
+        return (
+            *(Change(ChangeKind.ADD, "network", name) for name in sorted(want - had)),
+            *(Change(ChangeKind.REMOVE, "network", name) for name in sorted(had - want)),
+            *(Change(ChangeKind.CHANGE, "network", name, ("dns",)) for name in sorted(had & want)),
+        )
+
+    def apply(self, desired: Desired) -> ApplyResult:
+        changes = self.diff(desired)
+        self.applied.append(desired)
+        self.state = desired
+        self.open["r7"] = restart_of("web", None, "r7")
+        return ApplyResult(len(self.applied), changes, ("r7",))
+
+    def plan_restart(self, network: str, strategy: Strategy | None) -> RunView:
+        self._known(network)
+        return restart_of("web", strategy, "")
+
+    def restart_network(self, network: str, strategy: Strategy | None) -> RunView:
+        self._known(network)
+        for run in self.open.values():
+            if not run.status.terminal:
+                raise RefusedError(
+                    "run-in-progress",
+                    f"router web has an open run: {run.id}",
+                    f"`vrha run watch {run.id}` shows it.",
+                )
+        self.started.append((network, strategy))
+        run = restart_of("web", strategy, f"r{len(self.started)}")
+        self.open[run.id] = run
+        return run
+
+    def _known(self, network: str) -> None:
+        self._called()
+        if network != "web-net":
+            raise NotFoundError("no-such-network", f"no network {network}")
+
+    def networks(self) -> tuple[NetworkView, ...]:
+        self._called()
+        status = RouterStatus.SERVING
+        subnets = ("10.1.0.0/24", "2001:db8:1::/64")
+        return (NetworkView("web-net", "br-web", subnets, "web", status, "node-1", ""),)
+
+    def routers(self) -> tuple[RouterView, ...]:
+        self._called()
+        status = RouterStatus.FAILED
+        return (
+            RouterView("web", ("web-net",), status, "web#1", "node-1", 1, "", "check-in-deadline"),
+        )
+
+    def nodes(self) -> tuple[NodeView, ...]:
+        self._called()
+        return (
+            NodeView("node-1", "east", ("web#1",), 500, 0.25, "0.1.0"),
+            NodeView("node-2", "west", (), 500, None, ""),
+        )
+
+    def run(self, run_id: str) -> RunView:
+        self._called()
+        if run_id not in self.open:
+            raise NotFoundError("no-such-run", f"no run {run_id}")
+        run = self.open[run_id]
+        if self.moves and not run.status.terminal:
+            self.open[run_id] = one_further(run) if self.ends_well else rolled_back(run)
+        return self.open[run_id]
+
+    def runs(self, open_only: bool = False, limit: int = 50) -> Sequence[RunView]:
+        self._called()
+        runs = [r for r in self.open.values() if not (open_only and r.status.terminal)]
+        return runs[:limit]
+
+    def events(self, after: int = 0, limit: int = 200) -> Sequence[Event]:
+        self._called()
+        at = "2026-03-01T10:00:00Z"
+        events = [
+            Event(1, at, "run-started", "r1", "web", "node-1", "operator", ""),
+            Event(2, at, "check-in-refused", "r1", "web", "node-1", "wrong-token", "a\x1b[2Jb"),
+        ]
+        return [event for event in events if event.id > after][:limit]
+
+    def health(self) -> Health:
+        self._called()
+        return Health("0.1.0", True, True, 1, 0, 0)
+
+    def metrics(self) -> bytes:
+        self._called()
+        return b"# TYPE vrha_runs gauge\nvrha_runs 1.0\n"

@@ -1,0 +1,104 @@
+"""The units: accepted by systemd, and nothing in the agent's that hides its namespaces."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+UNITS = Path(__file__).parents[2] / "systemd"
+MOUNT_NAMESPACE = frozenset(
+    {
+        "BindPaths",
+        "BindReadOnlyPaths",
+        "DynamicUser",
+        "ExecPaths",
+        "ExtensionDirectories",
+        "ExtensionImages",
+        "InaccessiblePaths",
+        "LoadCredential",
+        "LoadCredentialEncrypted",
+        "LogNamespace",
+        "MountAPIVFS",
+        "MountFlags",
+        "MountImages",
+        "NetworkNamespacePath",
+        "NoExecPaths",
+        "PrivateDevices",
+        "PrivateIPC",
+        "PrivateMounts",
+        "PrivateNetwork",
+        "PrivateTmp",
+        "PrivateUsers",
+        "ProcSubset",
+        "ProtectControlGroups",
+        "ProtectHome",
+        "ProtectKernelLogs",
+        "ProtectKernelModules",
+        "ProtectKernelTunables",
+        "ProtectProc",
+        "ProtectSystem",
+        "ReadOnlyPaths",
+        "ReadWritePaths",
+        "RootDirectory",
+        "RootImage",
+        "SetCredential",
+        "SetCredentialEncrypted",
+        "TemporaryFileSystem",
+    }
+)
+"""Options that give a unit a mount namespace, or another network namespace (systemd.exec(5))."""
+
+
+def options(name: str) -> dict[str, str]:
+    text = (UNITS / name).read_text()
+    return dict(re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE))
+
+
+def test_the_agent_has_no_mount_namespace() -> None:
+    found = options("vrha-agent.service")
+    assert sorted(MOUNT_NAMESPACE & set(found)) == []
+    assert "mnt" in found["RestrictNamespaces"]
+
+
+def test_dnsmasq_outlives_the_agent() -> None:
+    assert options("vrha-agent.service")["KillMode"] == "process"
+
+
+def test_nothing_of_the_orchestrator_outlives_it() -> None:
+    assert options("vrha-orchestrator.service")["KillMode"] == "mixed"
+
+
+@pytest.mark.parametrize("name", ["vrha-agent.service", "vrha-orchestrator.service"])
+def test_a_daemon_is_started_again_for_ever(name: str) -> None:
+    found = options(name)
+    assert found["Restart"] == "always"
+    assert found["StartLimitIntervalSec"] == "0"
+    assert found["RuntimeDirectoryPreserve"] == "yes"
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+@pytest.mark.parametrize(
+    ("name", "exposure"), [("vrha-agent.service", 61), ("vrha-orchestrator.service", 25)]
+)
+def test_systemd_accepts_the_unit(tmp_path: Path, name: str, exposure: int) -> None:
+    # The command need not be installed for this test: only the rest of the unit is judged.
+    unit = tmp_path / name
+    unit.write_text((UNITS / name).read_text().replace("ExecStart=vrha", "ExecStart=/bin/true"))
+    verify = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(unit)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert (verify.returncode, verify.stderr) == (0, "")
+    security = subprocess.run(
+        ["systemd-analyze", "security", "--offline=yes", f"--threshold={exposure}", str(unit)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert security.returncode == 0, security.stdout.splitlines()[-1]

@@ -1,0 +1,57 @@
+"""`./tools/bench NAME`: runs one measurement, prints its table, writes its raw values."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+from tools.benchmarks import report
+from vrha.errors import VrhaError
+
+NAMES = {
+    "restart": "lost probes of `restart network with cleanup`, by strategy",
+    "build": "building an instance, against the floor of raw netlink, nft and dnsmasq",
+    "rules": "10,000 firewall rules: loading them, and what they cost per packet",
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="tools/bench", description=__doc__)
+    commands = parser.add_subparsers(dest="name", required=True, metavar="NAME")
+    commands.add_parser("list", help="the measurements, one line each")
+    for name, text in NAMES.items():
+        module = importlib.import_module(f"tools.benchmarks.{name}")
+        sub = commands.add_parser(name, help=text, description=text)
+        module.add_arguments(sub)
+        sub.add_argument("--json", type=Path, metavar="OUT", help="write raw per-run values here")
+    arguments = parser.parse_args()
+    if arguments.name == "list":
+        for name, text in NAMES.items():
+            print(f"{name:10} {text}")
+        return 0
+    signal.signal(signal.SIGTERM, _interrupt)
+    module = importlib.import_module(f"tools.benchmarks.{arguments.name}")
+    try:
+        result = module.run(arguments)
+    except KeyboardInterrupt:
+        print("interrupted; nothing is left behind", file=sys.stderr)
+        return 130
+    except VrhaError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(module.table(result))
+    if arguments.json:
+        report.write_json(arguments.json, result)
+    return 0
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+"""The agent: a command in, steps done, reports out; and what is there, again and again.
+
+It holds no state that matters but the highest epochs: it may be killed at any instant, the kernel
+forwards on, and the next agent adopts what it finds.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import uuid
+from pathlib import Path
+
+import vrha
+from vrha import codec
+from vrha.agent.epochs import Epochs
+from vrha.agent.executor import CAPABILITIES, Executor
+from vrha.bus import topology
+from vrha.bus.consumer import Consumer, Headers
+from vrha.bus.publisher import Publisher
+from vrha.config.settings import AgentSettings
+from vrha.errors import InputError, UnreachableError, VrhaError
+from vrha.linux.node import NodeKernel
+from vrha.model.messages import Command, Inventory, Message
+
+log = logging.getLogger(__name__)
+
+RETRY_S = 0.5
+"""Pause after an inventory that did not get through."""
+
+REPORT_FOR_S = 60.0
+"""How long a report is offered to a broker that is away; then the command is taken again."""
+
+
+class Agent:
+    """One agent. `run` returns when `stop` is set."""
+
+    def __init__(self, settings: AgentSettings) -> None:
+        """Raises PreconditionError when the machine or the state folder does not serve."""
+        self._node = settings.node
+        self._inventory_s = settings.inventory_s
+        self._life = f"{Path('/proc/sys/kernel/random/boot_id').read_text()[:8]}-{uuid.uuid4().hex}"
+        self._kernel = NodeKernel(settings.state_dir)
+        self._epochs = Epochs(settings.state_dir / "epochs.json")
+        self._executor = Executor(self._node, self._kernel, self._epochs)
+        self._kernel_lock = threading.Lock()
+        self._look = threading.Event()
+        self._stop = threading.Event()
+        urls = settings.bus.broker_urls()
+        self._reports = Publisher(urls)
+        self._inventories = Publisher(urls)
+        self._commands = Consumer(
+            urls,
+            topology.node_queue(self._node),
+            self._take,
+            declare=(topology.node_queue(self._node),),
+            on_connected=self._look.set,
+        )
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until `stop`; touches nothing on the way out."""
+        self._stop = stop
+        watcher = threading.Thread(target=self._tell_inventory, name="inventory", daemon=True)
+        watcher.start()
+        log.info("agent of node %s, pid %d, ready for commands", self._node, os.getpid())
+        try:
+            self._commands.run(stop)
+        finally:
+            stop.set()
+            self._look.set()
+            watcher.join(timeout=5)
+            self._reports.close()
+            self._inventories.close()
+            self._kernel.close()
+
+    def _take(self, body: bytes, headers: Headers) -> None:
+        """One command. Raises InputError for what is none; the bus sets it aside."""
+        command = codec.decode_message(body, topology.MAX_DOWN)
+        if not isinstance(command, Command):
+            raise InputError("unexpected", f"an agent takes commands, not {command.type}")
+        with self._kernel_lock:
+            said = self._executor.execute(command)
+        for message in said:
+            self._report(message)
+        self._look.set()
+
+    def _report(self, message: Message) -> None:
+        """Say it, over a restart of the broker if need be; the command stays unacknowledged."""
+        body = codec.encode(message)
+        message_id = uuid.uuid4().hex
+        give_up = time.monotonic() + REPORT_FOR_S
+        while True:
+            try:
+                self._reports.publish(
+                    topology.UP.name,
+                    topology.up_key(self._node, message.type),
+                    body,
+                    message_id=message_id,
+                )
+                return
+            except UnreachableError as error:
+                if time.monotonic() > give_up or self._stop.wait(0.2):
+                    raise
+                log.warning("report not delivered yet: %s", error.code)
+
+    def _tell_inventory(self) -> None:
+        pause = 0.0
+        while not self._stop.is_set():
+            self._look.wait(pause)
+            self._look.clear()
+            if self._stop.is_set():
+                return
+            self._reports.keep_alive()
+            pause = self._inventory_s if self._publish_inventory() else RETRY_S
+
+    def _publish_inventory(self) -> bool:
+        """Look at the kernel and say what is there; False when that did not get through."""
+        try:
+            with self._kernel_lock:
+                instances = self._kernel.observe()
+                epochs = self._epochs.all()
+            inventory = Inventory(
+                node=self._node,
+                agent=self._life,
+                version=vrha.__version__,
+                capabilities=CAPABILITIES,
+                instances=instances,
+                highest_epochs=epochs,
+            )
+            self._inventories.publish(
+                topology.UP.name,
+                topology.up_key(self._node, inventory.type),
+                codec.encode(inventory),
+                message_id=uuid.uuid4().hex,
+            )
+        except VrhaError as error:
+            log.warning("inventory not delivered: %s", error)
+            return False
+        return True

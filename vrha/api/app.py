@@ -1,0 +1,202 @@
+"""The HTTP API: the Service of the orchestrator as routes under /v1, described by OpenAPI.
+
+Handlers are plain functions, so that each runs in a thread of the pool: the service blocks on
+its store, and is safe from any thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from starlette.responses import Response
+
+from vrha import __version__
+from vrha.api import errors
+from vrha.api.limit import BodyLimit
+from vrha.codec import decode
+from vrha.model.runs import Strategy
+from vrha.model.spec import Desired
+from vrha.model.views import (
+    ApplyResult,
+    Change,
+    Event,
+    Health,
+    NetworkView,
+    NodeView,
+    RouterView,
+    RunView,
+)
+from vrha.ports import Service
+
+MAX_BODY = 8 * 1024 * 1024
+"""Largest accepted request body in bytes: a desired state of several ten thousand rules."""
+
+_METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_INPUT_REF = "#/components/schemas/{model}-Input"
+
+_DESIRED_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": _INPUT_REF.format(model="Desired")}}},
+    }
+}
+
+Name = Annotated[str, Path(max_length=100)]
+
+
+class RestartRequest(BaseModel):
+    """How to restart a network with cleanup."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    strategy: Strategy | None = Field(None, description="Absent: the default strategy.")
+    dry_run: bool = Field(False, description="Answer with the run that would start; start none.")
+
+
+async def _body(request: Request) -> bytes:
+    return await request.body()
+
+
+# Decoded in the handler's thread: eight megabytes of JSON would hold up the event loop.
+Body = Annotated[bytes, Depends(_body)]
+
+
+def create_app(service: Service) -> FastAPI:
+    """The API of `service`. Errors have the form of `vrha.api.errors.Problem`."""
+    app = FastAPI(
+        title="vrha",
+        version=__version__,
+        summary="Virtual routers that keep serving while they are restarted or replaced",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/v1/openapi.json",
+    )
+    app.add_middleware(BodyLimit, limit=MAX_BODY)
+    errors.install(app)
+    problems: dict[int | str, dict[str, Any]] = {
+        "4XX": {"model": errors.Problem, "description": "The request cannot be carried out"},
+        "5XX": {"model": errors.Problem, "description": "The orchestrator cannot work"},
+    }
+    for router in (_desired(service), _views(service), _runs(service), _operations(service)):
+        app.include_router(router, responses=problems)
+    _describe_bodies(app)
+    return app
+
+
+def _desired(service: Service) -> APIRouter:
+    router = APIRouter(prefix="/v1", tags=["desired state"])
+
+    @router.get("/desired")
+    def read_desired() -> Desired:
+        """The desired state that the orchestrator works towards."""
+        return service.desired()
+
+    @router.post("/diff", openapi_extra=_DESIRED_BODY)
+    def diff(body: Body) -> tuple[Change, ...]:
+        """What an apply of the body would change; changes nothing."""
+        return service.diff(decode(Desired, body, closed=True))
+
+    @router.put("/desired", openapi_extra=_DESIRED_BODY)
+    def apply(body: Body) -> ApplyResult:
+        """Make the body the desired state and start the runs that carry it out."""
+        return service.apply(decode(Desired, body, closed=True))
+
+    return router
+
+
+def _views(service: Service) -> APIRouter:
+    router = APIRouter(prefix="/v1", tags=["views"])
+
+    @router.get("/networks")
+    def networks() -> tuple[NetworkView, ...]:
+        """All networks and the routers that serve them."""
+        return service.networks()
+
+    @router.get("/routers")
+    def routers() -> tuple[RouterView, ...]:
+        """All routers, and where and by which instance each is served."""
+        return service.routers()
+
+    @router.get("/nodes")
+    def nodes() -> tuple[NodeView, ...]:
+        """All nodes and what they host."""
+        return service.nodes()
+
+    return router
+
+
+def _runs(service: Service) -> APIRouter:
+    router = APIRouter(prefix="/v1", tags=["runs"])
+
+    @router.post("/networks/{name}/restart")
+    def restart(name: Name, request: RestartRequest) -> RunView:
+        """Restart the network with cleanup; refused while its router has an open run."""
+        if request.dry_run:
+            return service.plan_restart(name, request.strategy)
+        return service.restart_network(name, request.strategy)
+
+    @router.get("/runs")
+    def runs(
+        open_only: Annotated[bool, Query(description="Only runs that have not ended.")] = False,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+    ) -> Sequence[RunView]:
+        """The newest runs."""
+        return service.runs(open_only, limit)
+
+    @router.get("/runs/{run_id}")
+    def run(run_id: Name) -> RunView:
+        """One run with all its steps."""
+        return service.run(run_id)
+
+    @router.get("/events")
+    def events(
+        after: Annotated[int, Query(ge=0, description="Only events with a larger id.")] = 0,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 200,
+    ) -> Sequence[Event]:
+        """What happened and why, in the order of the ids."""
+        return service.events(after, limit)
+
+    return router
+
+
+def _operations(service: Service) -> APIRouter:
+    router = APIRouter(tags=["operations"])
+
+    @router.get("/v1/health")
+    def health() -> Health:
+        """Whether the orchestrator can work."""
+        return service.health()
+
+    @router.get(
+        "/metrics",
+        response_class=Response,
+        responses={200: {"content": {_METRICS_TYPE: {"schema": {"type": "string"}}}}},
+    )
+    def metrics() -> Response:
+        """Metrics in the text form of Prometheus."""
+        return Response(service.metrics(), media_type=_METRICS_TYPE)
+
+    return router
+
+
+def _describe_bodies(app: FastAPI) -> None:
+    """Add the schema of the bodies that handlers decode by themselves.
+
+    They are the input side of `Desired`: there fields with defaults may be absent.
+    """
+    plain_openapi = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = plain_openapi()
+            body = TypeAdapter(Desired).json_schema(ref_template=_INPUT_REF, mode="validation")
+            models = {**body.pop("$defs"), "Desired": body}
+            schema["components"]["schemas"].update(
+                {f"{name}-Input": model for name, model in models.items()}
+            )
+        return plain_openapi()
+
+    app.openapi = openapi  # type: ignore[method-assign]

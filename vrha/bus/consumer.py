@@ -1,0 +1,287 @@
+"""Consuming: one thread keeps the connection alive, another one does the work.
+
+The thread of `run` owns the connection: it reads, acknowledges and exchanges heartbeats. The
+handler runs in a worker thread, so however long it takes, the broker never thinks us dead.
+What the worker finishes reaches the connection's thread through an eventfd; nothing polls.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum
+from queue import SimpleQueue
+from time import monotonic
+
+from amqp import Message
+from kombu import Queue
+
+from vrha.bus.connection import Link, backoff, describe, endpoints
+from vrha.bus.topology import MAX_DOWN
+from vrha.errors import InputError
+
+log = logging.getLogger(__name__)
+
+STOP_GRACE_S = 2.0
+"""How long `run` waits at its end for the handler to finish."""
+_TICK_S = 0.25
+"""How often the stop flag and the heartbeats are looked at; messages do not wait for it."""
+_RETRY_S = 0.1
+"""Pause before a message whose handler failed goes back; doubles with every delivery."""
+
+
+@dataclass(frozen=True, slots=True)
+class Headers:
+    """What the broker says about a message. `user` is checked by the broker, if present."""
+
+    message_id: str
+    routing_key: str
+    user: str
+    deliveries: int
+    """How often it was delivered before."""
+
+
+class _Verdict(Enum):
+    ACCEPTED = "accepted"
+    REFUSED = "refused"
+    FAILED = "failed"
+
+
+@dataclass(slots=True)
+class Counts:
+    """What became of the messages since start."""
+
+    handled: int = 0
+    refused: int = 0
+    """Sent to the dead letters: the handler said InputError, or the message was too large."""
+    failed: int = 0
+    """Given back to the queue: the handler raised something else."""
+    connects: int = 0
+
+
+class Consumer:
+    """Hands the messages of one queue to `handler`, one after the other, while `run` runs."""
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        queue: Queue | str,
+        handler: Callable[[bytes, Headers], None],
+        *,
+        prefetch: int = 1,
+        on_connected: Callable[[], None] | None = None,
+        declare: Sequence[Queue] = (),
+        heartbeat_s: int = 10,
+        max_bytes: int = MAX_DOWN,
+    ) -> None:
+        """`declare` is declared at every connect; without it the queue must exist already.
+
+        `on_connected` is called in the thread of `run` each time messages begin to flow.
+        A message is acknowledged after `handler` returned; InputError sends it to the dead
+        letters; any other exception gives it back after a pause, until the queue's delivery
+        limit is reached. Raises InputError (`bus-url`).
+        """
+        self.counts = Counts()
+        self._endpoints = endpoints(urls)
+        self._queue = queue.name if isinstance(queue, Queue) else queue
+        self._handler = handler
+        self._prefetch = prefetch
+        self._on_connected = on_connected
+        self._declare = declare
+        self._heartbeat_s = heartbeat_s
+        self._max_bytes = max_bytes
+        self._connected = threading.Event()
+
+    @property
+    def connected(self) -> bool:
+        """Whether messages flow, as far as is known."""
+        return self._connected.is_set()
+
+    def run(self, stop: threading.Event) -> None:
+        """Consume until `stop` is set. Survives everything that broker and handler do."""
+        worker = _Worker(self._handler, self._max_bytes)
+        pauses = backoff()
+        turn = 0
+        try:
+            while not stop.is_set():
+                endpoint = self._endpoints[turn % len(self._endpoints)]
+                turn += 1
+                try:
+                    self._consume(Link(endpoint, self._heartbeat_s), worker, stop)
+                except Exception as error:
+                    log.warning("%s", describe(error, endpoint))
+                if self.connected:
+                    pauses = backoff()
+                    self._connected.clear()
+                stop.wait(next(pauses))
+        finally:
+            worker.close()
+
+    def _consume(self, link: Link, worker: _Worker, stop: threading.Event) -> None:
+        session = _Session(link, worker, self.counts)
+        try:
+            link.declare(self._declare)
+            session.start(self._queue, self._prefetch)
+            self.counts.connects += 1
+            self._connected.set()
+            if self._on_connected is not None:
+                self._on_connected()
+            while not stop.is_set():
+                session.turn(_TICK_S)
+            session.finish(STOP_GRACE_S)
+        finally:
+            worker.forget()
+            link.abandon()
+
+
+class _Session:
+    """One connection's life: what is delivered, worked on and settled over it."""
+
+    def __init__(self, link: Link, worker: _Worker, counts: Counts) -> None:
+        self._link = link
+        self._worker = worker
+        self._counts = counts
+        self._delayed: list[tuple[float, int]] = []
+        self._poll = select.poll()
+        self._poll.register(link.descriptor, select.POLLIN)
+        self._poll.register(worker.wakeup, select.POLLIN)
+
+    def start(self, queue: str, prefetch: int) -> None:
+        # Not kombu's Consumer: that one unpacks whatever a header claims to be compressed.
+        self._link.channel.basic_qos(0, prefetch, False)
+        self._link.channel.basic_consume(queue, callback=self._worker.submit)
+
+    def turn(self, timeout_s: float) -> None:
+        """Wait for something to happen, at most `timeout_s`, and act on it."""
+        due = min((at for at, _ in self._delayed), default=None)
+        if due is not None:
+            timeout_s = min(timeout_s, max(due - monotonic(), 0))
+        ready = [] if self._link.pending else self._poll.poll(timeout_s * 1000)
+        if self._link.pending or any(fd == self._link.descriptor for fd, _ in ready):
+            self._link.read_frame()
+        self._settle()
+        self._link.heartbeat()
+
+    def finish(self, grace_s: float) -> None:
+        """Settle what the handler is working on, if it ends within `grace_s`; then goodbye."""
+        self._worker.halt()
+        self._worker.idle.wait(grace_s)
+        self._settle()
+        self._link.close()
+
+    def _settle(self) -> None:
+        channel = self._link.channel
+        for message, verdict in self._worker.finished():
+            if verdict is _Verdict.ACCEPTED:
+                self._counts.handled += 1
+                channel.basic_ack(message.delivery_tag)
+            elif verdict is _Verdict.REFUSED:
+                self._counts.refused += 1
+                channel.basic_reject(message.delivery_tag, requeue=False)
+            else:
+                self._counts.failed += 1
+                pause = _RETRY_S * 2 ** min(_headers(message).deliveries, 5)
+                self._delayed.append((monotonic() + pause, message.delivery_tag))
+        now = monotonic()
+        for entry in [entry for entry in self._delayed if entry[0] <= now]:
+            self._delayed.remove(entry)
+            channel.basic_reject(entry[1], requeue=True)
+
+
+class _Worker:
+    """The thread in which handlers run, and the two queues that lead to it and back.
+
+    `life` numbers the connections: a delivery of an earlier one is void, the broker delivers
+    it again.
+    """
+
+    def __init__(self, handler: Callable[[bytes, Headers], None], max_bytes: int) -> None:
+        self.wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.idle = threading.Event()
+        self.idle.set()
+        self._handler = handler
+        self._max_bytes = max_bytes
+        self._life = 0
+        self._halted = False
+        self._lock = threading.Lock()
+        self._todo: SimpleQueue[tuple[int, Message] | None] = SimpleQueue()
+        self._done: list[tuple[int, Message, _Verdict]] = []
+        threading.Thread(target=self._work, name="vrha-handler", daemon=True).start()
+
+    def submit(self, message: Message) -> None:
+        self._todo.put((self._life, message))
+
+    def forget(self) -> None:
+        """The connection is gone: what was delivered over it is void."""
+        with self._lock:
+            self._life += 1
+            self._done.clear()
+
+    def halt(self) -> None:
+        """Begin no further delivery."""
+        with self._lock:
+            self._halted = True
+
+    def finished(self) -> list[tuple[Message, _Verdict]]:
+        """What ended since the last call, of this life."""
+        with self._lock:
+            done, self._done = self._done, []
+            with suppress(BlockingIOError):
+                os.eventfd_read(self.wakeup)
+            return [(message, verdict) for life, message, verdict in done if life == self._life]
+
+    def close(self) -> None:
+        """End the thread, once the handler has returned."""
+        self.halt()
+        self._todo.put(None)
+
+    def _work(self) -> None:
+        # Closed here and nowhere else: a late handler must not write into somebody's descriptor.
+        try:
+            while (item := self._todo.get()) is not None:
+                self._take(*item)
+        finally:
+            os.close(self.wakeup)
+
+    def _take(self, life: int, message: Message) -> None:
+        with self._lock:
+            if life != self._life or self._halted:
+                return
+            self.idle.clear()
+        verdict = self._handle(message)
+        with self._lock:
+            self._done.append((life, message, verdict))
+            os.eventfd_write(self.wakeup, 1)
+        self.idle.set()
+
+    def _handle(self, message: Message) -> _Verdict:
+        headers = _headers(message)
+        body = bytes(message.body)
+        try:
+            if len(body) > self._max_bytes:
+                raise InputError("too-large", f"{len(body)} bytes, limit {self._max_bytes}")
+            self._handler(body, headers)
+        except InputError as error:
+            log.warning(
+                "message %s refused: %s [%s]", headers.message_id, error.message, error.code
+            )
+            return _Verdict.REFUSED
+        except Exception:
+            log.exception("message %s failed", headers.message_id)
+            return _Verdict.FAILED
+        return _Verdict.ACCEPTED
+
+
+def _headers(message: Message) -> Headers:
+    properties = message.properties
+    return Headers(
+        message_id=str(properties.get("message_id", "")),
+        routing_key=str(message.delivery_info.get("routing_key", "")),
+        user=str(properties.get("user_id", "")),
+        deliveries=int((properties.get("application_headers") or {}).get("x-delivery-count", 0)),
+    )

@@ -1,0 +1,36 @@
+"""`vrha agent`: the daemon of a node."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from vrha.cli.daemon import log_to_stderr, stop_on_signals
+
+
+@click.group()
+def agent() -> None:
+    """The agent of this node."""
+
+
+@agent.command("run")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    default=Path("/etc/vrha/agent.toml"),
+    show_default=True,
+    help="Settings file.",
+)
+@click.option("-v", "--verbose", is_flag=True, help="Log more.")
+def run(config: Path, verbose: bool) -> None:
+    """Carry out commands on this node until SIGTERM.
+
+    The routers of this node forward on when the agent stops; the next agent adopts them.
+    """
+    from vrha.agent.app import Agent
+    from vrha.config.settings import load_agent
+
+    log_to_stderr(verbose)
+    stop = stop_on_signals()
+    Agent(load_agent(config)).run(stop)

@@ -1,0 +1,176 @@
+"""Client of the orchestrator's API over its Unix socket."""
+
+from __future__ import annotations
+
+import json
+import socket
+from contextlib import closing
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
+from typing import TypeVar
+from urllib.parse import quote, urlencode
+
+from vrha.codec import decode, encode
+from vrha.errors import (
+    DeadlineError,
+    InputError,
+    NotFoundError,
+    RefusedError,
+    SpecError,
+    UnreachableError,
+    VrhaError,
+)
+from vrha.model.runs import Strategy
+from vrha.model.spec import Desired
+from vrha.model.views import (
+    ApplyResult,
+    Change,
+    Event,
+    Health,
+    NetworkView,
+    NodeView,
+    RouterView,
+    RunView,
+)
+
+T = TypeVar("T")
+
+CONNECT_SECONDS = 2.0
+ANSWER_SECONDS = 30.0
+_ERRORS: dict[int, type[VrhaError]] = {
+    404: NotFoundError,
+    409: RefusedError,
+    503: UnreachableError,
+    504: DeadlineError,
+}
+
+
+class _Connection(HTTPConnection):
+    """HTTP over a Unix socket; one request each, so that no idle connection can have died."""
+
+    def __init__(self, path: str, answer_seconds: float) -> None:
+        super().__init__("orchestrator", timeout=answer_seconds)
+        self._path = path
+
+    def connect(self) -> None:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(CONNECT_SECONDS)
+            sock.connect(self._path)
+            sock.settimeout(self.timeout)
+        except OSError:
+            sock.close()
+            raise
+        self.sock = sock
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    body: bytes
+
+
+class Client:
+    """The orchestrator behind a Unix socket; methods are those of `vrha.ports.Service`.
+
+    All of them raise UnreachableError when nothing (sensible) answers, and the error that the
+    orchestrator answered with, as the same class and code that it was there. Safe from any
+    thread; nothing stays open between calls.
+    """
+
+    def __init__(self, socket_path: str, answer_seconds: float = ANSWER_SECONDS) -> None:
+        self._socket_path = socket_path
+        self._answer_seconds = answer_seconds
+
+    def desired(self) -> Desired:
+        return self._get(Desired, "/v1/desired")
+
+    def diff(self, desired: Desired) -> tuple[Change, ...]:
+        return self._read(tuple[Change, ...], self._send("POST", "/v1/diff", encode(desired)))
+
+    def apply(self, desired: Desired) -> ApplyResult:
+        return self._read(ApplyResult, self._send("PUT", "/v1/desired", encode(desired)))
+
+    def plan_restart(self, network: str, strategy: Strategy | None) -> RunView:
+        return self._restart(network, strategy, dry_run=True)
+
+    def restart_network(self, network: str, strategy: Strategy | None) -> RunView:
+        return self._restart(network, strategy, dry_run=False)
+
+    def networks(self) -> tuple[NetworkView, ...]:
+        return self._get(tuple[NetworkView, ...], "/v1/networks")
+
+    def routers(self) -> tuple[RouterView, ...]:
+        return self._get(tuple[RouterView, ...], "/v1/routers")
+
+    def nodes(self) -> tuple[NodeView, ...]:
+        return self._get(tuple[NodeView, ...], "/v1/nodes")
+
+    def run(self, run_id: str) -> RunView:
+        return self._get(RunView, f"/v1/runs/{quote(run_id, safe='')}")
+
+    def runs(self, open_only: bool = False, limit: int = 50) -> tuple[RunView, ...]:
+        return self._get(tuple[RunView, ...], "/v1/runs", open_only=open_only, limit=limit)
+
+    def events(self, after: int = 0, limit: int = 200) -> tuple[Event, ...]:
+        return self._get(tuple[Event, ...], "/v1/events", after=after, limit=limit)
+
+    def health(self) -> Health:
+        return self._get(Health, "/v1/health")
+
+    def _restart(self, network: str, strategy: Strategy | None, *, dry_run: bool) -> RunView:
+        path = f"/v1/networks/{quote(network, safe='')}/restart"
+        body = json.dumps({"strategy": strategy, "dry_run": dry_run}).encode()
+        return self._read(RunView, self._send("POST", path, body))
+
+    def _get(self, kind: type[T], path: str, **query: int) -> T:
+        return self._read(kind, self._send("GET", f"{path}?{urlencode(query)}"))
+
+    def _send(self, method: str, path: str, body: bytes | None = None) -> _Answer:
+        connection = _Connection(self._socket_path, self._answer_seconds)
+        headers = {"Content-Type": "application/json", "Connection": "close"}
+        with closing(connection):
+            try:
+                connection.connect()
+            except OSError as error:
+                raise self._unreachable("orchestrator-unreachable", error.strerror) from error
+            try:
+                connection.request(method, path, body, headers)
+                answer = connection.getresponse()
+                return _Answer(answer.status, answer.read())
+            except TimeoutError as error:
+                if method == "GET":
+                    raise self._unreachable("orchestrator-silent", "does not answer") from error
+                raise DeadlineError(
+                    "no-answer",
+                    "the orchestrator did not answer in time; it may still do what was asked",
+                    "See `vrha run list` before you try again.",
+                ) from error
+            except (OSError, HTTPException) as error:
+                what = "the connection broke before the answer"
+                raise self._unreachable("orchestrator-unreachable", what) from error
+
+    def _unreachable(self, code: str, what: str | None) -> UnreachableError:
+        return UnreachableError(
+            code,
+            f"orchestrator at {self._socket_path}: {what or 'does not answer'}",
+            "Is vrha-orchestrator running, and may this user open its socket? See `vrha doctor`.",
+        )
+
+    def _read(self, kind: type[T], answer: _Answer) -> T:
+        if answer.status < 300:
+            try:
+                return decode(kind, answer.body)
+            except InputError as error:
+                what = "answered what this version of vrha cannot read"
+                raise self._unreachable("not-an-orchestrator", what) from error
+        try:
+            body = json.loads(answer.body)
+            code, message, hint = str(body["code"]), str(body["message"]), str(body["hint"])
+        except (ValueError, KeyError, TypeError) as error:
+            what = f"answered with status {answer.status} and no reason"
+            raise self._unreachable("not-an-orchestrator", what) from error
+        if code == "spec-invalid":
+            raise SpecError(message.splitlines())
+        kind_of_error = _ERRORS.get(answer.status, InputError if answer.status < 500 else VrhaError)
+        raise kind_of_error(code, message, hint)

@@ -1,0 +1,32 @@
+"""What the daemons share: their log, and how they are told to stop."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+from types import FrameType
+
+FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+def log_to_stderr(verbose: bool) -> None:
+    """Log lines on standard error, where init or the lab collects them."""
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO, format=FORMAT, stream=sys.stderr
+    )
+    for noisy in ("amqp", "kombu", "uvicorn", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def stop_on_signals() -> threading.Event:
+    """An event that SIGTERM and SIGINT set."""
+    stop = threading.Event()
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGINT, handle)
+    return stop

@@ -1,0 +1,113 @@
+"""`vrha lab`: a whole zone in namespaces on this machine."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from dataclasses import asdict
+
+import click
+
+from vrha.errors import InputError, VrhaError
+from vrha.lab.scenario import scenario_names
+from vrha.lab.state import lab_names
+from vrha.lab.zone import Lab, LabStatus, remove
+
+_NAME = click.option("--name", default="lab", show_default=True, help="Name of the lab.")
+
+
+def _say(message: str) -> None:
+    click.echo(message, err=True)
+
+
+@click.group()
+def lab() -> None:
+    """A whole zone in network namespaces on this machine: try everything, touch nothing."""
+
+
+@lab.command()
+@click.argument("scenario", default="seed-10x10")
+@_NAME
+@click.option("--no-daemons", is_flag=True, help="Only machines, nodes and networks.")
+def up(scenario: str, name: str, no_daemons: bool) -> None:
+    """Build SCENARIO and start RabbitMQ, an orchestrator, and an agent on each node.
+
+    SCENARIO is the name of a shipped one or the path of a file.
+    """
+    # An end by SIGTERM must clean up as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    made = Lab.up(scenario, name=name, progress=_say)
+    try:
+        if not no_daemons:
+            made.start_daemons(progress=_say)
+    except BaseException:
+        made.down()
+        raise
+    option = "" if name == "lab" else f" --name {name}"
+    click.echo(f"lab {name} is up: {len(made.machines)} machines, {len(made.nodes)} nodes")
+    click.echo(f"  desired state: {made.zone_file}")
+    click.echo(f"  API socket:    {made.socket}")
+    click.echo(f"  try:           vrha lab exec{option} {made.machines[0]} -- ip address")
+    click.echo(f"  remove:        vrha lab down{option}")
+
+
+@lab.command(name="exec", context_settings={"ignore_unknown_options": True})
+@click.argument("host")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@_NAME
+def exec_(host: str, command: tuple[str, ...], name: str) -> None:
+    """Run COMMAND on HOST, a machine or node of the lab; write `--` before COMMAND."""
+    try:
+        child = Lab.find(name).exec(host, command)
+    except (FileNotFoundError, PermissionError) as error:
+        raise InputError("no-command", f"{command[0]}: {error.strerror}") from error
+    # Ctrl-C goes to the whole terminal group: the command decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, _frame: child.send_signal(number))
+    status = child.wait()
+    sys.exit(status if status >= 0 else 128 - status)
+
+
+@lab.command()
+@_NAME
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+def status(name: str, as_json: bool) -> None:
+    """Show what a lab holds and what of it is alive."""
+    found = Lab.find(name).status()
+    click.echo(json.dumps(asdict(found), indent=2) if as_json else _describe(found))
+
+
+def _describe(found: LabStatus) -> str:
+    machines: dict[str, list[str]] = {}
+    for machine, segment in found.machines.items():
+        machines.setdefault(segment, []).append(machine)
+    lines = [f"lab {found.name} ({found.scenario}): {found.state}"]
+    lines += [f"  {segment}: {' '.join(names)}" for segment, names in machines.items()]
+    lines.append(f"  nodes: {' '.join(found.nodes)}")
+    lines += [f"  {name}: {'alive' if ok else 'not running'}" for name, ok in found.daemons.items()]
+    return "\n".join([*lines, f"  API socket: {found.socket}", f"  files: {found.folder}"])
+
+
+@lab.command()
+@_NAME
+@click.option("--all", "every", is_flag=True, help="All labs of this machine.")
+def down(name: str, every: bool) -> None:
+    """Remove a lab, also a crashed one: its processes, namespaces and files, nothing else."""
+    names = lab_names() if every else [name]
+    problems: list[VrhaError] = []
+    for each in names:
+        try:
+            remove(each)
+            click.echo(f"lab {each} is gone")
+        except VrhaError as error:
+            problems.append(error)
+    if problems:
+        raise problems[0]
+
+
+@lab.command(name="scenarios")
+def scenarios() -> None:
+    """List the shipped scenarios."""
+    for name in scenario_names():
+        click.echo(name)

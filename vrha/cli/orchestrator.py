@@ -1,0 +1,83 @@
+"""`vrha orchestrator`: the daemon that decides, with its API."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from vrha.cli.daemon import log_to_stderr, stop_on_signals
+
+if TYPE_CHECKING:
+    from vrha.config.settings import OrchestratorSettings
+
+log = logging.getLogger(__name__)
+
+URL_FILE = "broker.url"
+"""Where agents of this machine find a private broker (`bus.url_file`)."""
+
+
+@click.group()
+def orchestrator() -> None:
+    """The orchestrator."""
+
+
+@orchestrator.command("run")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    default=Path("/etc/vrha/orchestrator.toml"),
+    show_default=True,
+    help="Settings file.",
+)
+@click.option("-v", "--verbose", is_flag=True, help="Log more.")
+def run(config: Path, verbose: bool) -> None:
+    """Decide and journal until SIGTERM; open runs are taken up again at the next start.
+
+    Without a configured broker a private RabbitMQ node is started in the state folder.
+    """
+    from vrha.api.app import create_app
+    from vrha.api.server import listen, serve
+    from vrha.config.settings import load_orchestrator
+    from vrha.orchestrator.app import Orchestrator
+
+    log_to_stderr(verbose)
+    stop = stop_on_signals()
+    settings = load_orchestrator(config)
+    with _broker(settings) as urls:
+        daemon = Orchestrator(settings, urls)
+        listener = listen(settings.api.socket)
+        api = threading.Thread(
+            target=serve,
+            args=(create_app(daemon.service), settings.api.socket, stop, listener),
+            name="api",
+        )
+        api.start()
+        try:
+            daemon.run(stop)
+        finally:
+            stop.set()
+            api.join(timeout=5)
+
+
+@contextlib.contextmanager
+def _broker(settings: OrchestratorSettings) -> Iterator[tuple[str, ...]]:
+    """The URLs of the configured broker, or those of a private one for this machine."""
+    if not settings.bus.private:
+        yield settings.bus.broker_urls()
+        return
+    from vrha.bus.broker import PrivateBroker
+
+    with PrivateBroker(settings.state_dir / "broker", progress=log.info) as broker:
+        url_file = settings.state_dir / URL_FILE
+        url_file.touch(mode=0o600)
+        url_file.write_text(broker.url + "\n")
+        try:
+            yield (broker.url,)
+        finally:
+            url_file.unlink(missing_ok=True)

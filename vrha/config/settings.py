@@ -1,0 +1,219 @@
+"""Settings of the daemons: TOML, overridden by the environment; every problem at once.
+
+`VRHA_STATE_DIR=/x` overrides the key `state_dir`, `VRHA_RUN__STEP_S=20` the key `step_s` of the
+table `run`, `VRHA_BUS__URLS` takes several URLs separated by blanks. Broker URLs hold
+passwords: they are shown nowhere, and may be kept in a file of mode 0600 (`url_file`).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+
+from vrha.config.values import NAME
+from vrha.errors import InputError
+from vrha.model.runs import Strategy
+
+ORCHESTRATOR_FILE = Path("/etc/vrha/orchestrator.toml")
+AGENT_FILE = Path("/etc/vrha/agent.toml")
+ENVIRONMENT_PREFIX = "VRHA_"
+
+
+def _name(value: str) -> str:
+    if not NAME.fullmatch(value):
+        raise ValueError("must be 1 to 15 of a-z 0-9 -, and neither begin nor end with -")
+    return value
+
+
+def _absolute(value: Path) -> Path:
+    if not value.is_absolute():
+        raise ValueError("must be an absolute path")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_name)]
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
+
+
+class _Table(BaseModel):
+    # Input values stay out of errors: they may be secrets.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class BusSettings(_Table):
+    """Where RabbitMQ is; neither key: the orchestrator runs a private broker."""
+
+    urls: tuple[SecretStr, ...] = ()
+    url_file: AbsolutePath | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.urls and self.url_file:
+            raise ValueError("give urls or url_file, not both")
+        return self
+
+    @property
+    def private(self) -> bool:
+        return not self.urls and self.url_file is None
+
+    def broker_urls(self) -> tuple[str, ...]:
+        """The URLs, passwords included. Raises InputError (`settings-invalid`)."""
+        if self.url_file is None:
+            return tuple(url.get_secret_value() for url in self.urls)
+        try:
+            with self.url_file.open() as file:
+                mode = os.fstat(file.fileno()).st_mode
+                lines = tuple(line for line in file.read(65536).split() if line)
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not text"
+            raise InputError(
+                "settings-invalid", f"bus.url_file {self.url_file}: {reason}"
+            ) from None
+        if stat.S_IMODE(mode) & 0o077:
+            raise InputError(
+                "settings-invalid",
+                f"bus.url_file {self.url_file} is open to others (mode {stat.S_IMODE(mode):04o})",
+                f"chmod 600 {self.url_file}",
+            )
+        if not lines:
+            raise InputError("settings-invalid", f"bus.url_file {self.url_file} is empty")
+        return lines
+
+
+class RunSettings(_Table):
+    """How runs go: deadlines in seconds, and the strategy where none is asked for."""
+
+    check_in_s: Seconds = 10.0
+    step_s: Seconds = 10.0
+    strategy: Strategy = Strategy.PARALLEL
+
+
+class ApiSettings(_Table):
+    """Where the API listens."""
+
+    socket: AbsolutePath = Path("/run/vrha/orchestrator.sock")
+
+
+class OrchestratorSettings(_Table):
+    """/etc/vrha/orchestrator.toml"""
+
+    state_dir: AbsolutePath = Path("/var/lib/vrha")
+    api: ApiSettings = ApiSettings()
+    bus: BusSettings = BusSettings()
+    run: RunSettings = RunSettings()
+
+    @property
+    def store_url(self) -> str:
+        return f"sqlite:///{self.state_dir}/orchestrator.db"
+
+
+class AgentSettings(_Table):
+    """/etc/vrha/agent.toml"""
+
+    node: Name
+    state_dir: AbsolutePath = Path("/var/lib/vrha-agent")
+    inventory_s: Seconds = 5.0
+    """How often the agent tells what is on its node."""
+    bus: BusSettings
+
+    @model_validator(mode="after")
+    def _needs_a_broker(self) -> Self:
+        if self.bus.private:
+            raise ValueError("an agent needs bus.urls or bus.url_file")
+        return self
+
+
+S = TypeVar("S", bound=_Table)
+
+
+def load_orchestrator(
+    path: Path | None = None, environment: Mapping[str, str] = os.environ
+) -> OrchestratorSettings:
+    """Raises InputError (`settings-invalid`) with every problem, by file and key."""
+    return _load(OrchestratorSettings, path, ORCHESTRATOR_FILE, environment)
+
+
+def load_agent(
+    path: Path | None = None, environment: Mapping[str, str] = os.environ
+) -> AgentSettings:
+    """Raises InputError (`settings-invalid`) with every problem, by file and key."""
+    return _load(AgentSettings, path, AGENT_FILE, environment)
+
+
+def _load(kind: type[S], path: Path | None, default: Path, environment: Mapping[str, str]) -> S:
+    file = path or default
+    # Only a file that was asked for must exist.
+    given = _read(file) if path is not None or file.exists() else {}
+    overridden = _override(kind, given, environment)
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors(include_url=False, include_input=False):
+            key = ".".join(str(part) for part in problem["loc"])
+            source = f"environment {overridden[key]}" if key in overridden else str(file)
+            lines.append(f"{source}: {key + ': ' if key else ''}{_words(problem)}")
+        raise InputError("settings-invalid", "\n".join(lines)) from None
+
+
+def _words(problem: Any) -> str:
+    if problem["type"] == "extra_forbidden":
+        return "unknown key"
+    if problem["type"] == "missing":
+        return "is missing"
+    return str(problem["msg"]).removeprefix("Value error, ")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        with file.open("rb") as stream:
+            return tomllib.load(stream)
+    except OSError as error:
+        raise InputError("settings-invalid", f"{file}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        # The text of the error names line and column; it does not quote the file.
+        raise InputError("settings-invalid", f"{file}: not TOML: {error}") from None
+
+
+def _override(
+    kind: type[_Table], given: dict[str, Any], environment: Mapping[str, str]
+) -> dict[str, str]:
+    """Write the environment's values into `given`; returns which variable set which key."""
+    overridden: dict[str, str] = {}
+    for variable, text in environment.items():
+        if not variable.startswith(ENVIRONMENT_PREFIX):
+            continue
+        parts = variable.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
+        if _take(kind, given, parts, text):
+            overridden[".".join(parts)] = variable
+    return overridden
+
+
+def _take(kind: type[_Table], given: dict[str, Any], parts: list[str], text: str) -> bool:
+    field = kind.model_fields.get(parts[0])
+    if field is None:
+        # Variables of other programs and of the tools of vrha share the prefix.
+        return False
+    inner = field.annotation
+    if isinstance(inner, type) and issubclass(inner, _Table):
+        table = given.setdefault(parts[0], {})
+        return isinstance(table, dict) and len(parts) == 2 and _take(inner, table, parts[1:], text)
+    if len(parts) != 1:
+        return False
+    given[parts[0]] = text.split() if parts[0] == "urls" else text
+    return True

@@ -1,0 +1,64 @@
+"""From desired state to the complete description of one instance."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+
+from vrha.model.spec import Desired, InstanceRef, InstanceSpec, PortSpec, Router
+
+
+def mac_of(ref: InstanceRef, port: str) -> str:
+    """A locally administered unicast MAC, the same for the same instance and port."""
+    digest = hashlib.sha256(f"{ref.router}#{ref.generation}/{port}".encode()).digest()
+    return ":".join(f"{byte:02x}" for byte in (0x02, *digest[:5]))
+
+
+def instance_spec(desired: Desired, router: Router, ref: InstanceRef, epoch: int) -> InstanceSpec:
+    """What a node needs to build generation `ref` of `router`. The router must be valid."""
+    networks = tuple(n for name in router.networks if (n := desired.network(name)) is not None)
+    ports = [
+        PortSpec(
+            name=f"n{index}",
+            network=network.name,
+            bridge=network.bridge,
+            mac=mac_of(ref, f"n{index}"),
+            addresses=tuple(subnet.interface for subnet in network.subnets),
+        )
+        for index, network in enumerate(networks)
+    ]
+    if router.uplink is not None:
+        uplink = PortSpec(
+            "u0", "", router.uplink.bridge, mac_of(ref, "u0"), router.uplink.addresses
+        )
+        ports.append(uplink)
+    return InstanceSpec(ref, epoch, router, networks, tuple(ports))
+
+
+def same_service(one: InstanceSpec, other: InstanceSpec) -> bool:
+    """Whether two specs describe the same service, whichever instance provides it."""
+    return _faceless(one) == _faceless(other)
+
+
+def same_shape(one: InstanceSpec, other: InstanceSpec) -> bool:
+    """Whether a live instance of `one` can become `other` in place: same ports and backend."""
+    ports = [[(p.name, p.network, p.bridge) for p in spec.ports] for spec in (one, other)]
+    return ports[0] == ports[1] and one.router.backend is other.router.backend
+
+
+def reconfigured(live: InstanceSpec, wanted: InstanceSpec) -> InstanceSpec:
+    """`wanted` as the live instance carries it: with its identity and its MAC addresses."""
+    macs = {port.name: port.mac for port in live.ports}
+    ports = tuple(replace(port, mac=macs[port.name]) for port in wanted.ports)
+    return replace(wanted, ref=live.ref, epoch=live.epoch, ports=ports)
+
+
+def _faceless(spec: InstanceSpec) -> InstanceSpec:
+    """The spec without the identity of its instance and without what only placement reads."""
+    return replace(
+        spec,
+        ref=InstanceRef(spec.router.name, 0),
+        epoch=0,
+        router=replace(spec.router, zone="", labels={}),
+        ports=tuple(replace(port, mac="") for port in spec.ports),
+    )

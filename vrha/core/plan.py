@@ -1,0 +1,132 @@
+"""Plans: which steps a run consists of, as values that can be shown before anything is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vrha.model.runs import Run, RunKind, RunStatus, StepRecord, Strategy
+from vrha.model.spec import InstanceRef, InstanceSpec
+from vrha.model.steps import (
+    Announce,
+    AwaitCheckIn,
+    Build,
+    Configure,
+    Destroy,
+    Mute,
+    Step,
+    Swap,
+    Unmute,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """The instance that serves now, its node and what it was built from."""
+
+    node: str
+    spec: InstanceSpec
+
+    @property
+    def ref(self) -> InstanceRef:
+        return self.spec.ref
+
+
+def create(run_id: str, node: str, spec: InstanceSpec) -> Run:
+    """First instance of a router."""
+    steps = (
+        Build(node, spec),
+        AwaitCheckIn(spec.ref),
+        Unmute(node, spec.ref),
+        Announce(node, spec.ref),
+    )
+    return _run(run_id, RunKind.CREATE, spec, steps, new=spec.ref)
+
+
+def update(run_id: str, live: Live, spec: InstanceSpec) -> Run:
+    """The live instance becomes `spec` in place; its owner does not change."""
+    steps = (Configure(live.node, spec, live.spec),)
+    return _run(run_id, RunKind.UPDATE, spec, steps, old=live.ref, new=live.ref)
+
+
+def delete(run_id: str, live: Live, epoch: int) -> Run:
+    """The instance goes and nothing takes its place."""
+    return reap(run_id, live.node, live.ref, epoch)
+
+
+def reap(run_id: str, node: str, instance: InstanceRef, epoch: int) -> Run:
+    """An instance goes: the last one of a removed router, or one that nothing names."""
+    steps: tuple[Step, ...] = (Mute(node, instance), Destroy(node, instance))
+    return Run(
+        id=run_id,
+        kind=RunKind.DELETE,
+        router=instance.router,
+        epoch=epoch,
+        strategy=None,
+        status=RunStatus.RUNNING,
+        steps=tuple(StepRecord(seq, step) for seq, step in enumerate(steps)),
+        point_of_no_return=1,
+        old=instance,
+    )
+
+
+def restart(run_id: str, strategy: Strategy, live: Live, node: str, spec: InstanceSpec) -> Run:
+    """`restart network with cleanup`: `live` is replaced by an instance of `spec` on `node`."""
+    steps = {Strategy.SERIAL: _serial, Strategy.PARALLEL: _parallel}[strategy](live, node, spec)
+    # Serial has no such point: its way back rebuilds the old instance from its spec.
+    point = len(steps) - 1 if strategy is Strategy.PARALLEL else None
+    return _run(run_id, RunKind.RESTART, spec, steps, strategy, point, old=live.ref, new=spec.ref)
+
+
+def _serial(live: Live, node: str, spec: InstanceSpec) -> tuple[Step, ...]:
+    """Stop and destroy the old one, then build the new one: the baseline."""
+    return (
+        Mute(live.node, live.ref),
+        Destroy(live.node, live.ref, live.spec),
+        Build(node, spec),
+        AwaitCheckIn(spec.ref),
+        Unmute(node, spec.ref),
+        Announce(node, spec.ref),
+    )
+
+
+def _parallel(live: Live, node: str, spec: InstanceSpec) -> tuple[Step, ...]:
+    """Start the new one beside the old one; on its check-in stop the old one, enable the new.
+
+    Stopping is muting: instant, undoable, and on one node the same kernel transaction enables
+    the new one, so no crash can leave neither of them serving. Destroying comes last.
+    """
+    if node == live.node:
+        switch: tuple[Step, ...] = (Swap(node, live.ref, spec.ref), Announce(node, spec.ref))
+        build = Build(node, spec, leases_from=live.ref)
+    else:
+        switch = (
+            Mute(live.node, live.ref),
+            Unmute(node, spec.ref),
+            Announce(node, spec.ref),
+        )
+        build = Build(node, spec)
+    return (build, AwaitCheckIn(spec.ref), *switch, Destroy(live.node, live.ref))
+
+
+def _run(
+    run_id: str,
+    kind: RunKind,
+    spec: InstanceSpec,
+    steps: tuple[Step, ...],
+    strategy: Strategy | None = None,
+    point_of_no_return: int | None = None,
+    old: InstanceRef | None = None,
+    new: InstanceRef | None = None,
+) -> Run:
+    return Run(
+        id=run_id,
+        kind=kind,
+        router=spec.router.name,
+        epoch=spec.epoch,
+        strategy=strategy,
+        status=RunStatus.RUNNING,
+        steps=tuple(StepRecord(seq, step) for seq, step in enumerate(steps)),
+        point_of_no_return=point_of_no_return,
+        old=old,
+        new=new,
+    )

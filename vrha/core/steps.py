@@ -1,0 +1,60 @@
+"""What a step means in words, where it runs, and what undoes it. Undo stands beside do."""
+
+from __future__ import annotations
+
+from vrha.model.steps import (
+    Announce,
+    AwaitCheckIn,
+    Build,
+    Configure,
+    Destroy,
+    Mute,
+    Step,
+    Swap,
+    Unmute,
+)
+
+
+def undo_of(step: Step) -> tuple[Step, ...]:
+    """The steps that take back `step`, in order; safe also when it never happened."""
+    match step:
+        case Build(node=node, spec=spec):
+            return (Destroy(node, spec.ref),)
+        case AwaitCheckIn() | Announce():
+            return ()
+        case Swap(node=node, old=old, new=new):
+            return (Swap(node, new, old), Announce(node, old))
+        case Mute(node=node, instance=instance):
+            return (Unmute(node, instance), Announce(node, instance))
+        case Unmute(node=node, instance=instance):
+            return (Mute(node, instance),)
+        case Configure(node=node, spec=spec, previous=previous):
+            return (Configure(node, previous, spec),)
+        case Destroy(node=node, spec=spec):
+            return (Build(node, spec),) if spec else ()
+
+
+def describe(step: Step) -> str:
+    """One line for people."""
+    match step:
+        case Build(spec=spec):
+            return f"build {spec.ref}, muted"
+        case AwaitCheckIn(instance=instance):
+            return f"wait for the check-in of {instance}"
+        case Swap(old=old, new=new):
+            return f"mute {old} and unmute {new} in one transaction"
+        case Mute(instance=instance):
+            return f"mute {instance}"
+        case Unmute(instance=instance):
+            return f"unmute {instance}"
+        case Announce(instance=instance):
+            return f"announce {instance} (gratuitous ARP, unsolicited NA)"
+        case Configure(spec=spec):
+            return f"configure {spec.ref} in place"
+        case Destroy(instance=instance):
+            return f"destroy {instance}"
+
+
+def node_of(step: Step) -> str:
+    """The node that carries out `step`; empty for steps of the orchestrator."""
+    return "" if isinstance(step, AwaitCheckIn) else step.node

@@ -1,0 +1,335 @@
+"""The kernel half of one node: builds, tests, switches, announces, destroys and reports instances.
+
+The process lives in the node's network namespace and sees the node's own /run/netns. One
+`NodeKernel` is used by one thread at a time. Nothing is remembered between calls: what is there
+is read from the kernel and the state folder, so a restart of the process touches nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from vrha import codec
+from vrha.errors import InputError, PreconditionError, StepError
+from vrha.linux import (
+    announce,
+    build,
+    dnsmasq,
+    live,
+    mute,
+    netns,
+    processes,
+    rtnetlink,
+    rules,
+    sysctls,
+    tools,
+)
+from vrha.linux.announce import Announcer
+from vrha.linux.build import Stopwatch, Timings
+from vrha.linux.closing import SlowCloser
+from vrha.linux.files import SPEC, InstanceFolders
+from vrha.linux.names import (
+    PortTag,
+    host_port,
+    host_port_prefix,
+    link_group,
+    namespace_name,
+)
+from vrha.linux.observe import observed
+from vrha.linux.upstream import UpstreamProbe
+from vrha.model.spec import InstanceRef, InstanceSpec
+from vrha.model.state import ObservedInstance, SelfTest
+
+_DNS_S = 1.0
+_GRACE_S = 0.2
+"""Seconds between SIGTERM and SIGKILL for what lives in a namespace that is to go."""
+_SWEEPS = 5
+"""How often processes are looked for: one may start another while it is being ended."""
+
+ANNOUNCE_MS = (0, 1, 5, 20, 100, 500)
+"""When announcements are repeated, in milliseconds: single frames do get lost."""
+
+
+class NodeKernel:
+    """Everything of one node that needs root. Methods raise StepError unless they say more."""
+
+    def __init__(self, state_dir: Path) -> None:
+        """Prepare the node; instances that are there are not touched.
+
+        Raises PreconditionError: `not-root`, `missing-tool:*`, `state-dir`, `netns-dir`,
+        `no-nf-tables`.
+        """
+        if os.geteuid() != 0:
+            raise PreconditionError("not-root", "this needs root", "Run it by sudo.")
+        rule_tools = rules.find_tools()
+        program = tools.need("dnsmasq")
+        self._folders = InstanceFolders(state_dir.absolute())
+        netns.prepare_directory()
+        sysctls.apply(sysctls.NODE, required=False)
+        with contextlib.ExitStack() as stack:
+            home = netns.current()
+            stack.callback(os.close, home)
+            route = stack.enter_context(rtnetlink.open_route())
+            self._switch = mute.Switch(rule_tools.nft)
+            stack.callback(self._switch.close)
+            self._closer = SlowCloser()
+            stack.callback(self._closer.drain)
+            self._site = build.Site(home, route, rule_tools, program)
+            self._resources = stack.pop_all()
+
+    def close(self) -> None:
+        """Give back sockets and file descriptors; instances live on."""
+        self._resources.close()
+
+    def build(self, spec: InstanceSpec, leases_from: InstanceRef | None = None) -> Timings:
+        """Build the instance beside whatever is there, complete and muted.
+
+        An identical complete one is left as it is; remains of one are destroyed first.
+        Raises StepError: `instance-active`, `bridge-missing`, `namespace-exists`, `no-space`,
+        `state-dir`, `rules-rejected`, `links-failed`, `addresses-failed`, `sysctl-failed`,
+        `dnsmasq-failed`, `port-not-forwarding`, `tool-timeout`; PreconditionError
+        `missing-tool:*`; InputError. Nothing is left behind then.
+        """
+        watch = Stopwatch()
+        if self._is_complete(spec):
+            return watch.timings
+        if self._active_ports(spec.ref):
+            raise StepError(
+                "instance-active",
+                f"{spec.ref} is active and differs from what is to be built",
+                "Mute or destroy it first.",
+            )
+        with watch.phase("clear"):
+            self._clear(spec.ref)
+        try:
+            self._switch.ensure()
+            with watch.phase("files"):
+                folder = self._folders.make(spec.ref)
+                dnsmasq.write_files(self._folders, spec)
+                if leases_from is not None:
+                    dnsmasq.copy_leases(self._folders, leases_from, spec.ref)
+            build.construct(self._site, spec, folder, watch)
+            self._folders.write(spec.ref, SPEC, codec.encode(spec))
+        except BaseException as error:
+            self.destroy(spec.ref)
+            if isinstance(error, OSError):
+                raise StepError("build-failed", f"cannot build {spec.ref}: {error}") from error
+            raise
+        return watch.timings
+
+    def configure(self, spec: InstanceSpec) -> Timings:
+        """Bring a live instance to `spec` in place; repeating it changes nothing.
+
+        Raises StepError: `no-instance`, `needs-rebuild`, and those of the parts as in `build`.
+        """
+        watch = Stopwatch()
+        live.refuse_other_ports(self._spec(spec.ref), spec)
+        folder = self._folders.path(spec.ref)
+        with self._inside(spec.ref) as inner:
+            with watch.phase("rules"):
+                rules.load(self._site.rule_tools, spec, fresh=False)
+            with watch.phase("addresses"):
+                live.readdress(spec)
+            with watch.phase("dnsmasq"):
+                changed = dnsmasq.write_files(self._folders, spec)
+                pid = dnsmasq.pid_of(folder, inner)
+                if pid is not None and changed:
+                    dnsmasq.stop(pid, inner)
+                if pid is None or changed:
+                    dnsmasq.start(self._site.dnsmasq, folder)
+                else:
+                    dnsmasq.reload(pid)
+        tags = [PortTag(spec.ref, spec.epoch, port.name) for port in spec.ports]
+        aliases = [rtnetlink.set_alias(host_port(spec.ref, t.port), str(t)) for t in tags]
+        build.send(self._site.route, aliases, "links")
+        self._folders.write(spec.ref, SPEC, codec.encode(spec))
+        return watch.timings
+
+    def self_test(self, spec: InstanceSpec) -> SelfTest:
+        """Prove that the instance is complete; all but its link to the outside is read back.
+
+        Raises StepError `no-instance`, `rules-unreadable`.
+        """
+        uplink, wanted = spec.uplink, spec.router.uplink
+        bridge = rtnetlink.link(self._site.route, uplink.bridge) if uplink else None
+        gateways = wanted.gateways if wanted is not None and bridge is not None else ()
+        probe = UpstreamProbe(
+            uplink.bridge if uplink else "", bridge.mac if bridge else b"", gateways
+        )
+        probe.start()
+        with self._inside(spec.ref):
+            digest = rules.read_back(self._site.rule_tools, spec.router.backend)
+            answered = dnsmasq.answers(_DNS_S)
+        forwarding, not_forwarding = build.port_states(self._site.route, spec)
+        upstream = probe.finish(self._closer)
+        return SelfTest(forwarding, not_forwarding, digest, answered, upstream)
+
+    def swap(self, old: InstanceRef, new: InstanceRef) -> None:
+        """Mute `old` and unmute `new` in one kernel transaction; `new` announces itself at once.
+
+        `old` need not exist. Raises StepError `no-instance` (`new`), `mute-failed`,
+        `announce-failed`.
+        """
+        self._enable(new, mute=self._active_ports(old))
+
+    def mute(self, ref: InstanceRef) -> None:
+        """The kernel drops all that the instance's ports send or would receive.
+
+        An instance that is not there is muted already. Raises StepError `mute-failed`.
+        """
+        self._switch.change(mute=self._active_ports(ref))
+
+    def unmute(self, ref: InstanceRef) -> None:
+        """Let the instance's ports speak, and announce it at once.
+
+        Raises StepError `no-instance`, `mute-failed`, `announce-failed`.
+        """
+        self._enable(ref)
+
+    def _enable(self, ref: InstanceRef, mute: Sequence[str] = ()) -> None:
+        # Until they hear of the new one, neighbours send to the old one: everything that an
+        # announcement needs is there before the switch, and the first one follows it directly.
+        spec = self._spec(ref)
+        with self._announcer(spec) as ports:
+            self._switch.change(mute=mute, unmute=build.host_ports(spec))
+            announce.send_bursts(ports, (0,), lambda: None)
+
+    def announce(self, ref: InstanceRef, delays_ms: Sequence[int] = ANNOUNCE_MS) -> None:
+        """Tell the neighbours, at each of `delays_ms` milliseconds after now.
+
+        Raises StepError `no-instance`, `not-active` (also when it is muted meanwhile),
+        `announce-failed`.
+        """
+        spec = self._spec(ref)
+        wanted = set(build.host_ports(spec))
+
+        def check() -> None:
+            if not wanted <= self._switch.active():
+                raise StepError("not-active", f"{ref} is muted: it must not announce itself")
+
+        check()
+        with self._announcer(spec) as ports:
+            announce.send_bursts(ports, delays_ms, check)
+
+    @contextlib.contextmanager
+    def _announcer(self, spec: InstanceSpec) -> Iterator[Sequence[Announcer]]:
+        with self._inside(spec.ref):
+            ports = announce.open_ports(spec)
+        try:
+            yield ports
+        finally:
+            for sock, _ in ports:
+                self._closer.close(sock)
+
+    def destroy(self, ref: InstanceRef) -> Timings:
+        """Remove the instance and all that belongs to it; success when there is nothing.
+
+        Raises StepError `ports-remain`, `process-stuck`, `mute-failed`; repeat it then.
+        """
+        watch = Stopwatch()
+        with watch.phase("mute"):
+            self.mute(ref)
+        with watch.phase("ports"):
+            self._delete_ports(ref)
+        with watch.phase("processes"), contextlib.suppress(FileNotFoundError):
+            inner = netns.open_named(namespace_name(ref))
+            try:
+                _end_processes(inner)
+            finally:
+                os.close(inner)
+        with watch.phase("remove"):
+            netns.remove(namespace_name(ref))
+            self._folders.remove(ref)
+        return watch.timings
+
+    def observe(self) -> tuple[ObservedInstance, ...]:
+        """All instances on the node, also the remains of one, as they are in the kernel."""
+        return observed(self._site.route, self._folders, self._switch.active())
+
+    def counters(self, ref: InstanceRef) -> dict[str, dict[str, int]]:
+        """Packets that each port has received and sent, as the instance sees them.
+
+        Raises StepError `no-instance`.
+        """
+        found = {}
+        for port in self._spec(ref).ports:
+            link = rtnetlink.link(self._site.route, host_port(ref, port.name))
+            if link is not None:
+                # What the host end has sent, the instance has received.
+                found[port.name] = {"rx_packets": link.tx_packets, "tx_packets": link.rx_packets}
+        return found
+
+    def _active_ports(self, ref: InstanceRef) -> list[str]:
+        prefix = host_port_prefix(ref)
+        return sorted(name for name in self._switch.active() if name.startswith(prefix))
+
+    def _spec(self, ref: InstanceRef) -> InstanceSpec:
+        body = self._folders.read(ref, SPEC)
+        if body is None:
+            raise StepError("no-instance", f"there is no complete instance {ref} on this node")
+        try:
+            return codec.decode(InstanceSpec, body)
+        except InputError as error:
+            raise StepError("no-instance", f"{SPEC} of {ref} cannot be read: {error}") from error
+
+    @contextlib.contextmanager
+    def _inside(self, ref: InstanceRef) -> Iterator[int]:
+        try:
+            inner = netns.open_named(namespace_name(ref))
+        except FileNotFoundError as error:
+            raise StepError("no-instance", f"there is no namespace of {ref}") from error
+        try:
+            with netns.entered(inner, self._site.home):
+                yield inner
+        finally:
+            os.close(inner)
+
+    def _is_complete(self, spec: InstanceSpec) -> bool:
+        """Whether exactly this instance is there, with all its ports and its dnsmasq."""
+        if self._folders.read(spec.ref, SPEC) != codec.encode(spec):
+            return False
+        if build.port_states(self._site.route, spec)[1]:
+            return False
+        try:
+            inner = netns.open_named(namespace_name(spec.ref))
+        except FileNotFoundError:
+            return False
+        try:
+            return dnsmasq.pid_of(self._folders.path(spec.ref), inner) is not None
+        finally:
+            os.close(inner)
+
+    def _clear(self, ref: InstanceRef) -> None:
+        """Destroy the remains of a muted instance; the folder is the first thing that is made."""
+        remains = self._folders.path(ref), netns.path_of(namespace_name(ref))
+        if any(os.path.lexists(path) for path in remains):
+            self.destroy(ref)
+
+    def _delete_ports(self, ref: InstanceRef) -> None:
+        prefix, group = host_port_prefix(ref), link_group(ref)
+        links = rtnetlink.links(self._site.route)
+        ours = [link for link in links if link.name.startswith(prefix)]
+        if not ours:
+            return
+        in_group = [link for link in links if link.group == group]
+        if in_group == ours:
+            messages = [rtnetlink.delete_group(group)]
+        else:
+            messages = [rtnetlink.delete_link(link.index) for link in ours]
+        with contextlib.suppress(OSError):
+            self._site.route.talk(messages)
+        left = [n.name for n in rtnetlink.links(self._site.route) if n.name.startswith(prefix)]
+        if left:
+            raise StepError("ports-remain", f"ports of {ref} are still there: {', '.join(left)}")
+
+
+def _end_processes(inner: int) -> None:
+    for _ in range(_SWEEPS):
+        pids = [pid for pid in processes.inside(inner) if pid != os.getpid()]
+        if not pids:
+            return
+        processes.end(pids, inner, _GRACE_S)
+    raise StepError("process-stuck", "processes of the namespace keep starting others")

@@ -1,0 +1,92 @@
+"""Processes found by the network namespace they live in, and ended by pidfd.
+
+The inode of the namespace is the only witness: a pid file may be missing under a live process,
+and a pid may be another's by the time it is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+from collections.abc import Iterable
+
+from vrha.errors import StepError
+
+
+def inside(netns: int) -> list[int]:
+    """Pids of all processes whose main thread is in the namespace of this file descriptor."""
+    wanted = os.fstat(netns)
+    return [pid for pid in _pids() if _is_in(pid, wanted)]
+
+
+def is_inside(pid: int, netns: int) -> bool:
+    """Whether the process lives (zombies do not) in the namespace of this file descriptor."""
+    return _is_in(pid, os.fstat(netns))
+
+
+def end(pids: Iterable[int], netns: int, grace_s: float, deadline_s: float = 2.0) -> None:
+    """End processes of a namespace: SIGTERM, after `grace_s` seconds SIGKILL, and wait.
+
+    A pid that meanwhile belongs to a process elsewhere is left alone. Raises StepError
+    `process-stuck` for a process that is still there `deadline_s` after SIGKILL.
+    """
+    wanted = os.fstat(netns)
+    fds: dict[int, int] = {}
+    try:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                fd = os.pidfd_open(pid)
+                fds[fd] = pid
+                if not _is_in(pid, wanted):
+                    del fds[fd]
+                    os.close(fd)
+        _signal(fds, signal.SIGTERM)
+        _await_end(fds, grace_s)
+        _signal(fds, signal.SIGKILL)
+        _await_end(fds, deadline_s)
+        if fds:
+            raise StepError(
+                "process-stuck",
+                f"processes {sorted(fds.values())} do not end after SIGKILL",
+                "They wait in the kernel (state D); look at /proc/PID/stack.",
+            )
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def _signal(fds: dict[int, int], number: signal.Signals) -> None:
+    for fd in fds:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(fd, number)
+
+
+def _await_end(fds: dict[int, int], seconds: float) -> None:
+    """Wait until the processes have ended; those that did are closed and taken out of `fds`."""
+    poll = select.poll()
+    for fd in fds:
+        poll.register(fd, select.POLLIN)
+    end_at = time.monotonic() + seconds
+    while fds:
+        ended = poll.poll(max(0.0, end_at - time.monotonic()) * 1000)
+        if not ended:
+            return
+        for fd, _ in ended:
+            poll.unregister(fd)
+            del fds[fd]
+            os.close(fd)
+
+
+def _pids() -> Iterable[int]:
+    return (int(name) for name in os.listdir("/proc") if name.isdigit())
+
+
+def _is_in(pid: int, wanted: os.stat_result) -> bool:
+    try:
+        found = os.stat(f"/proc/{pid}/ns/net")
+    except OSError:
+        return False
+    return (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino)

@@ -1,0 +1,64 @@
+"""Kernel parameters of an instance and of its node. /proc/sys/net shows the namespace of the
+thread that opens the file, so callers enter the namespace first."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from vrha.errors import StepError
+
+INSTANCE = (
+    ("ipv4/ip_forward", "1"),
+    ("ipv4/conf/all/arp_ignore", "1"),
+    ("ipv4/conf/all/arp_announce", "2"),
+    ("ipv4/conf/all/rp_filter", "0"),
+    ("ipv4/conf/default/rp_filter", "1"),
+    ("ipv4/conf/all/accept_redirects", "0"),
+    ("ipv4/conf/default/accept_redirects", "0"),
+    ("ipv4/conf/all/send_redirects", "0"),
+    ("ipv4/conf/default/send_redirects", "0"),
+    ("ipv4/conf/all/accept_source_route", "0"),
+    ("ipv6/conf/all/forwarding", "1"),
+    ("ipv6/conf/default/accept_ra", "0"),
+    ("ipv6/conf/default/accept_redirects", "0"),
+    ("ipv6/conf/default/accept_dad", "0"),
+    ("ipv6/conf/default/dad_transmits", "0"),
+    ("ipv6/conf/default/addr_gen_mode", "1"),
+)
+"""Before any port exists, so that new ports take the defaults."""
+
+CONNTRACK = (("netfilter/nf_conntrack_events", "1"),)
+"""After the rules, whose loading brings conntrack in. With its default of 2 an entry born before
+somebody listens sends no events at all (net/netfilter/nf_conntrack_ecache.c)."""
+
+NODE = tuple((f"bridge/bridge-nf-call-{f}", "0") for f in ("iptables", "ip6tables", "arptables"))
+"""Frames on a node's bridges are not the business of its own IP rules."""
+
+
+def loose_reverse_path(port: str) -> tuple[str, str]:
+    """Accept on `port` any source that some route covers: the uplink may be asymmetric."""
+    return (f"ipv4/conf/{port}/rp_filter", "2")
+
+
+def apply(settings: Iterable[tuple[str, str]], required: bool = True) -> None:
+    """Write parameters below /proc/sys/net. Those that do not exist are skipped unless `required`.
+
+    Raises StepError `sysctl-failed`.
+    """
+    for name, value in settings:
+        try:
+            fd = os.open(f"/proc/sys/net/{name}", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(fd, value.encode())
+            finally:
+                os.close(fd)
+        except FileNotFoundError as error:
+            if required:
+                raise StepError("sysctl-failed", f"no kernel parameter net/{name}") from error
+        except OSError as error:
+            raise StepError(
+                "sysctl-failed",
+                f"cannot set net/{name} to {value}: {error.strerror}",
+                "In a container /proc/sys must be writable.",
+            ) from error

@@ -1,0 +1,258 @@
+"""Runs in motion: events in, `vrha.core.run` decides, journal and outbox out, in one transaction.
+
+A step is in the journal as `started`, and its command in the outbox, before anything leaves this
+process. So a killed orchestrator loses nothing: it resumes every open run at its last row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from vrha import codec
+from vrha.core import check_in as judging
+from vrha.core.run import (
+    CheckedIn,
+    CheckInFailed,
+    Dispatch,
+    Effect,
+    Event,
+    Finished,
+    Limits,
+    Resume,
+    StepDone,
+    StepFailed,
+    Tick,
+    advance,
+)
+from vrha.errors import InputError
+from vrha.model.messages import CheckIn, Command, Inventory, Outcome, StepReport
+from vrha.model.runs import Run, RunKind, RunStatus, StepRecord
+from vrha.model.state import RouterState
+from vrha.model.steps import Build, Configure
+from vrha.orchestrator import reconcile
+from vrha.orchestrator.metrics import Metrics
+from vrha.render.digest import expected_digest
+from vrha.store import Store, Tx
+
+log = logging.getLogger(__name__)
+
+
+class Engine:
+    """Carries runs through. All methods are safe from any thread."""
+
+    def __init__(
+        self,
+        store: Store,
+        limits: Limits,
+        metrics: Metrics,
+        outbox_filled: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._limits = limits
+        self._metrics = metrics
+        self._outbox_filled = outbox_filled
+
+    # --- what starts and moves runs ---------------------------------------------------------
+
+    def start(self, tx: Tx, run: Run) -> Run:
+        """Journal `run` and send its first steps. Raises RefusedError `run-in-progress`."""
+        tx.add_run(run)
+        tx.add_event("run-started", run.kind, run=run.id, router=run.router, detail=_what(run))
+        log.info("run %s: %s of %s starts, epoch %d", run.id, run.kind, run.router, run.epoch)
+        return self._feed(tx, run, Resume())
+
+    def resume(self) -> None:
+        """Take up every open run after a start of the orchestrator."""
+        with self._store.transaction() as tx:
+            for run in tx.open_runs():
+                log.info("run %s: resumed", run.id)
+                tx.add_event("run-resumed", run.status, run=run.id, router=run.router)
+                self._feed(tx, run, Resume())
+        self._outbox_filled()
+
+    def tick(self) -> None:
+        """Let deadlines pass; call it several times a second."""
+        with self._store.transaction() as tx:
+            for run in tx.open_runs():
+                self._feed(tx, run, Tick())
+        self._outbox_filled()
+
+    # --- what agents say --------------------------------------------------------------------
+
+    def receive(self, body: bytes) -> None:
+        """One message from an agent. Raises InputError for what is none."""
+        message = codec.decode_message(body)
+        match message:
+            case StepReport():
+                self._report(message)
+            case CheckIn():
+                self._check_in(message)
+            case Inventory():
+                self._inventory(message)
+            case Command():
+                raise InputError("unexpected", "a command was sent to the orchestrator")
+        self._outbox_filled()
+
+    def _report(self, report: StepReport) -> None:
+        with self._store.transaction() as tx:
+            run = tx.run(report.run)
+            if run is None or report.epoch != run.epoch:
+                self._metrics.refused("step-report")
+                tx.add_event("report-refused", "stale", run=report.run, node=report.node)
+                return
+            tx.add_step_timings(run.id, report.seq, report.undo, report.timings_ms)
+            if report.outcome is Outcome.DONE:
+                self._feed(tx, run, StepDone(report.seq, report.undo, report.attempt))
+                return
+            log.warning("run %s step %d on %s: %s", run.id, report.seq, report.node, report.detail)
+            tx.add_event(
+                "step-failed",
+                report.code,
+                run=run.id,
+                router=run.router,
+                node=report.node,
+                detail=report.detail,
+            )
+            failed = StepFailed(report.seq, report.undo, report.attempt, report.code, report.detail)
+            self._feed(tx, run, failed)
+
+    def _check_in(self, message: CheckIn) -> None:
+        with self._store.transaction() as tx:
+            run = tx.run(message.run)
+            judgement = judging.judge_sender(run, message)
+            if judgement.refusal is None and not tx.consume_check_in(
+                message.run, _hash(message.token)
+            ):
+                judgement = judging.Judgement(judging.Refusal.WRONG_TOKEN)
+            if run is None or judgement.refusal is not None:
+                self._refuse(tx, message, judgement)
+                return
+            build = judging.build_of(run)
+            assert build is not None, "judge_sender found it"
+            judgement = judging.judge_self_test(run, message, expected_digest(build.spec))
+            if judgement.refusal is not None:
+                self._refuse(tx, message, judgement)
+                self._feed(
+                    tx,
+                    run,
+                    CheckInFailed(message.instance, judgement.refusal, judgement.detail),
+                )
+                return
+            log.info("run %s: %s checked in from %s", run.id, message.instance, message.node)
+            tx.add_event(
+                "checked-in",
+                "accepted",
+                run=run.id,
+                router=run.router,
+                node=message.node,
+                detail=f"{message.self_test.rules.count} rules, built in {message.build_ms:.1f} ms",
+            )
+            self._feed(tx, run, CheckedIn(message.instance))
+
+    def _refuse(self, tx: Tx, message: CheckIn, judgement: judging.Judgement) -> None:
+        reason = str(judgement.refusal)
+        self._metrics.check_in_refused(reason)
+        log.warning(
+            "check-in of %s from %s refused: %s %s",
+            message.instance,
+            message.node,
+            reason,
+            judgement.detail,
+        )
+        tx.add_event(
+            "check-in-refused",
+            reason,
+            run=message.run,
+            router=message.router,
+            node=message.node,
+            detail=judgement.detail,
+        )
+
+    def _inventory(self, inventory: Inventory) -> None:
+        with self._store.transaction() as tx:
+            previous = {state.name: state for state in tx.node_states()}.get(inventory.node)
+            if previous is None or previous.agent != inventory.agent:
+                tx.add_event("agent-started", "hello", node=inventory.node, detail=inventory.agent)
+            tx.node_seen(inventory, time.time())
+            for run in reconcile.after_inventory(tx, inventory, previous):
+                self.start(tx, run)
+
+    # --- carrying out -----------------------------------------------------------------------
+
+    def _feed(self, tx: Tx, run: Run, event: Event) -> Run:
+        after, effects = advance(run, event, time.monotonic(), self._limits)
+        if after == run:
+            return run
+        if after.status is RunStatus.ROLLING_BACK and run.status is RunStatus.RUNNING:
+            log.warning("run %s rolls back: %s: %s", run.id, after.reason, after.detail)
+            tx.add_event(
+                "rolling-back", after.reason, run=run.id, router=run.router, detail=after.detail
+            )
+        tx.save_run(after)
+        for effect in effects:
+            self._carry_out(tx, after, effect)
+        return after
+
+    def _carry_out(self, tx: Tx, run: Run, effect: Effect) -> None:
+        match effect:
+            case Dispatch():
+                self._dispatch(tx, run, effect)
+            case Finished():
+                self._finish(tx, run)
+
+    def _dispatch(self, tx: Tx, run: Run, batch: Dispatch) -> None:
+        records: tuple[StepRecord, ...] = batch.records
+        token = ""
+        if not batch.undo and any(isinstance(r.step, Build) for r in records):
+            token = secrets.token_urlsafe(32)
+            tx.expect_check_in(run.id, _hash(token))
+        command = Command(
+            run=run.id,
+            router=run.router,
+            epoch=run.epoch,
+            node=batch.node,
+            attempt=batch.attempt,
+            first_seq=records[0].seq,
+            undo=batch.undo,
+            steps=tuple(record.step for record in records),
+            token=token,
+        )
+        tx.enqueue(batch.node, codec.encode(command))
+
+    def _finish(self, tx: Tx, run: Run) -> None:
+        state = tx.router_state(run.router) or RouterState(run.router)
+        tx.put_router_state(outcome_of(run, state))
+        self._metrics.run_ended(run.kind, run.status)
+        log.info("run %s: %s", run.id, run.status)
+        tx.add_event(
+            f"run-{run.status.replace('_', '-')}",
+            run.reason or run.kind,
+            run=run.id,
+            router=run.router,
+            detail="; ".join(run.leftovers) or run.detail,
+        )
+
+
+def outcome_of(run: Run, state: RouterState) -> RouterState:
+    """What is true of the router once `run` has ended."""
+    if run.status is RunStatus.ROLLED_BACK:
+        failed = f"{run.reason}: {run.detail}" if run.kind is RunKind.CREATE else state.failed
+        return replace(state, failed=failed)
+    if run.kind is RunKind.DELETE:
+        gone = run.old == state.active
+        return replace(state, active=None, applied=None, node="", failed="") if gone else state
+    step = next(r.step for r in run.steps if isinstance(r.step, Build | Configure))
+    return replace(state, active=run.new, applied=step.spec, node=step.node, failed="")
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _what(run: Run) -> str:
+    return f"{run.kind} {run.strategy or ''}".strip()

@@ -1,0 +1,177 @@
+"""What the HTTP API offers, on top of store and engine. Implements `vrha.ports.Service`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import vrha
+from vrha.core.diff import diff
+from vrha.errors import NotFoundError, RefusedError
+from vrha.model.runs import Run, Strategy
+from vrha.model.spec import Desired, Router
+from vrha.model.views import (
+    ApplyResult,
+    Change,
+    Event,
+    Health,
+    NetworkView,
+    NodeView,
+    RouterView,
+    RunView,
+)
+from vrha.orchestrator import reconcile, views
+from vrha.orchestrator.engine import Engine
+from vrha.orchestrator.metrics import Metrics
+from vrha.store import Store, Tx
+
+
+class OrchestratorService:
+    """Every method is one transaction, or a few; all are safe from any thread."""
+
+    def __init__(
+        self,
+        store: Store,
+        engine: Engine,
+        metrics: Metrics,
+        outbox_filled: Callable[[], None],
+        broker_connected: Callable[[], bool],
+        default_strategy: Strategy,
+    ) -> None:
+        self._store = store
+        self._engine = engine
+        self._metrics = metrics
+        self._outbox_filled = outbox_filled
+        self._broker_connected = broker_connected
+        self._default = default_strategy
+
+    # --- desired state ----------------------------------------------------------------------
+
+    def desired(self) -> Desired:
+        with self._store.transaction() as tx:
+            return tx.desired()[1]
+
+    def diff(self, desired: Desired) -> tuple[Change, ...]:
+        return diff(self.desired(), desired)
+
+    def apply(self, desired: Desired) -> ApplyResult:
+        with self._store.transaction() as tx:
+            version, old = tx.desired()
+            changes = diff(old, desired)
+            _refuse_busy(tx, desired)
+            if changes:
+                version = tx.put_desired(desired)
+                tx.add_event("applied", "desired-state", detail=f"{len(changes)} changes")
+            runs = reconcile.converge(tx, desired)
+            for run in runs:
+                self._engine.start(tx, run)
+        self._outbox_filled()
+        return ApplyResult(version, changes, tuple(run.id for run in runs))
+
+    # --- restart ----------------------------------------------------------------------------
+
+    def plan_restart(self, network: str, strategy: Strategy | None) -> RunView:
+        with self._store.transaction() as tx:
+            return views.run_view(self._restart(tx, network, strategy, dry_run=True))
+
+    def restart_network(self, network: str, strategy: Strategy | None) -> RunView:
+        with self._store.transaction() as tx:
+            run = self._restart(tx, network, strategy, dry_run=False)
+            run = self._engine.start(tx, run)
+            view = views.run_view(run, tx.run_times(run.id))
+        self._outbox_filled()
+        return view
+
+    def _restart(self, tx: Tx, network: str, strategy: Strategy | None, dry_run: bool) -> Run:
+        desired = tx.desired()[1]
+        router = _router_of(desired, network)
+        _refuse_open_run(tx, router.name)
+        return reconcile.restart(tx, desired, router, strategy or self._default, dry_run)
+
+    # --- what is ----------------------------------------------------------------------------
+
+    def networks(self) -> tuple[NetworkView, ...]:
+        with self._store.transaction() as tx:
+            desired = tx.desired()[1]
+            routers = {view.name: view for view in _routers(tx, desired)}
+        return tuple(views.network_view(n, desired, routers) for n in desired.networks)
+
+    def routers(self) -> tuple[RouterView, ...]:
+        with self._store.transaction() as tx:
+            return _routers(tx, tx.desired()[1])
+
+    def nodes(self) -> tuple[NodeView, ...]:
+        with self._store.transaction() as tx:
+            desired = tx.desired()[1]
+            states = {state.name: state for state in tx.node_states()}
+        now = time.time()
+        return tuple(views.node_view(n, states.get(n.name), now) for n in desired.nodes)
+
+    def run(self, run_id: str) -> RunView:
+        with self._store.transaction() as tx:
+            run = tx.run(run_id)
+            if run is None:
+                raise NotFoundError(
+                    "no-such-run", f"no run {run_id}", "`vrha run list` shows the runs."
+                )
+            return views.run_view(run, tx.run_times(run_id), tx.step_timings(run_id))
+
+    def runs(self, open_only: bool = False, limit: int = 50) -> Sequence[RunView]:
+        with self._store.transaction() as tx:
+            return tuple(views.run_view(run, times) for run, times in tx.runs(limit, open_only))
+
+    def events(self, after: int = 0, limit: int = 200) -> Sequence[Event]:
+        with self._store.transaction() as tx:
+            return tx.events(after, limit)
+
+    def health(self) -> Health:
+        with self._store.transaction() as tx:
+            desired = tx.desired()[1]
+            heard = reconcile.candidates(desired, tx.node_states(), tx.router_states())
+            open_runs = len(tx.open_runs())
+        return Health(
+            version=vrha.__version__,
+            store=True,
+            broker=self._broker_connected(),
+            nodes_heard=sum(1 for candidate in heard if candidate.heard),
+            open_runs=open_runs,
+            check_ins_refused=self._metrics.check_ins_refused(),
+        )
+
+    def metrics(self) -> bytes:
+        return self._metrics.text()
+
+
+def _routers(tx: Tx, desired: Desired) -> tuple[RouterView, ...]:
+    states = {state.router: state for state in tx.router_states()}
+    runs = {run.router: run.id for run in tx.open_runs()}
+    return tuple(
+        views.router_view(r, states.get(r.name), runs.get(r.name, "")) for r in desired.routers
+    )
+
+
+def _router_of(desired: Desired, network: str) -> Router:
+    if desired.network(network) is None:
+        known = ", ".join(n.name for n in desired.networks) or "none"
+        raise NotFoundError("no-such-network", f"no network {network}", f"Networks: {known}.")
+    router = desired.router_of(network)
+    if router is None:
+        raise RefusedError("no-router", f"network {network} has no router", "Nothing to restart.")
+    return router
+
+
+def _refuse_open_run(tx: Tx, router: str) -> None:
+    run = tx.open_run_of(router)
+    if run is not None:
+        raise RefusedError(
+            "run-in-progress",
+            f"router {router} has run {run.id} ({run.kind}, {run.status})",
+            f"`vrha run watch {run.id}` follows it.",
+        )
+
+
+def _refuse_busy(tx: Tx, desired: Desired) -> None:
+    """An apply is carried out or refused as a whole: no open run may lead elsewhere."""
+    for run in tx.open_runs():
+        if reconcile.leads_elsewhere(desired, run):
+            _refuse_open_run(tx, run.router)

@@ -1,0 +1,101 @@
+"""From rows to what people see."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from vrha.core.steps import describe, node_of, undo_of
+from vrha.model.runs import Run, StepRecord
+from vrha.model.spec import Desired, Network, Node, Router
+from vrha.model.state import NodeState, RouterState
+from vrha.model.views import NetworkView, NodeView, RouterStatus, RouterView, RunView, StepView
+from vrha.store import RunTimes
+
+Timings = Mapping[tuple[int, bool], tuple[tuple[str, float], ...]]
+
+
+def run_view(run: Run, times: RunTimes | None = None, timings: Timings | None = None) -> RunView:
+    """A run as people see it; without times: one that was only planned."""
+    timings = timings or {}
+    return RunView(
+        id=run.id,
+        kind=run.kind,
+        router=run.router,
+        epoch=run.epoch,
+        strategy=run.strategy,
+        status=run.status,
+        steps=tuple(_step(r, timings.get((r.seq, False), ())) for r in run.steps),
+        undo=tuple(_step(r, timings.get((r.seq, True), ())) for r in run.undo),
+        point_of_no_return=run.point_of_no_return,
+        old=str(run.old or ""),
+        new=str(run.new or ""),
+        reason=run.reason,
+        detail=run.detail,
+        leftovers=run.leftovers,
+        started_at=times.started_at if times else "",
+        ended_at=times.ended_at if times else "",
+    )
+
+
+def _step(record: StepRecord, timings: tuple[tuple[str, float], ...]) -> StepView:
+    return StepView(
+        seq=record.seq,
+        what=describe(record.step),
+        node=node_of(record.step),
+        status=record.status,
+        attempt=record.attempt,
+        error=record.error,
+        undo="; ".join(describe(step) for step in undo_of(record.step)),
+        timings_ms=timings,
+    )
+
+
+def router_view(router: Router, state: RouterState | None, open_run: str) -> RouterView:
+    """A router and what serves it."""
+    return RouterView(
+        name=router.name,
+        networks=router.networks,
+        status=_status(state, open_run),
+        instance=str(state.active or "") if state else "",
+        node=state.node if state else "",
+        epoch=state.epoch if state else 0,
+        run=open_run,
+        reason=state.failed if state else "",
+    )
+
+
+def network_view(
+    network: Network, desired: Desired, routers: Mapping[str, RouterView]
+) -> NetworkView:
+    """A network and the router that serves it."""
+    router = desired.router_of(network.name)
+    view = routers[router.name] if router else None
+    return NetworkView(
+        name=network.name,
+        bridge=network.bridge,
+        subnets=tuple(str(subnet.cidr) for subnet in network.subnets),
+        router=view.name if view else "",
+        status=view.status if view else RouterStatus.ABSENT,
+        node=view.node if view else "",
+        run=view.run if view else "",
+    )
+
+
+def node_view(node: Node, state: NodeState | None, now: float) -> NodeView:
+    """A node and what its agent last said; `now` in seconds of the wall clock."""
+    return NodeView(
+        name=node.name,
+        zone=node.zone,
+        instances=tuple(str(i.ref) for i in state.instances) if state else (),
+        capacity=node.capacity,
+        heard_seconds_ago=max(0.0, now - state.seen_at) if state else None,
+        version=state.version if state else "",
+    )
+
+
+def _status(state: RouterState | None, open_run: str) -> RouterStatus:
+    if open_run:
+        return RouterStatus.CHANGING
+    if state is not None and state.active is not None:
+        return RouterStatus.SERVING
+    return RouterStatus.FAILED if state is not None and state.failed else RouterStatus.ABSENT

@@ -1,0 +1,163 @@
+"""Tables of the store, and the version of their layout.
+
+SQL that SQLite (3.34 or newer) and PostgreSQL both understand; what differs stands in
+`vrha.store.engine`. Values that are only read as a whole are kept as JSON of `vrha.codec`.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Connection,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    insert,
+    inspect,
+    select,
+    text,
+)
+
+from vrha.errors import PreconditionError
+
+SCHEMA_VERSION = 1
+
+metadata = MetaData()
+
+schema_version = Table("vrha_schema", metadata, Column("version", Integer, primary_key=True))
+
+desired = Table(
+    "desired",
+    metadata,
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("body", Text, nullable=False),
+    Column("applied_at", String(32), nullable=False),
+)
+
+routers = Table(
+    "routers",
+    metadata,
+    Column("router", String(64), primary_key=True),
+    Column("epoch", Integer, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("node", String(64), nullable=False),
+    Column("active", Integer),
+    Column("applied", Text),
+    Column("failed", Text, nullable=False),
+    # The row of a removed router stays: epochs are never handed out twice (I6).
+    Column("dropped", Boolean, nullable=False),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("router", String(64), nullable=False),
+    Column("terminal", Boolean, nullable=False),
+    # Everything of the run but its steps.
+    Column("body", Text, nullable=False),
+    Column("started_at", String(32), nullable=False),
+    Column("ended_at", String(32), nullable=False),
+    sqlite_autoincrement=True,
+)
+
+ONE_OPEN_RUN = Index(
+    "one_open_run_per_router",
+    runs.c.router,
+    unique=True,
+    sqlite_where=text("terminal = 0"),
+    postgresql_where=text("NOT terminal"),
+)
+
+steps = Table(
+    "steps",
+    metadata,
+    Column("run_id", String(64), primary_key=True),
+    Column("undo", Boolean, primary_key=True),
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    # The step itself: large (a build carries its whole instance) and hardly ever rewritten.
+    Column("step", Text, nullable=False),
+    # The rest of the record: small and rewritten at every change of its status.
+    Column("progress", Text, nullable=False),
+)
+
+timings = Table(
+    "timings",
+    metadata,
+    Column("run_id", String(64), primary_key=True),
+    Column("undo", Boolean, primary_key=True),
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("timings", Text, nullable=False),
+)
+
+check_ins = Table(
+    "check_ins",
+    metadata,
+    Column("run_id", String(64), primary_key=True),
+    Column("token_hash", String(128), nullable=False),
+    Column("used", Boolean, nullable=False),
+)
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("inventory", Text, nullable=False),
+    Column("seen_at", Float(53), nullable=False),
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("node", String(64), nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    # An id names a message for ever (it is its message id), so it is never given out again.
+    sqlite_autoincrement=True,
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("at", String(32), nullable=False),
+    Column("kind", String(64), nullable=False),
+    Column("reason", String(128), nullable=False),
+    Column("run", String(64), nullable=False),
+    Column("router", String(64), nullable=False),
+    Column("node", String(64), nullable=False),
+    Column("detail", Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+
+def prepare(connection: Connection, where: str) -> None:
+    """Create the tables in an empty database, or check that they are ours and of this version.
+
+    Raises PreconditionError: `store-version`, `store-foreign`.
+    """
+    names = set(inspect(connection).get_table_names())
+    if not names:
+        metadata.create_all(connection)
+        connection.execute(insert(schema_version).values(version=SCHEMA_VERSION))
+        return
+    if schema_version.name not in names:
+        raise PreconditionError(
+            "store-foreign",
+            f"{where} is a database of another program (no table {schema_version.name})",
+            "Give vrha a state folder of its own.",
+        )
+    found = connection.execute(select(schema_version.c.version)).scalar()
+    if found != SCHEMA_VERSION:
+        raise PreconditionError(
+            "store-version",
+            f"{where} has layout version {found}; this vrha reads version {SCHEMA_VERSION}",
+            "Run the vrha that wrote it, or restore a backup of the matching version.",
+        )

@@ -1,0 +1,368 @@
+"""One transaction of the store: what can be read and written, in the words of the model."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Table, and_, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from vrha import codec
+from vrha.errors import NotFoundError, RefusedError
+from vrha.model.messages import Inventory
+from vrha.model.runs import Run, StepRecord
+from vrha.model.spec import Desired
+from vrha.model.state import NodeState, RouterState
+from vrha.model.views import Event
+from vrha.store import rows, schema
+from vrha.store.rows import OutboxRow, RunTimes
+
+KEPT_EVENTS = 100_000
+KEPT_RUNS = 1_000
+"""Ended runs and events beyond these numbers are forgotten, oldest first."""
+
+Timings = tuple[tuple[str, float], ...]
+
+
+class Tx:
+    """Reads and writes of one transaction; made by `Store.transaction`."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        steps: rows.Steps,
+        decode_desired: Callable[[str], Desired],
+    ) -> None:
+        self._db = connection
+        self._steps = steps
+        self._decode_desired = decode_desired
+
+    # Desired state
+
+    def desired(self) -> tuple[int, Desired]:
+        """Version and content; version 0 and empty when nothing was applied yet."""
+        row = self._db.execute(select(schema.desired)).first()
+        return (0, Desired()) if row is None else (row.version, self._decode_desired(row.body))
+
+    def put_desired(self, desired: Desired) -> int:
+        """Replace the desired state; returns its version."""
+        last = self._db.execute(select(schema.desired.c.version)).scalar() or 0
+        self._db.execute(delete(schema.desired))
+        values = {
+            "version": last + 1,
+            "body": codec.encode(desired).decode(),
+            "applied_at": _now(),
+        }
+        self._db.execute(insert(schema.desired).values(values))
+        return last + 1
+
+    # Routers
+
+    def router_state(self, router: str) -> RouterState | None:
+        """State of a router; None when there never was one of that name.
+
+        Of a dropped router only `epoch` and `generation` are left: they go on from there.
+        """
+        table = schema.routers
+        row = self._db.execute(select(table).where(table.c.router == router)).first()
+        return None if row is None else rows.router_state_of(row)
+
+    def router_states(self) -> tuple[RouterState, ...]:
+        """States of all routers that were not dropped, by name."""
+        table = schema.routers
+        query = select(table).where(table.c.dropped.is_(False)).order_by(table.c.router)
+        return tuple(rows.router_state_of(row) for row in self._db.execute(query))
+
+    def put_router_state(self, state: RouterState) -> None:
+        """Save `state`. Raises RefusedError (`epoch-behind`) where it would go back (I6)."""
+        table = schema.routers
+        last = self._db.execute(
+            select(table.c.epoch, table.c.generation).where(table.c.router == state.router)
+        ).first()
+        if last and (state.epoch < last.epoch or state.generation < last.generation):
+            raise RefusedError(
+                "epoch-behind",
+                f"router {state.router}: epoch {state.epoch}, generation {state.generation} are "
+                f"behind {last.epoch}, {last.generation}, which were handed out before",
+            )
+        self._upsert(table, table.c.router == state.router, rows.router_values(state))
+
+    def drop_router_state(self, router: str) -> None:
+        """Forget all of a router but its last epoch and generation."""
+        table = schema.routers
+        self._db.execute(
+            update(table)
+            .where(table.c.router == router)
+            .values(dropped=True, node="", active=None, applied=None, failed="")
+        )
+
+    # Runs
+
+    def add_run(self, run: Run) -> None:
+        """Journal a new run.
+
+        Raises RefusedError (`run-in-progress`, naming the open run) when its router has one.
+        """
+        try:
+            with self._db.begin_nested():
+                self._db.execute(
+                    insert(schema.runs).values(
+                        id=run.id,
+                        router=run.router,
+                        terminal=run.status.terminal,
+                        body=rows.run_text(run),
+                        started_at=_now(),
+                        ended_at=_now() if run.status.terminal else "",
+                    )
+                )
+        except IntegrityError:
+            other = self.open_run_of(run.router)
+            if other is None or other.id == run.id:
+                raise
+            raise RefusedError(
+                "run-in-progress",
+                f"router {run.router} has run {other.id} ({other.kind.value}) in progress",
+                f"Wait for it: vrha run show {other.id}",
+            ) from None
+        self._save_steps(run)
+
+    def save_run(self, run: Run) -> None:
+        """Write the run and those of its steps that changed.
+
+        Raises NotFoundError; RefusedError (`run-ended`) when that would leave a terminal
+        status (I3).
+        """
+        table = schema.runs
+        row = self._db.execute(select(table).where(table.c.id == run.id)).first()
+        if row is None:
+            raise NotFoundError("no-run", f"no run {run.id}")
+        was = codec.decode(Run, row.body).status
+        if was.terminal and run.status is not was:
+            raise RefusedError(
+                "run-ended", f"run {run.id} is {was.value} and cannot become {run.status.value}"
+            )
+        ended_at = row.ended_at or (_now() if run.status.terminal else "")
+        self._db.execute(
+            update(table)
+            .where(table.c.id == run.id)
+            .values(terminal=run.status.terminal, body=rows.run_text(run), ended_at=ended_at)
+        )
+        self._save_steps(run)
+        if run.status.terminal and not was.terminal:
+            self._forget_runs()
+
+    def run(self, run_id: str) -> Run | None:
+        found = self._runs(schema.runs.c.id == run_id)
+        return found[0][0] if found else None
+
+    def run_times(self, run_id: str) -> RunTimes | None:
+        found = self._runs(schema.runs.c.id == run_id)
+        return found[0][1] if found else None
+
+    def open_runs(self) -> tuple[Run, ...]:
+        """Runs that have not ended, oldest first."""
+        found = self._runs(schema.runs.c.terminal.is_(False))
+        return tuple(run for run, _ in reversed(found))
+
+    def open_run_of(self, router: str) -> Run | None:
+        found = self._runs(and_(schema.runs.c.terminal.is_(False), schema.runs.c.router == router))
+        return found[0][0] if found else None
+
+    def runs(self, limit: int, open_only: bool = False) -> tuple[tuple[Run, RunTimes], ...]:
+        """The newest `limit` runs, newest first."""
+        return self._runs(schema.runs.c.terminal.is_(False) if open_only else None, limit)
+
+    def _runs(
+        self, where: ColumnElement[bool] | None, limit: int | None = None
+    ) -> tuple[tuple[Run, RunTimes], ...]:
+        query = select(schema.runs).order_by(schema.runs.c.number.desc()).limit(limit)
+        if where is not None:
+            query = query.where(where)
+        return tuple(
+            (
+                rows.run_of(row.body, self._records(row.id, False), self._records(row.id, True)),
+                RunTimes(row.started_at, row.ended_at),
+            )
+            for row in self._db.execute(query).all()
+        )
+
+    def _records(self, run_id: str, undo: bool) -> tuple[StepRecord, ...]:
+        table = schema.steps
+        query = (
+            select(table)
+            .where(table.c.run_id == run_id, table.c.undo.is_(undo))
+            .order_by(table.c.seq)
+        )
+        return tuple(
+            self._steps.record(row.seq, row.step, row.progress) for row in self._db.execute(query)
+        )
+
+    def _save_steps(self, run: Run) -> None:
+        for undo, records in ((False, run.steps), (True, run.undo)):
+            saved = {record.seq: record for record in self._records(run.id, undo)}
+            for record in records:
+                self._save_step(run.id, undo, record, saved.pop(record.seq, None))
+            if saved:
+                table = schema.steps
+                self._db.execute(
+                    delete(table).where(
+                        table.c.run_id == run.id, table.c.undo.is_(undo), table.c.seq.in_(saved)
+                    )
+                )
+
+    def _save_step(
+        self, run_id: str, undo: bool, record: StepRecord, saved: StepRecord | None
+    ) -> None:
+        if record == saved:
+            return
+        table = schema.steps
+        values: dict[str, Any] = {"progress": rows.progress_text(record)}
+        if saved is None or saved.step != record.step:
+            values["step"] = rows.step_text(record)
+        if saved is None:
+            values |= {"run_id": run_id, "undo": undo, "seq": record.seq}
+            self._db.execute(insert(table).values(values))
+            return
+        self._db.execute(
+            update(table)
+            .where(table.c.run_id == run_id, table.c.undo.is_(undo), table.c.seq == record.seq)
+            .values(values)
+        )
+
+    def _forget_runs(self) -> None:
+        table = schema.runs
+        ended = (
+            select(table.c.number, table.c.id)
+            .where(table.c.terminal.is_(True))
+            .order_by(table.c.number.desc())
+            .offset(KEPT_RUNS)
+            .limit(KEPT_RUNS)
+        )
+        old = [row.id for row in self._db.execute(ended)]
+        if not old:
+            return
+        for part in (schema.steps, schema.timings, schema.check_ins):
+            self._db.execute(delete(part).where(part.c.run_id.in_(old)))
+        self._db.execute(delete(table).where(table.c.id.in_(old)))
+
+    def add_step_timings(self, run_id: str, seq: int, undo: bool, timings: Timings) -> None:
+        """Keep what a step reported of its phases (ms); a later attempt replaces it."""
+        table = schema.timings
+        where = and_(table.c.run_id == run_id, table.c.undo.is_(undo), table.c.seq == seq)
+        body = codec.encode(timings, Timings).decode()
+        self._upsert(table, where, {"run_id": run_id, "undo": undo, "seq": seq, "timings": body})
+
+    def step_timings(self, run_id: str) -> Mapping[tuple[int, bool], Timings]:
+        """Phases and milliseconds by (seq, undo)."""
+        table = schema.timings
+        found = self._db.execute(select(table).where(table.c.run_id == run_id))
+        return {(row.seq, row.undo): codec.decode(Timings, row.timings) for row in found}
+
+    # Check-ins
+
+    def expect_check_in(self, run_id: str, token_hash: str) -> None:
+        """From now on only the token with this hash is accepted, once."""
+        table = schema.check_ins
+        self._upsert(
+            table,
+            table.c.run_id == run_id,
+            {"run_id": run_id, "token_hash": token_hash, "used": False},
+        )
+
+    def consume_check_in(self, run_id: str, token_hash: str) -> bool:
+        """Use the token up. True exactly once, and only for the token expected last."""
+        table = schema.check_ins
+        expected = self._db.execute(
+            select(table.c.token_hash).where(table.c.run_id == run_id)
+        ).scalar()
+        if expected is None or not hmac.compare_digest(expected.encode(), token_hash.encode()):
+            return False
+        done = self._db.execute(
+            update(table).where(table.c.run_id == run_id, table.c.used.is_(False)).values(used=True)
+        )
+        return done.rowcount == 1
+
+    # Nodes
+
+    def node_seen(self, inventory: Inventory, at: float) -> None:
+        """Keep a node's newest inventory, heard `at` (seconds, Unix time)."""
+        table = schema.nodes
+        self._upsert(
+            table,
+            table.c.name == inventory.node,
+            {
+                "name": inventory.node,
+                "inventory": codec.encode(inventory).decode(),
+                "seen_at": at,
+            },
+        )
+
+    def node_states(self) -> tuple[NodeState, ...]:
+        """Every node that was ever heard, by name."""
+        found = self._db.execute(select(schema.nodes).order_by(schema.nodes.c.name))
+        return tuple(_node_state(row) for row in found)
+
+    # Outbox
+
+    def enqueue(self, node: str, body: bytes) -> int:
+        """Queue a message to `node` in this transaction; returns its id."""
+        query = insert(schema.outbox).values(node=node, body=body)
+        return int(self._db.execute(query.returning(schema.outbox.c.id)).scalar_one())
+
+    def unsent(self, limit: int = 100) -> tuple[OutboxRow, ...]:
+        """The oldest messages that were not marked sent, in order."""
+        query = select(schema.outbox).order_by(schema.outbox.c.id).limit(limit)
+        return tuple(OutboxRow(r.id, r.node, r.body) for r in self._db.execute(query))
+
+    def mark_sent(self, ids: Sequence[int]) -> None:
+        """Forget messages that the broker confirmed, bodies (and tokens in them) included."""
+        self._db.execute(delete(schema.outbox).where(schema.outbox.c.id.in_(ids)))
+
+    # Events
+
+    def add_event(
+        self,
+        kind: str,
+        reason: str,
+        *,
+        run: str = "",
+        router: str = "",
+        node: str = "",
+        detail: str = "",
+    ) -> None:
+        """Keep one thing that happened, and why."""
+        values = {"at": _now(), "kind": kind, "reason": reason, "run": run, "router": router}
+        query = insert(schema.events).values(values | {"node": node, "detail": detail})
+        new = int(self._db.execute(query.returning(schema.events.c.id)).scalar_one())
+        if new % 1000 == 0:
+            self._db.execute(delete(schema.events).where(schema.events.c.id <= new - KEPT_EVENTS))
+
+    def events(self, after: int = 0, limit: int = 200) -> tuple[Event, ...]:
+        """Events with an id above `after`, oldest first."""
+        table = schema.events
+        query = select(table).where(table.c.id > after).order_by(table.c.id).limit(limit)
+        return tuple(Event(**row._mapping) for row in self._db.execute(query))
+
+    def _upsert(self, table: Table, where: ColumnElement[bool], values: dict[str, Any]) -> None:
+        if not self._db.execute(update(table).where(where).values(values)).rowcount:
+            self._db.execute(insert(table).values(values))
+
+
+def _node_state(row: Any) -> NodeState:
+    inventory = codec.decode(Inventory, row.inventory)
+    return NodeState(
+        name=inventory.node,
+        agent=inventory.agent,
+        version=inventory.version,
+        capabilities=inventory.capabilities,
+        instances=inventory.instances,
+        seen_at=row.seen_at,
+        highest_epochs=inventory.highest_epochs,
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
