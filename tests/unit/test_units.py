@@ -11,7 +11,7 @@ import pytest
 
 UNITS = Path(__file__).parents[2] / "systemd"
 MOUNT_NAMESPACE = frozenset(
-    [
+    {
         "BindPaths",
         "BindReadOnlyPaths",
         "DynamicUser",
@@ -25,6 +25,7 @@ MOUNT_NAMESPACE = frozenset(
         "MountAPIVFS",
         "MountFlags",
         "MountImages",
+        "NetworkNamespacePath",
         "NoExecPaths",
         "PrivateDevices",
         "PrivateIPC",
@@ -47,8 +48,7 @@ MOUNT_NAMESPACE = frozenset(
         "SetCredential",
         "SetCredentialEncrypted",
         "TemporaryFileSystem",
-        "NetworkNamespacePath",
-    ]
+    }
 )
 """Options that give a unit a mount namespace, or another network namespace (systemd.exec(5))."""
 
