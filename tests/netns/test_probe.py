@@ -28,6 +28,7 @@ from vrha.errors import PreconditionError, UnreachableError
 from vrha.probe.kernel import Namespace
 from vrha.probe.prober import Prober
 from vrha.probe.process import ProbeProcess, serving
+from vrha.probe.report import notes
 from vrha.probe.result import Result, Stream, StreamResult
 
 pytestmark = pytest.mark.root
@@ -527,10 +528,11 @@ def test_command_exceeding_a_limit_exits_1(pair: Pair) -> None:
     with plain_echo(pair.b, 1, []):
         argv = [sys.executable, "-m", "vrha.probe", B4, "--udp", "7", "--duration", "1.5s"]
         argv += ["--netns", pair.a, "--max-lost", "10", "--max-gap", "20ms"]
+        before = packets(pair.b)
         with subprocess.Popen(
             argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         ) as process:
-            wait_until(lambda: packets(pair.b) > 200, "probes to arrive")
+            wait_until(lambda: packets(pair.b) > before + 200, "probes to arrive")
             drop(pair, pair.b, "udp dport 7")
             out, err = process.communicate(timeout=30)
     assert process.returncode == 1
@@ -563,6 +565,17 @@ def test_ctrl_c_ends_the_run_and_prints_the_result(served: Pair) -> None:
         out, _ = process.communicate(timeout=30)
     assert process.returncode == 0
     assert "udp from net" in out
+
+
+def test_an_interval_too_small_for_the_machine_is_said(served: Pair) -> None:
+    """40 streams at 0.1 ms are 400,000 probes/s: more than Python on one core will ever send."""
+    streams = [Stream(f"s{i}", "udp", B4, netns=served.a, interval_ms=0.1) for i in range(40)]
+    with Prober(streams) as prober:
+        result = prober.run(0.3)
+    assert result.late_ticks > 300
+    lines = notes(result)
+    assert sum("does not hold 0.1 ms" in line for line in lines) == len(streams)
+    assert [ticks(one) for one in result.streams] == [3000] * len(streams)
 
 
 @pytest.mark.parametrize(

@@ -173,3 +173,9 @@ def broker() -> Iterator[Broker]:
     finally:
         end_of(one)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def eventually():  # type: ignore[no-untyped-def]
+    """`eventually(condition, timeout_s)` waits for a condition instead of sleeping."""
+    return wait_until

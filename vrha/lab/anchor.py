@@ -237,6 +237,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
             os._exit(0)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         listener.bind(os.fspath(state / SOCKET))
+        os.chmod(state / SOCKET, 0o600)
         listener.listen(16)
         anchor = Anchor(state, owner)
         anchor.build(plan)

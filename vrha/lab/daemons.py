@@ -85,12 +85,13 @@ class Daemon:
         Raises NotFoundError (`no-daemon`), VrhaError (`lab-spawn-failed`), UnreachableError.
         """
         program = program or self._load()[0]
-        self.log.parent.mkdir(exist_ok=True)
+        # Logs and environments may hold secrets.
+        for folder in (self.log.parent, self._record.parent):
+            folder.mkdir(mode=0o700, exist_ok=True)
         request = {"op": "spawn", "log": str(self.log), **asdict(program)}
         process = ask(self.folder, request)
         if process is None:
             raise VrhaError("lab-spawn-failed", f"{self.name} ended at once", self.tail())
-        self._record.parent.mkdir(exist_ok=True)
         record = {"program": asdict(program), "process": asdict(process)}
         self._record.write_text(json.dumps(record))
         return process

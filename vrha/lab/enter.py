@@ -70,7 +70,12 @@ def _in_thread(place: Place, flags: int, function: Callable[[], T]) -> T:
 
     thread = threading.Thread(target=work, name="lab-enter", daemon=True)
     thread.start()
-    thread.join()
+    try:
+        thread.join()
+    except BaseException:
+        # Interrupted: what the thread is about to start must be known to the caller.
+        thread.join(1.0)
+        raise
     if errors:
         raise errors[0]
     return results[0]
@@ -92,4 +97,12 @@ def start(place: Place, argv: Sequence[str], **popen: Any) -> subprocess.Popen[A
     subprocess.Popen does. The working folder is `/` unless `cwd` is given.
     """
     popen.setdefault("cwd", "/")
-    return _in_thread(place, _ALL, lambda: subprocess.Popen(list(argv), **popen))
+    started: list[subprocess.Popen[Any]] = []
+    try:
+        _in_thread(place, _ALL, lambda: started.append(subprocess.Popen(list(argv), **popen)))
+    except BaseException:
+        for child in started:
+            child.kill()
+            child.wait()
+        raise
+    return started[0]

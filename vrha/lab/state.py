@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vrha.bus.processes import ProcessId
-from vrha.errors import InputError, NotFoundError, RefusedError
+from vrha.errors import InputError, NotFoundError, PreconditionError, RefusedError
 
 _MODE = 0o711
 """dnsmasq, which gives up root, must pass through to its lease files, and see no more."""
@@ -75,24 +75,37 @@ def alive(name: str) -> bool:
 def claim(state: LabState) -> Path:
     """Make the lab's folder; exactly one of several contenders succeeds.
 
-    Raises RefusedError (`lab-exists`).
+    Raises RefusedError (`lab-exists`), PreconditionError (`state-unwritable`).
     """
     folder = folder_of(state.name)
-    ROOT.mkdir(mode=_MODE, exist_ok=True)
-    ROOT.chmod(_MODE)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{state.name}.", dir=ROOT))
+    fresh = ROOT / f".{state.name}.{state.owner.pid}.{state.owner.start}"
     try:
-        _write(fresh, state)
-        fresh.chmod(_MODE)
-        fresh.rename(folder)
+        _make_root()
+        fresh.mkdir()
+        try:
+            _write(fresh, state)
+            fresh.chmod(_MODE)
+            fresh.rename(folder)
+        except BaseException:
+            shutil.rmtree(fresh, ignore_errors=True)
+            raise
     except OSError as error:
-        shutil.rmtree(fresh)
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise PreconditionError(
+                "state-unwritable", f"cannot write to {ROOT}: {error.strerror}"
+            ) from error
         raise RefusedError(
             "lab-exists",
             f"a lab named {state.name!r} is already there",
             f"Use it, take it down with `vrha lab down --name {state.name}`, or pick --name OTHER.",
         ) from error
     return folder
+
+
+def _make_root() -> None:
+    ROOT.mkdir(mode=_MODE, exist_ok=True)
+    # mkdir(2) honours the umask.
+    ROOT.chmod(_MODE)
 
 
 def save(state: LabState) -> LabState:
@@ -114,9 +127,13 @@ def load(name: str) -> LabState:
 
 
 def remove(name: str) -> None:
-    """Delete the lab's folder, and the common one when it was the last."""
+    """Delete the lab's folder, half-made ones of the dead, and the common one after the last."""
     with suppress(FileNotFoundError):
         shutil.rmtree(folder_of(name))
+    for started in ROOT.glob(".*.*.*"):
+        _name, pid, start = started.name[1:].split(".")
+        if not ProcessId(int(pid), int(start)).alive:
+            shutil.rmtree(started, ignore_errors=True)
     with suppress(OSError):
         ROOT.rmdir()
 

@@ -105,10 +105,12 @@ def notes(result: Result) -> list[str]:
             f"warning: the clock was set {result.clock_steps} times during the run; "
             "round-trip times near it are up to 5 ms too long"
         )
+    pause = max((one.loss.longest_pause_ms or 0.0 for one in result.streams), default=0.0)
+    realtime = "yes" if result.realtime else "no (gaps of a few ms may be this machine)"
     lines.append(
         f"{result.duration_ms / 1000:.1f} s; resolution is the interval; "
-        f"late ticks {result.late_ticks}; realtime scheduling "
-        f"{'yes' if result.realtime else 'no (gaps of a few ms may be this machine)'}"
+        f"late ticks {result.late_ticks}, longest pause of the prober {pause:.1f} ms; "
+        f"realtime scheduling {realtime}"
     )
     return lines
 
