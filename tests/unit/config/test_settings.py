@@ -31,7 +31,7 @@ def test_an_orchestrator_needs_no_file(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(settings, "ORCHESTRATOR_FILE", tmp_path / "none.toml")
     found = load_orchestrator(environment={})
     assert found.bus.private
-    assert (found.run.check_in_s, found.run.step_s, found.run.inventory_s) == (10, 10, 5)
+    assert (found.run.check_in_s, found.run.step_s) == (10, 10)
     assert found.run.strategy is Strategy.PARALLEL
     assert found.store_url == "sqlite:////var/lib/vrha/orchestrator.db"
 
@@ -103,7 +103,7 @@ def test_an_agent_needs_a_node_and_a_broker(tmp_path: Path) -> None:
 
 
 def test_the_environment_overrides(tmp_path: Path) -> None:
-    file = written(tmp_path, 'node = "n1"\nzone = "a"\nbus.urls = ["amqp://x"]')
+    file = written(tmp_path, 'node = "n1"\ninventory_s = 2\nbus.urls = ["amqp://x"]')
     found = load_agent(
         file,
         {
@@ -114,7 +114,7 @@ def test_the_environment_overrides(tmp_path: Path) -> None:
         },
     )
     assert isinstance(found, AgentSettings)
-    assert (found.node, found.zone) == ("n2", "a")
+    assert (found.node, found.inventory_s) == ("n2", 2)
     assert found.bus.broker_urls() == (URL, "amqp://second")
 
 
