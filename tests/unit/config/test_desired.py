@@ -127,7 +127,7 @@ WRONG = [
     ("name: web\n", "name:\n", f"{WEB}.name", "is missing"),
     ("bridge: br-web", "bridge: br web", f"{WEB}.bridge", "must be 1 to 15 of A-Z"),
     ("bridge: br-web", "bridge: b2345678901234567", f"{WEB}.bridge", "must be 1 to 15 of A-Z"),
-    ("bridge: br-web", "bridge: vr0123abcd-x", f"{WEB}.bridge", "reserved"),
+    ("bridge: br-web", "bridge: vrh0123abcd-x", f"{WEB}.bridge", "reserved"),
     ("bridge: br-web", "bridge: lo", f"{WEB}.bridge", "reserved"),
     ("bridge: br-web", "brigde: br-web", f"{WEB}.brigde", "did you mean bridge?"),
     ("bridge: br-db", "bridge: br-web", "networks[1].bridge", "already used by networks[0].bridge"),
