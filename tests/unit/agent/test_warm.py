@@ -24,7 +24,8 @@ spec = instance_spec(DESIRED, ROUTER, InstanceRef("r1", 1), 1)
 body = codec.encode(Command("x", "r1", 1, "n1", 1, 0, False, (Build("n1", spec),)))
 def refuse(*a, **k):
     raise AssertionError("compiled late")
-with patch.object(jinja2.Environment, "compile", refuse), patch.object(codec, "TypeAdapter", refuse):
+late = patch.object(jinja2.Environment, "compile", refuse)
+with late, patch.object(codec, "TypeAdapter", refuse):
     codec.decode_message(body)
     nft_text(spec, fresh=True)
     dnsmasq_files(spec, "/nowhere")
