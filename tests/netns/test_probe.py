@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pytest
@@ -451,6 +452,8 @@ def test_the_child_ends_when_its_parent_is_killed(pair: Pair) -> None:
     try:
         assert select.select([child], [], [], 20)[0], "the prober outlived its parent"
     finally:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(child, signal.SIGKILL)
         os.close(child)
 
 
