@@ -10,8 +10,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from golden_specs import SPECS, with_backend
 
+from tests.golden.golden_specs import SPECS, with_backend
 from vrha.model.spec import Backend
 from vrha.render.digest import digest_of_iptables, digest_of_nft, expected_digest
 from vrha.render.dnsmasq import dnsmasq_files

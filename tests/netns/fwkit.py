@@ -26,6 +26,8 @@ DEADLINE = 5.0
 """Seconds within which a packet that passes must have arrived."""
 MARKER_PORT = 9999
 """UDP port that every rule set of these tests lets through, in every direction."""
+FIRST_PORT = 20_000
+"""Source ports of probes count up from here; no test listens on one."""
 CLONE_NEWNET = 0x40000000
 ETH_P_ALL = 3
 IP_TRANSPARENT, IPV6_TRANSPARENT = 19, 75
@@ -173,7 +175,8 @@ class Host:
 class Flow:
     """Who sends what to whom: `what` is `udp`, `tcp`, `icmp` or the number of a protocol.
 
-    `port` is a destination port, or the type of ICMP.
+    `port` is a destination port, or the type of ICMP. `tcp-invalid` is a lone segment that no
+    connection can start with: SYN and FIN at once.
     """
 
     source: str
@@ -196,18 +199,23 @@ class Probe:
 
     def __init__(self, space: Namespace, flow: Flow) -> None:
         self.flow = flow
-        self.nonce = b"probe-%06d" % next(_serial)
+        serial = next(_serial)
+        self.nonce = b"probe-%06d" % serial
         kinds = {"udp": (socket.SOCK_DGRAM, 0), "tcp": (socket.SOCK_STREAM, 0)}
-        raw = flow.icmp if flow.what == "icmp" else int(flow.what) if flow.what.isdigit() else 0
-        kind, protocol = kinds.get(flow.what, (socket.SOCK_RAW, raw))
+        raw = {"icmp": flow.icmp, "tcp-invalid": socket.IPPROTO_TCP}
+        kind, protocol = kinds.get(flow.what) or (
+            socket.SOCK_RAW,
+            raw[flow.what] if flow.what in raw else int(flow.what),
+        )
         self.socket = space.socket(flow.family, kind, protocol)
         if flow.family == socket.AF_INET6:
             self.socket.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
         else:
             self.socket.setsockopt(socket.IPPROTO_IP, IP_TRANSPARENT, 1)
         self.socket.setblocking(False)
-        self.socket.bind((flow.source, 0))
-        self.source_port = self.socket.getsockname()[1]
+        # A port of its own: nothing earlier can be taken for this probe, and source NAT keeps it.
+        self.source_port = FIRST_PORT + serial % 40_000
+        self.socket.bind((flow.source, self.source_port))
 
     def send(self) -> None:
         target = (self.flow.destination, self.flow.port)
@@ -216,13 +224,16 @@ class Probe:
         elif self.flow.what == "udp":
             self.socket.sendto(self.nonce, target)
         else:
+            head = b""
+            if self.flow.what == "tcp-invalid":
+                ports = (self.source_port, self.flow.port)
+                head = struct.pack("!HHIIBBHHH", *ports, 1, 0, 0x50, 0x03, 1024, 0, 0)
             body = _icmp_message(self.flow, self.nonce) if self.flow.what == "icmp" else self.nonce
-            self.socket.sendto(body, (self.flow.destination, 0))
+            self.socket.sendto(head + body, (self.flow.destination, 0))
 
     def matches(self, packet: Packet) -> bool:
         """Whether `packet` is this probe; its addresses may have been translated."""
         if self.flow.what == "tcp":
-            # Source NAT keeps a source port that is free, and each probe has its own.
             return packet.protocol == socket.IPPROTO_TCP and packet.source_port == self.source_port
         if self.flow.what == "icmp" and packet.port != self.flow.port:
             return False
@@ -259,10 +270,23 @@ def _icmp_message(flow: Flow, nonce: bytes) -> bytes:
     body = struct.pack("!BBHHH", flow.port, 0, 0, identity, 1) + nonce
     if flow.family == socket.AF_INET6:
         return body  # the kernel fills in the checksum
-    padded = body + b"\0" * (len(body) % 2)
+    return body[:2] + checksum(body) + body[4:]
+
+
+def udp_packet(source: str, destination: str, source_port: int, port: int, data: bytes) -> bytes:
+    """An IPv4 packet from its first byte on."""
+    udp = struct.pack("!HHHH", source_port, port, 8 + len(data), 0) + data
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, socket.IPPROTO_UDP, 0)
+    head += socket.inet_aton(source) + socket.inet_aton(destination)
+    return head[:10] + checksum(head) + head[12:] + udp
+
+
+def checksum(data: bytes) -> bytes:
+    """The internet checksum (RFC 1071)."""
+    padded = data + b"\0" * (len(data) % 2)
     total = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
     total = (total & 0xFFFF) + (total >> 16)
-    return body[:2] + struct.pack("!H", ~(total + (total >> 16)) & 0xFFFF) + body[4:]
+    return struct.pack("!H", ~(total + (total >> 16)) & 0xFFFF)
 
 
 @contextmanager

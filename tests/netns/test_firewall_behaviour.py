@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from ipaddress import ip_address, ip_interface, ip_network
+from dataclasses import replace
 
 import pytest
-from fwkit import (
+
+from tests.netns.fwcases import (
+    ADDRESSES,
+    ECHO,
+    PLACES,
+    PLAIN_PROTOCOL,
+    ROUTED,
+    TRANSLATED,
+    Case,
+    both,
+    routed_router,
+    translated_router,
+)
+from tests.netns.fwkit import (
     DEADLINE,
     MARKER_PORT,
     Flow,
@@ -21,292 +34,15 @@ from fwkit import (
     cable,
     serve_once,
     server,
+    udp_packet,
 )
-
-from vrha.model.spec import (
-    Backend,
-    Egress,
-    Ingress,
-    InstanceRef,
-    InstanceSpec,
-    Network,
-    PortForward,
-    PortRange,
-    PortSpec,
-    Protocol,
-    Router,
-    Rule,
-    StaticNat,
-    Subnet,
-    Uplink,
-    Verdict,
-)
+from vrha.model.spec import Backend, InstanceSpec
 from vrha.model.state import RulesDigest
 from vrha.render.digest import digest_of_iptables, digest_of_nft, expected_digest
 from vrha.render.iptables import iptables_texts
 from vrha.render.nft import nft_text
 
 pytestmark = pytest.mark.root
-
-# Which machine has which address, by the word that the table uses.
-PLACES = {
-    "fixed": "a", "free": "a", "wide": "a", "gate-a": "vr", "other": "b", "gate-b": "vr",
-    "router": "vr", "public": "", "shared": "", "public-wide": "",
-    "outside": "out", "friend": "out", "stranger": "out", "foreign": "",
-}  # fmt: skip
-ADDRESSES = {
-    4: dict(zip(PLACES, (
-        "10.1.0.5", "10.1.0.6", "10.1.0.7", "10.1.0.1", "10.2.0.5", "10.2.0.1",
-        "198.51.100.2", "198.51.100.10", "198.51.100.20", "198.51.100.30",
-        "198.51.100.1", "203.0.113.9", "192.0.2.9", "10.9.9.9",
-    ), strict=True)),
-    6: dict(zip(PLACES, (
-        "fd00:1::5", "fd00:1::6", "fd00:1::7", "fd00:1::1", "fd00:2::5", "fd00:2::1",
-        "2001:db8:1::2", "2001:db8:1::10", "2001:db8:1::20", "2001:db8:1::30",
-        "2001:db8:1::1", "2001:db8:f::9", "2001:db8:e::9", "fd00:9::9",
-    ), strict=True)),
-}  # fmt: skip
-ECHO = {4: 8, 6: 128}
-PLAIN_PROTOCOL = "253"
-"""A protocol without ports (RFC 3692: for experiments)."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """`sender` is `machine/source address`; `arrives` is `machine/address:port`, empty: dropped.
-
-    `seen` is the source address with which it arrives.
-    """
-
-    name: str
-    sender: str
-    to: str
-    what: str
-    arrives: str = ""
-    seen: str = ""
-
-    def __str__(self) -> str:
-        return self.name
-
-
-TRANSLATED = [
-    # Ingress, judged on the public address.
-    Case("in-port-allowed", "out/stranger", "public", "tcp:22", "a/fixed:22", "stranger"),
-    Case("in-port-denied", "out/stranger", "public", "tcp:23"),
-    Case("in-same-port-other-protocol", "out/stranger", "public", "udp:22"),
-    Case("in-range-first-from-friend", "out/friend", "public", "tcp:100", "a/fixed:100", "friend"),
-    Case("in-range-last-from-friend", "out/friend", "public", "tcp:200", "a/fixed:200", "friend"),
-    Case("in-range-beyond", "out/friend", "public", "tcp:201"),
-    Case("in-range-wrong-remote", "out/stranger", "public", "tcp:150"),
-    Case("in-echo-allowed", "out/stranger", "public", "icmp:echo", "a/fixed", "stranger"),
-    Case("in-other-icmp-denied", "out/stranger", "public", "icmp:13"),
-    Case("in-all-from-friend", "out/friend", "public-wide", "udp:4321", "a/wide:4321", "friend"),
-    Case("in-all-protocols", "out/friend", "public-wide", PLAIN_PROTOCOL, "a/wide", "friend"),
-    Case("in-all-wrong-remote", "out/stranger", "public-wide", "udp:4321"),
-    Case("in-all-protocols-wrong-remote", "out/stranger", "public-wide", PLAIN_PROTOCOL),
-    # Port forwards.
-    Case("forward-shifted", "out/stranger", "shared", "tcp:8080", "b/other:80", "stranger"),
-    Case("forward-range", "out/stranger", "shared", "udp:7001", "b/other:7001", "stranger"),
-    Case("forward-range-shifted", "out/friend", "shared", "udp:7103", "a/free:9103", "friend"),
-    Case("forward-not-admitted", "out/stranger", "shared", "udp:7002"),
-    Case("forward-wins-over-static", "out/friend", "public", "tcp:120", "b/other:1200", "friend"),
-    # Past the translation.
-    Case("direct-to-private", "out/stranger", "free", "udp:4321"),
-    Case("direct-to-private-admitted-port", "out/stranger", "fixed", "tcp:22"),
-    Case("direct-to-private-gateway", "out/stranger", "gate-a", "udp:53"),
-    Case("in-with-tenant-source", "out/free", "public", "tcp:22"),
-    # Egress and its source.
-    Case("out-source-nat", "a/free", "outside", "udp:4321", "out/outside:4321", "router"),
-    Case("out-source-nat-tcp", "b/other", "outside", "tcp:443", "out/outside:443", "router"),
-    Case("out-static-nat", "a/fixed", "outside", "tcp:4321", "out/outside:4321", "public"),
-    Case("out-static-nat-plain", "a/wide", "outside", PLAIN_PROTOCOL, "out/outside", "public-wide"),
-    Case("out-echo", "a/free", "outside", "icmp:echo", "out/outside", "router"),
-    Case("out-allow-exception-port", "a/free", "outside", "tcp:25"),
-    Case("out-allow-exception-remote", "a/free", "friend", "udp:5005"),
-    Case("out-allow-beside-exception", "a/free", "friend", "udp:5011", "out/friend:5011", "router"),
-    Case("out-allow-exception-icmp", "a/free", "stranger", "icmp:echo"),
-    Case("out-allow-beside-icmp", "a/free", "stranger", "udp:4321", "out/stranger:4321", "router"),
-    Case("out-deny", "b/other", "outside", "tcp:80"),
-    Case("out-deny-exception-remote", "b/other", "friend", "udp:77", "out/friend:77", "router"),
-    Case("out-deny-exception-icmp", "b/other", "outside", "icmp:echo", "out/outside", "router"),
-    Case("out-deny-other-icmp", "b/other", "outside", "icmp:13"),
-    # Between the networks of the router: no translation.
-    Case("across-allowed", "a/free", "other", "udp:4321", "b/other:4321", "free"),
-    Case("across-denied", "b/other", "free", "udp:4321"),
-    Case("across-exception", "b/other", "free", "tcp:443", "a/free:443", "other"),
-    # Forged sources.
-    Case("forged-foreign", "a/foreign", "outside", "udp:4321"),
-    Case("forged-other-network", "a/other", "outside", "udp:4321"),
-    Case("forged-public", "a/public", "outside", "udp:4321"),
-    Case("forged-across", "b/free", "fixed", "tcp:443"),
-    # Hairpin: back in by the public address, under its ingress rules, with the gateway as source.
-    Case("hairpin-static", "a/free", "public", "tcp:22", "a/fixed:22", "gate-a"),
-    Case("hairpin-self", "a/fixed", "public", "tcp:22", "a/fixed:22", "gate-a"),
-    Case("hairpin-not-admitted", "a/free", "public", "tcp:23"),
-    Case("hairpin-forward", "a/free", "shared", "tcp:8080", "b/other:80", "gate-b"),
-    Case("hairpin-egress-denied", "b/other", "public", "tcp:22"),
-    Case("hairpin-egress-exception", "b/other", "public", "udp:9999", "a/fixed:9999", "gate-a"),
-    # The router itself.
-    Case("router-dns", "a/free", "gate-a", "udp:53", "vr/gate-a:53", "free"),
-    Case("router-dns-tcp", "a/free", "gate-a", "tcp:53", "vr/gate-a:53", "free"),
-    Case("router-echo", "b/other", "gate-b", "icmp:echo", "vr/gate-b", "other"),
-    Case("router-port-denied", "a/free", "gate-a", "tcp:22"),
-    Case("router-udp-denied", "a/free", "gate-a", "udp:123"),
-    Case("router-admitted", "out/stranger", "router", "udp:9999", "vr/router:9999", "stranger"),
-    Case("router-dns-from-outside", "out/stranger", "router", "udp:53"),
-    Case("router-tcp-from-outside", "out/stranger", "router", "tcp:22"),
-    Case("router-echo-from-outside", "out/stranger", "router", "icmp:echo"),
-]
-
-ROUTED = [
-    Case("routed-in-allowed", "out/stranger", "fixed", "tcp:22", "a/fixed:22", "stranger"),
-    Case("routed-in-denied", "out/stranger", "fixed", "tcp:23"),
-    Case("routed-in-other-host", "out/stranger", "free", "tcp:22"),
-    Case("routed-in-remote", "out/friend", "free", "tcp:150", "a/free:150", "friend"),
-    Case("routed-in-wrong-remote", "out/stranger", "free", "tcp:150"),
-    Case("routed-out", "a/free", "outside", "udp:4321", "out/outside:4321", "free"),
-    Case("routed-out-exception", "a/free", "outside", "tcp:25"),
-    Case("routed-across", "a/free", "other", "udp:4321", "b/other:4321", "free"),
-    Case("routed-forged", "a/foreign", "outside", "udp:4321"),
-    Case("routed-router", "a/free", "gate-a", "udp:53", "vr/gate-a:53", "free"),
-    Case("routed-to-router", "out/stranger", "gate-a", "tcp:22"),
-]
-
-
-def _both(pick: str) -> list[str]:
-    return [ADDRESSES[4][pick], ADDRESSES[6][pick]]
-
-
-def _nets(pick: str, lengths: tuple[int, int]) -> list[str]:
-    return [f"{address}/{length}" for address, length in zip(_both(pick), lengths, strict=True)]
-
-
-def _networks() -> tuple[Network, Network]:
-    tcp, udp, icmp = Protocol.TCP, Protocol.UDP, Protocol.ICMP
-    first = Network(
-        "net-a",
-        "br-a",
-        tuple(_subnet(gate) for gate in _nets("gate-a", (24, 64))),
-        egress=Egress(
-            Verdict.ALLOW,
-            (
-                Rule(tcp, PortRange(25, 25)),
-                *(Rule(udp, PortRange(5000, 5010), ip_network(a)) for a in _both("friend")),
-                *(Rule(icmp, remote=ip_network(a)) for a in _both("stranger")),
-            ),
-        ),
-    )
-    second = Network(
-        "net-b",
-        "br-b",
-        tuple(_subnet(gate) for gate in _nets("gate-b", (24, 64))),
-        egress=Egress(
-            Verdict.DENY,
-            (
-                Rule(tcp, PortRange(443, 443)),
-                Rule(udp, PortRange(MARKER_PORT, MARKER_PORT)),
-                Rule(icmp, icmp_type=ECHO[4], remote=ip_network("0.0.0.0/0")),
-                Rule(icmp, icmp_type=ECHO[6], remote=ip_network("::/0")),
-                *(Rule(remote=ip_network(a)) for a in _both("friend")),
-            ),
-        ),
-    )
-    return first, second
-
-
-def _subnet(gate: str) -> Subnet:
-    interface = ip_interface(gate)
-    return Subnet(interface.network, interface.ip)
-
-
-def _spec(router: Router) -> InstanceSpec:
-    networks = _networks()
-    uplink = tuple(
-        ip_interface(address)
-        for pick in ("router", "public", "shared", "public-wide")
-        for address in _nets(pick, (24, 64))
-    )
-    gates = [tuple(map(ip_interface, _nets(g, (24, 64)))) for g in ("gate-a", "gate-b")]
-    ports = (
-        PortSpec("n0", "net-a", "br-a", "02:00:00:00:00:01", gates[0]),
-        PortSpec("n1", "net-b", "br-b", "02:00:00:00:00:02", gates[1]),
-        PortSpec("u0", "", "br-up", "02:00:00:00:00:03", uplink),
-    )
-    router = replace(
-        router, uplink=Uplink("br-up", uplink, tuple(map(ip_address, _both("outside"))))
-    )
-    return InstanceSpec(InstanceRef(router.name, 1), 1, router, networks, ports)
-
-
-def _translated(backend: Backend) -> InstanceSpec:
-    router = Router("r", ("net-a", "net-b"), backend=backend)
-    for version in (4, 6):
-        at = {word: ip_address(text) for word, text in ADDRESSES[version].items()}
-        shared, tcp, udp = at["shared"], Protocol.TCP, Protocol.UDP
-        router = replace(
-            router,
-            source_nat=(*router.source_nat, at["router"]),
-            static_nat=(
-                *router.static_nat,
-                StaticNat(at["public"], at["fixed"]),
-                StaticNat(at["public-wide"], at["wide"]),
-            ),
-            port_forwards=(
-                *router.port_forwards,
-                PortForward(shared, tcp, PortRange(8080, 8080), at["other"], PortRange(80, 80)),
-                PortForward(shared, udp, PortRange(7000, 7003), at["other"], PortRange(7000, 7003)),
-                PortForward(shared, udp, PortRange(7100, 7105), at["free"], PortRange(9100, 9105)),
-                PortForward(
-                    at["public"], tcp, PortRange(120, 120), at["other"], PortRange(1200, 1200)
-                ),
-            ),
-            ingress=(*router.ingress, *_ingress(version)),
-        )
-    return _spec(router)
-
-
-def _ingress(version: int) -> tuple[Ingress, ...]:
-    at = ADDRESSES[version]
-    tcp, udp, icmp = Protocol.TCP, Protocol.UDP, Protocol.ICMP
-    friend = ip_network(at["friend"])
-    marker = Rule(udp, PortRange(MARKER_PORT, MARKER_PORT))
-    return (
-        Ingress(
-            ip_address(at["public"]),
-            (
-                marker,
-                Rule(tcp, PortRange(22, 22)),
-                Rule(tcp, PortRange(100, 200), friend),
-                Rule(icmp, icmp_type=ECHO[version]),
-            ),
-        ),
-        Ingress(
-            ip_address(at["shared"]),
-            (
-                Rule(tcp, PortRange(8080, 8080)),
-                Rule(udp, PortRange(7000, 7001)),
-                # Overlaps the next one: a set of intervals would refuse them as they stand.
-                Rule(udp, PortRange(7100, 7110), friend),
-                Rule(udp, PortRange(7103, 7120), friend.supernet(8)),
-            ),
-        ),
-        Ingress(ip_address(at["public-wide"]), (Rule(remote=friend),)),
-        Ingress(ip_address(at["router"]), (marker,)),
-    )
-
-
-def _routed(backend: Backend) -> InstanceSpec:
-    ingress = []
-    for version in (4, 6):
-        at = ADDRESSES[version]
-        marker = Rule(Protocol.UDP, PortRange(MARKER_PORT, MARKER_PORT))
-        remote = ip_network(at["friend"])
-        ingress += [
-            Ingress(ip_address(at["fixed"]), (marker, Rule(Protocol.TCP, PortRange(22, 22)))),
-            Ingress(ip_address(at["free"]), (Rule(Protocol.TCP, PortRange(100, 200), remote),)),
-            Ingress(ip_address(at["router"]), (marker,)),
-        ]
-    return _spec(Router("r", ("net-a", "net-b"), ingress=tuple(ingress), backend=backend))
 
 
 class Lab:
@@ -335,7 +71,7 @@ class Lab:
         )
         for port in self.spec.ports:
             self.vr.ip(*(f"addr add {a} dev {port.name} nodad" for a in port.addresses))
-        self.vr.ip(*(f"route add default via {via}" for via in _both("outside")))
+        self.vr.ip(*(f"route add default via {via}" for via in both("outside")))
         for version, length, single in ((4, 24, 32), (6, 64, 128)):
             at = ADDRESSES[version]
             for word, place in PLACES.items():
@@ -375,14 +111,22 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 @pytest.fixture(scope="module")
 def translated(backend: Backend) -> Iterator[Lab]:
-    lab = Lab(_translated(backend))
+    lab = Lab(translated_router(backend))
     yield lab
     lab.close()
 
 
 @pytest.fixture(scope="module")
 def routed(backend: Backend) -> Iterator[Lab]:
-    lab = Lab(_routed(backend))
+    lab = Lab(routed_router(backend))
+    yield lab
+    lab.close()
+
+
+@pytest.fixture
+def bare(backend: Backend) -> Iterator[Lab]:
+    """A lab that a test may spoil."""
+    lab = Lab(translated_router(backend))
     yield lab
     lab.close()
 
@@ -501,6 +245,65 @@ def test_a_reload_keeps_connections(translated: Lab) -> None:
         probe.close()
 
 
+def test_segment_size_follows_the_path(bare: Lab) -> None:
+    """A SYN leaves with no larger segment size than the port to the outside can carry."""
+    bare.vr.ip("link set u0 mtu 1400")
+    for version, headers in ((4, 40), (6, 60)):
+        at = ADDRESSES[version]
+        flow = Flow(at["free"], at["outside"], "tcp", 4321)
+        probe = Probe(bare.space("a"), flow)
+        probe.send()
+        packet = bare.hosts["out"].wait(probe.matches, time.monotonic() + DEADLINE)
+        probe.close()
+        assert packet is not None
+        kind, length, size = struct.unpack("!BBH", packet.payload[20:24])
+        assert (kind, length, size) == (2, 4, 1400 - headers)
+
+
+@pytest.mark.parametrize("loopback", ["127.0.0.1", "::1"])
+def test_router_reaches_itself(translated: Lab, loopback: str) -> None:
+    flow = Flow(loopback, loopback, "udp", 53)
+    probe = Probe(translated.vr, flow)
+    with server(translated.vr, flow) as listener:
+        assert listener is not None
+        probe.send()
+        assert serve_once(listener, time.monotonic() + DEADLINE) == loopback
+    probe.close()
+
+
+def test_dhcp_without_an_address_reaches_the_router(translated: Lab) -> None:
+    """DHCPDISCOVER: from 0.0.0.0 to the broadcast address (RFC 2131 section 4.1)."""
+    with translated.vr.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
+        listener.bind(("", 67))
+        with translated.space("a").socket(socket.AF_PACKET, socket.SOCK_DGRAM) as client:
+            packet = udp_packet("0.0.0.0", "255.255.255.255", 68, 67, b"discover")
+            client.sendto(packet, ("eth0", 0x0800, 0, 0, b"\xff" * 6))
+        assert serve_once(listener, time.monotonic() + DEADLINE) == "0.0.0.0"
+
+
+def test_link_local_reaches_the_router(translated: Lab) -> None:
+    """IPv6 neighbours talk by link-local addresses: router solicitation, DHCPv6 (RFC 8415)."""
+    line = translated.vr.command("ip", "-6", "-o", "addr", "show", "dev", "n0", "scope", "link")
+    address = line.split()[3].partition("/")[0]
+    translated.space("a").command("ping", "-6", "-c", "1", "-W", "5", f"{address}%eth0")
+
+
+def test_duplicate_of_the_gateway_is_noticed(translated: Lab) -> None:
+    """Duplicate address detection asks from `::` (RFC 4862 section 5.4.2)."""
+    space = translated.space("a")
+    gateway = ADDRESSES[6]["gate-a"]
+    space.ip(f"addr add {gateway}/64 dev eth0")
+    try:
+        deadline = time.monotonic() + DEADLINE
+        failed = ""
+        while gateway not in failed and time.monotonic() < deadline:
+            time.sleep(0.05)
+            failed = space.command("ip", "-6", "addr", "show", "dev", "eth0", "dadfailed")
+        assert gateway in failed
+    finally:
+        space.ip(f"addr del {gateway}/64 dev eth0")
+
+
 NFT_TAMPERS = {
     "element-removed": "delete element inet vr static4 { 198.51.100.10 }",
     "element-added": "add element inet vr ports4 { 198.51.100.10 . tcp . 23 }",
@@ -521,20 +324,13 @@ IPTABLES_TAMPERS = {
 }
 
 
-@pytest.fixture
-def bare(backend: Backend) -> Iterator[Lab]:
-    lab = Lab(_translated(backend))
-    yield lab
-    lab.close()
-
-
 def test_digest_reads_back(bare: Lab, backend: Backend) -> None:
     expected = expected_digest(bare.spec)
     assert bare.digest() == expected
     bare.load()
     assert bare.digest() == expected
     assert expected.count > 90
-    assert expected_digest(_routed(backend)).digest != expected.digest
+    assert expected_digest(routed_router(backend)).digest != expected.digest
 
 
 def test_tampering_shows(bare: Lab, backend: Backend) -> None:
@@ -549,7 +345,7 @@ def test_tampering_shows(bare: Lab, backend: Backend) -> None:
 
 def test_every_rule_of_nft_is_covered() -> None:
     """Each single rule, deleted, changes the digest."""
-    lab = Lab(_translated(Backend.NFTABLES))
+    lab = Lab(translated_router(Backend.NFTABLES))
     try:
         items = json.loads(lab.vr.command("nft", "-j", "list", "table", "inet", "vr"))["nftables"]
     finally:

@@ -13,83 +13,47 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
-import vrha
+from tests.netns.probekit import (
+    A4,
+    A6,
+    B4,
+    B4_SECOND,
+    B6,
+    B6_SECOND,
+    MS,
+    ROOT,
+    Pair,
+    drop,
+    namespace,
+    plain_echo,
+    udp_counter,
+    undrop,
+    wait_until,
+    wired,
+)
 from vrha.core.gaps import Gap
 from vrha.errors import PreconditionError, UnreachableError
 from vrha.probe.kernel import Namespace
 from vrha.probe.prober import Prober
 from vrha.probe.process import ProbeProcess, serving
+from vrha.probe.report import notes
 from vrha.probe.result import Result, Stream, StreamResult
+from vrha.probe.wire import PAYLOAD, REQUEST, IcmpProbe, attach_icmp_filter
 
 pytestmark = pytest.mark.root
-
-MS = 1_000_000
-ROOT = Path(vrha.__file__).resolve().parent.parent
-A4, B4, B4_SECOND, NOBODY4 = "10.9.0.1", "10.9.0.2", "10.9.0.3", "10.9.0.99"
-A6, B6, B6_SECOND = "fd09::1", "fd09::2", "fd09::3"
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two namespaces, joined by the veth pair `va`, `vb`; the values are paths of netns files."""
-
-    a: str
-    b: str
-
-    def call(self, path: str, *argv: str, stdin: str = "") -> None:
-        subprocess.run(
-            ["nsenter", f"--net={path}", *argv], check=True, input=stdin, text=True, timeout=20
-        )
-
-
-def wait_until(condition: Callable[[], bool], what: str, limit_s: float = 20.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not in {limit_s} s: {what}"
-        time.sleep(0.005)
-
-
-@contextmanager
-def namespace() -> Iterator[str]:
-    """A network namespace that lives as long as its sleeping process, and never longer than us."""
-    argv = ["setpriv", "--pdeathsig", "KILL", "unshare", "-n", "sleep", "infinity"]
-    with subprocess.Popen(argv) as sleeper:
-        path = f"/proc/{sleeper.pid}/ns/net"
-        own = os.stat("/proc/self/ns/net").st_ino
-        try:
-            wait_until(lambda: os.stat(path).st_ino != own, "a new namespace")
-            yield path
-        finally:
-            sleeper.kill()
 
 
 @pytest.fixture(scope="module")
 def wire() -> Iterator[Pair]:
-    with namespace() as a, namespace() as b:
-        pair = Pair(a, b)
-        far = b.split("/")[2]
-        pair.call(a, "ip", "link", "add", "va", "type", "veth", "peer", "vb", "netns", far)
-        for path, port, addresses in (
-            (a, "va", (f"{A4}/24", f"{A6}/64")),
-            (b, "vb", (f"{B4}/24", f"{B4_SECOND}/24", f"{B6}/64", f"{B6_SECOND}/64")),
-        ):
-            for address in addresses:
-                nodad = ["nodad"] if ":" in address else []
-                pair.call(path, "ip", "address", "add", address, "dev", port, *nodad)
-            pair.call(path, "ip", "link", "set", "lo", "up")
-            pair.call(path, "ip", "link", "set", port, "up")
-        # Right after link up the first neighbour solicitation goes unheard; the next is 1 s later.
-        wait_until(lambda: answers(a, B6) and answers(b, A6), "IPv6 neighbours to be found")
-        yield pair
+    with wired() as made:
+        yield made
 
 
 @pytest.fixture
@@ -98,11 +62,6 @@ def pair(wire: Pair) -> Pair:
     for path in (wire.a, wire.b):
         wire.call(path, "nft", "flush", "ruleset")
     return wire
-
-
-def answers(path: str, address: str) -> bool:
-    argv = ["nsenter", f"--net={path}", "ping", "-q", "-c", "1", "-W", "2", address]
-    return subprocess.run(argv, stdout=subprocess.DEVNULL, timeout=10).returncode == 0
 
 
 @pytest.fixture
@@ -134,21 +93,6 @@ def now_and_after(call: Callable[[], None]) -> tuple[int, int]:
     before = time.monotonic_ns()
     call()
     return before, time.monotonic_ns()
-
-
-def drop(pair: Pair, path: str, rule: str) -> None:
-    pair.call(
-        path,
-        "nft",
-        "-f",
-        "-",
-        stdin="table inet fault { chain in { type filter hook input priority -300; "
-        f"{rule} drop; }}; }}",
-    )
-
-
-def undrop(pair: Pair, path: str) -> None:
-    pair.call(path, "nft", "delete", "table", "inet", "fault")
 
 
 def both_ways(pair: Pair) -> list[Stream]:
@@ -330,38 +274,6 @@ def test_streams_to_one_target_do_not_take_each_others_replies(pair: Pair) -> No
     assert [(one.loss.lost, one.loss.duplicates) for one in result.streams] == [(0, 0)] * 5
 
 
-@contextmanager
-def plain_echo(path: str, copies: int, arrivals: list[int]) -> Iterator[None]:
-    """A UDP echo as of RFC 862 that answers `copies` times and notes the kernel's arrival times."""
-    stop = threading.Event()
-    with Namespace(path) as entered:
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    entered.close()
-    sock.setsockopt(socket.SOL_SOCKET, 35, 1)  # SO_TIMESTAMPNS
-    sock.bind(("0.0.0.0", 7))
-    sock.settimeout(0.05)
-
-    def serve() -> None:
-        while not stop.is_set():
-            try:
-                body, control, _, peer = sock.recvmsg(256, 256)
-            except TimeoutError:
-                continue
-            seconds, nanos = (int.from_bytes(control[0][2][i : i + 8], "little") for i in (0, 8))
-            arrivals.append(seconds * 10**9 + nanos)
-            for _ in range(copies):
-                sock.sendto(body, peer)
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-        sock.close()
-
-
 def test_duplicates_are_counted_and_a_plain_echo_server_will_do(pair: Pair) -> None:
     with (
         plain_echo(pair.b, 2, []),
@@ -372,6 +284,60 @@ def test_duplicates_are_counted_and_a_plain_echo_server_will_do(pair: Pair) -> N
     (one,) = result.streams
     assert one.loss.lost == 0
     assert one.loss.duplicates == one.loss.sent
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        b"x",
+        b"vpg\x02" + b"\0" * 12,
+        b"vpg\x02" + b"\xff" * 12,
+        b"vpg\x02" + b"\0" * 100,
+        b"x" * 1400,
+    ],
+)
+def test_what_is_no_reply_is_not_taken_for_one(pair: Pair, junk: bytes) -> None:
+    arrivals: list[int] = []
+    with (
+        plain_echo(pair.b, 1, arrivals, junk),
+        Prober([Stream("s", "udp", B4, netns=pair.a)]) as prober,
+    ):
+        (one,) = prober.run(0.1).streams
+    assert arrivals
+    assert (one.loss.lost, one.loss.duplicates) == (one.loss.sent, 0)
+
+
+@pytest.mark.parametrize(("family", "target"), [(socket.AF_INET, B4), (socket.AF_INET6, B6)])
+def test_the_socket_filter_takes_our_echo_replies_only(
+    pair: Pair, family: socket.AddressFamily, target: str
+) -> None:
+    v6 = family == socket.AF_INET6
+    with Namespace(pair.a) as entered:
+        protocol = socket.IPPROTO_ICMPV6 if v6 else socket.IPPROTO_ICMP
+        sock = socket.socket(family, socket.SOCK_RAW, protocol)
+    entered.close()
+    ours, theirs = (IcmpProbe(b"cookie!!", ident, v6) for ident in (0x1234, 0x1235))
+    with sock:
+        attach_icmp_filter(sock, 0x1234, v6)
+        sock.settimeout(5)
+        for seq in range(5):
+            sock.sendto(theirs.pack(seq), (target, 0))
+        sock.sendto(ours.pack(70_000), (target, 0))
+        payload = sock.recv(256)[-PAYLOAD.size :]
+        assert PAYLOAD.unpack(payload) == (REQUEST, b"cookie!!", 70_000)
+        sock.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            sock.recv(256)
+
+
+def test_an_icmp_error_does_not_swallow_the_next_probe(pair: Pair) -> None:
+    """The kernel reports a port unreachable by failing the next send, which then sends nothing."""
+    pair.call(pair.b, "sysctl", "-qw", "net.ipv4.icmp_ratelimit=0")
+    before = udp_counter(pair.b, "NoPorts")
+    with Prober([Stream("s", "udp", B4, netns=pair.a)]) as prober:
+        (one,) = prober.run(0.3).streams
+    assert dict(one.errors)["ECONNREFUSED"] >= one.loss.sent / 2
+    assert udp_counter(pair.b, "NoPorts") - before == one.loss.sent
 
 
 def test_missed_ticks_are_counted_and_never_sent_as_a_burst(pair: Pair) -> None:
@@ -420,6 +386,7 @@ def test_the_responder_answers_nothing_but_requests(served: Pair) -> None:
             sock.send(junk)
         sock.send(request)
         assert sock.recv(2048) == answer
+        sock.send(request + b"x")
         sock.settimeout(0.1)
         with pytest.raises(TimeoutError):
             sock.recv(2048)
@@ -485,138 +452,17 @@ def test_the_child_ends_when_its_parent_is_killed(pair: Pair) -> None:
     try:
         assert select.select([child], [], [], 20)[0], "the prober outlived its parent"
     finally:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(child, signal.SIGKILL)
         os.close(child)
 
 
-# The command.
-
-
-def command(*argv: str, path: str = "", limit_s: float = 30.0) -> subprocess.CompletedProcess[str]:
-    enter = ["nsenter", f"--net={path}"] if path else []
-    return subprocess.run(
-        [*enter, sys.executable, "-m", "vrha.probe", *argv],
-        capture_output=True,
-        text=True,
-        timeout=limit_s,
-        cwd=ROOT,
-    )
-
-
-def test_command_measures_three_kinds_at_once(served: Pair, tmp_path: Path) -> None:
-    out = tmp_path / "result.json"
-    done = command(
-        *(B4, "--icmp", "--udp", "7", "--tcp", "7", "--duration", "0.5s", "--netns", served.a),
-        *("--json", str(out), "--max-lost", "0", "--max-gap", "1ms"),
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    found = json.loads(out.read_text())
-    assert [s["stream"]["kind"] for s in found["streams"]] == ["icmp", "udp", "tcp-connect"]
-    assert [s["stream"]["interval_ms"] for s in found["streams"]] == [1.0, 1.0, 10.0]
-    assert [s["loss"]["lost"] for s in found["streams"]] == [0, 0, 0]
-    assert "longest gap ms" in done.stdout
-    assert list(tmp_path.iterdir()) == [out]
-
-
-def test_command_writes_only_json_to_stdout_when_asked(pair: Pair) -> None:
-    done = command(B6, "--duration", "0.2", "--json", "-", path=pair.a)
-    assert done.returncode == 0
-    assert json.loads(done.stdout)["streams"][0]["address"] == B6
-
-
-def test_command_exceeding_a_limit_exits_1(pair: Pair) -> None:
-    with plain_echo(pair.b, 1, []):
-        argv = [sys.executable, "-m", "vrha.probe", B4, "--udp", "7", "--duration", "1.5s"]
-        argv += ["--netns", pair.a, "--max-lost", "10", "--max-gap", "20ms"]
-        with subprocess.Popen(
-            argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        ) as process:
-            wait_until(lambda: packets(pair.b) > 200, "probes to arrive")
-            drop(pair, pair.b, "udp dport 7")
-            out, err = process.communicate(timeout=30)
-    assert process.returncode == 1
-    assert "lost, allowed 10" in err
-    assert "allowed 20 ms" in err
-    assert "never restored" in out
-
-
-def packets(path: str) -> int:
-    """UDP datagrams delivered in a namespace, by its own counters."""
-    out = subprocess.run(
-        ["nsenter", f"--net={path}", "cat", "/proc/net/snmp"],
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=10,
-    ).stdout
-    udp = [line.split() for line in out.splitlines() if line.startswith("Udp:")]
-    return int(udp[1][udp[0].index("InDatagrams")])
-
-
-def test_ctrl_c_ends_the_run_and_prints_the_result(served: Pair) -> None:
-    argv = [sys.executable, "-m", "vrha.probe", B4, "--udp", "7", "--duration", "0"]
-    before = packets(served.b)
-    with subprocess.Popen(
-        [*argv, "--netns", served.a], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    ) as process:
-        wait_until(lambda: packets(served.b) > before + 100, "probes to arrive")
-        process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=30)
-    assert process.returncode == 0
-    assert "udp from net" in out
-
-
-@pytest.mark.parametrize(
-    ("argv", "code", "said"),
-    [
-        ((NOBODY4,), 1, "no-reply"),
-        ((B4, "--udp", "7"), 1, "ECONNREFUSED"),
-        ((B4, "--tcp", "7"), 1, "ECONNREFUSED"),
-        (("192.0.2.1",), 1, "no-route"),
-        (("no-such-host.invalid",), 2, "unknown-host"),
-        (("",), 2, "bad-stream"),
-        ((B4, "--interval", "1us"), 2, "bad-stream"),
-        ((B4, "--interval", "fast"), 2, "is no time"),
-        ((B4, "--udp", "70000"), 2, "70000"),
-        ((B4, "--netns", "/run/netns/none"), 2, "netns-not-found"),
-        ((B4, "--netns", "/etc/hostname"), 1, "netns-not-permitted"),
-        ((B4, "--from", "none"), 2, "/run/netns/none"),
-        ((B4, "--duration", "0.1", "--json", "/nonexistent/x"), 1, "unwritable"),
-        (("run", "--streams", "/nonexistent", "--json", "-"), 2, "unreadable"),
-        (("run", "--streams", "/etc/hostname", "--json", "-"), 2, "malformed"),
-        (("serve", "--netns", "/run/netns/none"), 2, "netns-not-found"),
-    ],
-)
-def test_bad_input_has_a_clear_outcome(
-    pair: Pair, argv: Sequence[str], code: int, said: str
-) -> None:
-    done = command(*argv, path=pair.a)
-    assert said in done.stderr
-    assert done.returncode == code
-    assert "Traceback" not in done.stderr
-
-
-def without_capabilities(path: str) -> subprocess.CompletedProcess[str]:
-    """ICMP probes by a process without any capability."""
-    powerless = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
-    probe = [sys.executable, "-m", "vrha.probe", B4, "--duration", "0.5", "--json", "-"]
-    return subprocess.run(
-        ["nsenter", f"--net={path}", *powerless, *probe],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        cwd=ROOT,
-    )
-
-
-def test_without_root_where_the_kernel_allows_it_and_a_clear_message_where_not(pair: Pair) -> None:
-    sysctl = "net.ipv4.ping_group_range"
-    pair.call(pair.a, "sysctl", "-qw", f"{sysctl}=1 0")
-    refused = without_capabilities(pair.a)
-    assert "icmp-not-permitted" in refused.stderr
-    assert refused.returncode == 1
-    pair.call(pair.a, "sysctl", "-qw", f"{sysctl}=0 2147483647")
-    done = without_capabilities(pair.a)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["streams"][0]["loss"]["lost"] == 0
-    assert (found["realtime"], found["memory_locked"]) == (False, False)
+def test_an_interval_too_small_for_the_machine_is_said(served: Pair) -> None:
+    """40 streams at 0.1 ms are 400,000 probes/s: more than Python on one core will ever send."""
+    streams = [Stream(f"s{i}", "udp", B4, netns=served.a, interval_ms=0.1) for i in range(40)]
+    with Prober(streams) as prober:
+        result = prober.run(0.3)
+    assert result.late_ticks > 300
+    lines = notes(result)
+    assert sum("does not hold 0.1 ms" in line for line in lines) == len(streams)
+    assert [ticks(one) for one in result.streams] == [3000] * len(streams)

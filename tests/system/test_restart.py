@@ -95,9 +95,7 @@ def test_a_broken_replacement_is_rolled_back(
 def test_rules_that_are_not_all_there_are_found_by_the_digest(served: Zone) -> None:
     """The kernel silently has one rule less than was rendered."""
     before = served.router()
-    lossy = (
-        'case "$*" in *-f*) grep -v "icmp echo-request" | $REAL "$@";; *) exec $REAL "$@";; esac'
-    )
+    lossy = 'case "$*" in *-f*) grep -v "tcp dport 53" | $REAL "$@";; *) exec $REAL "$@";; esac'
     with (
         probing(served.streams()) as results,
         served.broken_tool(before.node, "nft", lossy),

@@ -68,7 +68,7 @@ class Zone:
     def dnsmasqs(self, node: str) -> list[str]:
         """Instances whose dnsmasq runs, by the folder in its arguments."""
         marker = f"/agent-{node}/instances/"
-        lines = self.lab.run(node, ["ps", "-eo", "args"]).splitlines()
+        lines = self.lab.run(node, ["ps", "-ww", "-eo", "args"]).splitlines()
         found = {line.split(marker)[1].split("/")[0] for line in lines if marker in line}
         return sorted(found)
 
@@ -91,8 +91,10 @@ class Zone:
         path = self.lab.run(node, ["sh", "-c", f"command -v {tool}"]).strip()
         with tempfile.TemporaryDirectory(prefix="vrha-test-") as folder:
             Path(folder).chmod(0o755)
-            real = Path(folder) / f"real-{tool}"
             fake = Path(folder) / tool
+            # The kernel names a process after the file: the real one keeps its name.
+            real = Path(folder) / "real" / tool
+            real.parent.mkdir()
             real.touch()
             fake.write_text(f"#!/bin/sh\nREAL={real}\n{script}\n")
             fake.chmod(fake.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
@@ -101,7 +103,7 @@ class Zone:
             try:
                 yield
             finally:
-                self.lab.run(node, ["umount", path])
+                self.lab.run(node, ["umount", "-l", path])
                 self.lab.run(node, ["umount", "-l", str(real)])
 
 
@@ -109,8 +111,8 @@ class Zone:
 def zone(scenario: str, name: str, run: dict[str, float] | None = None) -> Iterator[Zone]:
     """A lab of `scenario`, applied and serving."""
     with Lab.up(scenario, name, ephemeral=True) as lab:
-        lab.start_daemons(run=run)
         client = Client(str(lab.socket))
+        lab.start_daemons(run=run)
         desired = load(lab.zone_file)
         nodes = len(desired.nodes)
         client.apply(Desired((), (), desired.nodes))

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,8 @@ SOURCE = Path(__file__).parents[2]
 NOT_SOURCE = (".*", "__pycache__", "build", "dist", "*.egg-info", "reports")
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
 LIMIT = 120
+# With PYTHONPATH the source itself would count as the installed package.
+ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,10 @@ class Installed:
     folder: Path
 
     def run(self, *command: str) -> str:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
         return subprocess.run(
             [self.prefix / "bin" / command[0], *command[1:]],
             cwd=self.folder,
-            env=environment,
+            env=ENVIRONMENT,
             check=True,
             capture_output=True,
             text=True,
@@ -40,7 +40,7 @@ class Installed:
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     folder = tmp_path_factory.mktemp("packaging")
     source, wheels, prefix = folder / "source", folder / "wheels", folder / "venv"
     # A build writes into its source: not into ours.
@@ -55,11 +55,11 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
     # an editable vrha of this environment stays out of sight.
     site = next(prefix.glob("lib/python*/site-packages"))
     (site / "libraries.pth").write_text(sysconfig.get_path("purelib"))
-    yield Installed(prefix, folder)
+    return Installed(prefix, folder)
 
 
 def _call(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

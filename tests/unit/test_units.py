@@ -11,15 +11,44 @@ import pytest
 
 UNITS = Path(__file__).parents[2] / "systemd"
 MOUNT_NAMESPACE = frozenset(
-    """
-    BindPaths BindReadOnlyPaths DynamicUser ExecPaths ExtensionDirectories ExtensionImages
-    InaccessiblePaths LoadCredential LoadCredentialEncrypted LogNamespace MountAPIVFS MountFlags
-    MountImages NoExecPaths PrivateDevices PrivateIPC PrivateMounts PrivateNetwork PrivateTmp
-    PrivateUsers ProcSubset ProtectControlGroups ProtectHome ProtectKernelLogs
-    ProtectKernelModules ProtectKernelTunables ProtectProc ProtectSystem ReadOnlyPaths
-    ReadWritePaths RootDirectory RootImage SetCredential SetCredentialEncrypted
-    TemporaryFileSystem NetworkNamespacePath
-    """.split()
+    {
+        "BindPaths",
+        "BindReadOnlyPaths",
+        "DynamicUser",
+        "ExecPaths",
+        "ExtensionDirectories",
+        "ExtensionImages",
+        "InaccessiblePaths",
+        "LoadCredential",
+        "LoadCredentialEncrypted",
+        "LogNamespace",
+        "MountAPIVFS",
+        "MountFlags",
+        "MountImages",
+        "NetworkNamespacePath",
+        "NoExecPaths",
+        "PrivateDevices",
+        "PrivateIPC",
+        "PrivateMounts",
+        "PrivateNetwork",
+        "PrivateTmp",
+        "PrivateUsers",
+        "ProcSubset",
+        "ProtectControlGroups",
+        "ProtectHome",
+        "ProtectKernelLogs",
+        "ProtectKernelModules",
+        "ProtectKernelTunables",
+        "ProtectProc",
+        "ProtectSystem",
+        "ReadOnlyPaths",
+        "ReadWritePaths",
+        "RootDirectory",
+        "RootImage",
+        "SetCredential",
+        "SetCredentialEncrypted",
+        "TemporaryFileSystem",
+    }
 )
 """Options that give a unit a mount namespace, or another network namespace (systemd.exec(5))."""
 

@@ -35,8 +35,8 @@ Progress = Callable[[str], None]
 def zone(scenario: str, name: str, progress: Progress) -> Iterator[MeasuredZone]:
     """A lab of `scenario` that serves; taken down at the end whatever happens."""
     with Lab.up(scenario, name, progress=progress, ephemeral=True) as lab:
-        lab.start_daemons(progress)
         client = Client(str(lab.socket))
+        lab.start_daemons(progress)
         desired = load(lab.zone_file)
         progress(f"applying {len(desired.networks)} networks, {len(desired.routers)} routers")
         client.apply(desired)

@@ -8,6 +8,7 @@ import socket
 import stat
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
@@ -26,7 +27,7 @@ def serve(
     app: FastAPI,
     socket_path: Path,
     stop: threading.Event,
-    listener: socket.socket | None = None,
+    listener: Listener | None = None,
 ) -> None:
     """Serve `app` on `socket_path` until `stop` is set; returns within about two seconds then.
 
@@ -34,8 +35,7 @@ def serve(
     `listen` returned, for a caller that wants its errors before it starts a thread; clients
     are queued from then on. The socket file is removed at the end. Raises what `listen` raises.
     """
-    sock = listener if listener is not None else listen(socket_path)
-    inode = socket_path.stat().st_ino
+    listener = listener or listen(socket_path)
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -48,13 +48,28 @@ def serve(
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
     try:
-        _Server(config, stop).run(sockets=[sock])
+        _Server(config, stop).run(sockets=[listener.sock])
     finally:
-        sock.close()
-        _remove(socket_path, inode)
+        listener.close()
 
 
-def listen(socket_path: Path) -> socket.socket:
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A listening socket, and the file by which clients find it."""
+
+    sock: socket.socket
+    path: Path
+    inode: int
+
+    def close(self) -> None:
+        """Close the socket and remove its file, but never the one of a successor."""
+        self.sock.close()
+        with contextlib.suppress(OSError):
+            if self.path.lstat().st_ino == self.inode:
+                self.path.unlink()
+
+
+def listen(socket_path: Path) -> Listener:
     """A listening socket at `socket_path`, mode 0660; replaces the socket of a dead process.
 
     Raises PreconditionError: `socket-in-use` (a process answers there), `socket-path-taken`
@@ -73,6 +88,7 @@ def listen(socket_path: Path) -> socket.socket:
         # Nobody can connect before listen(), so there is no moment with a wider mode.
         socket_path.chmod(0o660)
         sock.listen(_BACKLOG)
+        return Listener(sock, socket_path, socket_path.lstat().st_ino)
     except OSError as error:
         sock.close()
         raise PreconditionError(
@@ -80,7 +96,6 @@ def listen(socket_path: Path) -> socket.socket:
             f"{socket_path}: {error.strerror}",
             "The folder must exist, and this user must be allowed to write to it.",
         ) from error
-    return sock
 
 
 def _clear(socket_path: Path) -> None:
@@ -111,13 +126,6 @@ def _clear(socket_path: Path) -> None:
         f"another process serves {socket_path}",
         "Stop it first, or choose another path for the socket.",
     )
-
-
-def _remove(socket_path: Path, inode: int) -> None:
-    """Remove our socket file, and never the one of a successor."""
-    with contextlib.suppress(OSError):
-        if socket_path.lstat().st_ino == inode:
-            socket_path.unlink()
 
 
 class _Server(uvicorn.Server):

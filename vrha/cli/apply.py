@@ -43,18 +43,18 @@ def apply(settings: Settings, path: Path, wait: bool, timeout: float) -> None:
     from vrha.config.desired import load
 
     desired = load(path)
-    with settings.client() as client:
-        result = client.apply(desired)
-        if not wait:
-            show(settings, result, lambda: _applied(result))
-            return
-        from vrha.cli import progress
+    client = settings.client()
+    result = client.apply(desired)
+    if not wait:
+        show(settings, result, lambda: _applied(result))
+        return
+    from vrha.cli import progress
 
-        deadline = time.monotonic() + timeout
-        ended: list[RunView] = []
-        for run_id in result.runs:
-            left = max(0.0, deadline - time.monotonic())
-            ended.append(progress.follow(client, run_id, left, progress.progress()))
+    deadline = time.monotonic() + timeout
+    ended: list[RunView] = []
+    for run_id in result.runs:
+        left = max(0.0, deadline - time.monotonic())
+        ended.append(progress.follow(client, run_id, left, progress.progress()))
     show(settings, result, lambda: _applied(result))
     progress.demand_done(ended)
 
@@ -68,8 +68,8 @@ def diff(settings: Settings, path: Path) -> None:
     from vrha.config.desired import load
 
     desired = load(path)
-    with settings.client() as client:
-        changes = client.diff(desired)
+    client = settings.client()
+    changes = client.diff(desired)
     show(settings, changes, lambda: _changes(changes))
 
 

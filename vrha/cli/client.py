@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
-from urllib.parse import quote
+import json
+import socket
+from contextlib import closing
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
+from typing import TypeVar
+from urllib.parse import quote, urlencode
 
 from vrha.codec import decode, encode
 from vrha.errors import (
@@ -29,9 +33,6 @@ from vrha.model.views import (
     RunView,
 )
 
-if TYPE_CHECKING:
-    import httpx
-
 T = TypeVar("T")
 
 CONNECT_SECONDS = 2.0
@@ -44,46 +45,51 @@ _ERRORS: dict[int, type[VrhaError]] = {
 }
 
 
+class _Connection(HTTPConnection):
+    """HTTP over a Unix socket; one request each, so that no idle connection can have died."""
+
+    def __init__(self, path: str, answer_seconds: float) -> None:
+        super().__init__("orchestrator", timeout=answer_seconds)
+        self._path = path
+
+    def connect(self) -> None:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(CONNECT_SECONDS)
+            sock.connect(self._path)
+            sock.settimeout(self.timeout)
+        except OSError:
+            sock.close()
+            raise
+        self.sock = sock
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    body: bytes
+
+
 class Client:
-    """One connection to the orchestrator; methods are those of `vrha.ports.Service`.
+    """The orchestrator behind a Unix socket; methods are those of `vrha.ports.Service`.
 
     All of them raise UnreachableError when nothing (sensible) answers, and the error that the
-    orchestrator answered with, as the same class and code that it was there.
+    orchestrator answered with, as the same class and code that it was there. Safe from any
+    thread; nothing stays open between calls.
     """
 
-    def __init__(self, socket: str, answer_seconds: float = ANSWER_SECONDS) -> None:
-        # Half of the start-up time of a command is this import.
-        import httpx
-
-        self._httpx = httpx
-        self._socket = socket
-        self._http = httpx.Client(
-            transport=httpx.HTTPTransport(uds=socket),
-            base_url="http://orchestrator",
-            timeout=httpx.Timeout(answer_seconds, connect=CONNECT_SECONDS),
-            trust_env=False,
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._http.close()
+    def __init__(self, socket_path: str, answer_seconds: float = ANSWER_SECONDS) -> None:
+        self._socket_path = socket_path
+        self._answer_seconds = answer_seconds
 
     def desired(self) -> Desired:
         return self._get(Desired, "/v1/desired")
 
     def diff(self, desired: Desired) -> tuple[Change, ...]:
-        answer = self._send("POST", "/v1/diff", content=encode(desired))
-        return self._read(tuple[Change, ...], answer)
+        return self._read(tuple[Change, ...], self._send("POST", "/v1/diff", encode(desired)))
 
     def apply(self, desired: Desired) -> ApplyResult:
-        return self._read(ApplyResult, self._send("PUT", "/v1/desired", content=encode(desired)))
+        return self._read(ApplyResult, self._send("PUT", "/v1/desired", encode(desired)))
 
     def plan_restart(self, network: str, strategy: Strategy | None) -> RunView:
         return self._restart(network, strategy, dry_run=True)
@@ -104,70 +110,67 @@ class Client:
         return self._get(RunView, f"/v1/runs/{quote(run_id, safe='')}")
 
     def runs(self, open_only: bool = False, limit: int = 50) -> tuple[RunView, ...]:
-        params = {"open_only": open_only, "limit": limit}
-        return self._get(tuple[RunView, ...], "/v1/runs", params)
+        return self._get(tuple[RunView, ...], "/v1/runs", open_only=open_only, limit=limit)
 
     def events(self, after: int = 0, limit: int = 200) -> tuple[Event, ...]:
-        return self._get(tuple[Event, ...], "/v1/events", {"after": after, "limit": limit})
+        return self._get(tuple[Event, ...], "/v1/events", after=after, limit=limit)
 
     def health(self) -> Health:
         return self._get(Health, "/v1/health")
 
     def _restart(self, network: str, strategy: Strategy | None, *, dry_run: bool) -> RunView:
         path = f"/v1/networks/{quote(network, safe='')}/restart"
-        return self._read(
-            RunView, self._send("POST", path, json={"strategy": strategy, "dry_run": dry_run})
-        )
+        body = json.dumps({"strategy": strategy, "dry_run": dry_run}).encode()
+        return self._read(RunView, self._send("POST", path, body))
 
-    def _get(self, kind: type[T], path: str, params: dict[str, Any] | None = None) -> T:
-        return self._read(kind, self._send("GET", path, params=params))
+    def _get(self, kind: type[T], path: str, **query: int) -> T:
+        return self._read(kind, self._send("GET", f"{path}?{urlencode(query)}"))
 
-    def _send(self, method: str, path: str, **request: Any) -> httpx.Response:
-        try:
-            return self._http.request(method, path, **request)
-        except self._httpx.ReadTimeout as error:
-            if method == "GET":
-                raise self._unreachable("orchestrator-silent", "does not answer") from error
-            raise DeadlineError(
-                "no-answer",
-                "the orchestrator did not answer in time; it may still do what was asked",
-                "See `vrha run list` before you try again.",
-            ) from error
-        except self._httpx.HTTPError as error:
-            raise self._unreachable("orchestrator-unreachable", _reason(error)) from error
+    def _send(self, method: str, path: str, body: bytes | None = None) -> _Answer:
+        connection = _Connection(self._socket_path, self._answer_seconds)
+        headers = {"Content-Type": "application/json", "Connection": "close"}
+        with closing(connection):
+            try:
+                connection.connect()
+            except OSError as error:
+                raise self._unreachable("orchestrator-unreachable", error.strerror) from error
+            try:
+                connection.request(method, path, body, headers)
+                answer = connection.getresponse()
+                return _Answer(answer.status, answer.read())
+            except TimeoutError as error:
+                if method == "GET":
+                    raise self._unreachable("orchestrator-silent", "does not answer") from error
+                raise DeadlineError(
+                    "no-answer",
+                    "the orchestrator did not answer in time; it may still do what was asked",
+                    "See `vrha run list` before you try again.",
+                ) from error
+            except (OSError, HTTPException) as error:
+                what = "the connection broke before the answer"
+                raise self._unreachable("orchestrator-unreachable", what) from error
 
-    def _unreachable(self, code: str, what: str) -> UnreachableError:
+    def _unreachable(self, code: str, what: str | None) -> UnreachableError:
         return UnreachableError(
             code,
-            f"orchestrator at {self._socket}: {what}",
+            f"orchestrator at {self._socket_path}: {what or 'does not answer'}",
             "Is vrha-orchestrator running, and may this user open its socket? See `vrha doctor`.",
         )
 
-    def _read(self, kind: type[T], answer: httpx.Response) -> T:
-        if answer.is_success:
+    def _read(self, kind: type[T], answer: _Answer) -> T:
+        if answer.status < 300:
             try:
-                return decode(kind, answer.content)
+                return decode(kind, answer.body)
             except InputError as error:
                 what = "answered what this version of vrha cannot read"
                 raise self._unreachable("not-an-orchestrator", what) from error
         try:
-            body = answer.json()
+            body = json.loads(answer.body)
             code, message, hint = str(body["code"]), str(body["message"]), str(body["hint"])
         except (ValueError, KeyError, TypeError) as error:
-            what = f"answered with status {answer.status_code} and no reason"
+            what = f"answered with status {answer.status} and no reason"
             raise self._unreachable("not-an-orchestrator", what) from error
         if code == "spec-invalid":
             raise SpecError(message.splitlines())
-        status = answer.status_code
-        kind_of_error = _ERRORS.get(status, InputError if status < 500 else VrhaError)
+        kind_of_error = _ERRORS.get(answer.status, InputError if answer.status < 500 else VrhaError)
         raise kind_of_error(code, message, hint)
-
-
-def _reason(error: BaseException) -> str:
-    """What the operating system said, where one of the causes of `error` came from it."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-        cause = cause.__cause__ or cause.__context__
-    return str(error) or type(error).__name__

@@ -23,17 +23,17 @@ _HEADER = ("ID", "AT", "KIND", "ROUTER", "NODE", "RUN", "REASON", "DETAIL")
 @click.pass_obj
 def events(settings: Settings, after: int, limit: int, follow: bool) -> None:
     """Show what happened and why, oldest first."""
-    with settings.client() as client:
+    client = settings.client()
+    page = client.events(after, limit)
+    if not follow:
+        show(settings, page, lambda: table(_HEADER, map(_row, page)))
+        return
+    while True:
+        for event in page:
+            show(settings, event, partial(_line, event))
+            after = max(after, event.id)
+        time.sleep(FOLLOW_SECONDS)
         page = client.events(after, limit)
-        if not follow:
-            show(settings, page, lambda: table(_HEADER, map(_row, page)))
-            return
-        while True:
-            for event in page:
-                show(settings, event, partial(_line, event))
-                after = max(after, event.id)
-            time.sleep(FOLLOW_SECONDS)
-            page = client.events(after, limit)
 
 
 def _line(event: Event) -> str:

@@ -28,8 +28,8 @@ def network() -> None:
 @click.pass_obj
 def list_networks(settings: Settings) -> None:
     """List all networks and what serves them."""
-    with settings.client() as client:
-        networks = client.networks()
+    client = settings.client()
+    networks = client.networks()
     show(
         settings,
         networks,
@@ -49,8 +49,8 @@ def list_networks(settings: Settings) -> None:
 @click.pass_obj
 def show_network(settings: Settings, name: str) -> None:
     """Show one network."""
-    with settings.client() as client:
-        found = next((n for n in client.networks() if n.name == name), None)
+    client = settings.client()
+    found = next((n for n in client.networks() if n.name == name), None)
     if found is None:
         raise NotFoundError("no-such-network", f"no network {name}", "See `vrha network list`.")
     fields = ("name", "status", "router", "node", "bridge", "subnets", "run")
@@ -91,19 +91,19 @@ def restart(
     from vrha.cli import progress, runview
 
     chosen = Strategy(strategy) if strategy else None
-    with settings.client() as client:
-        if dry_run:
-            plan = client.plan_restart(name, chosen)
-            show(settings, plan, lambda: runview.plan(plan))
-            return
-        run = client.restart_network(name, chosen)
-        if not wait:
-            show(settings, run, lambda: progress.headline(run))
-            return
-        try:
-            ended = progress.follow(client, run.id, timeout, progress.progress())
-        except KeyboardInterrupt:
-            click.echo(f"run {run.id} goes on; `vrha run watch {run.id}` shows it", err=True)
-            raise
+    client = settings.client()
+    if dry_run:
+        plan = client.plan_restart(name, chosen)
+        show(settings, plan, lambda: runview.plan(plan))
+        return
+    run = client.restart_network(name, chosen)
+    if not wait:
+        show(settings, run, lambda: progress.headline(run))
+        return
+    try:
+        ended = progress.follow(client, run.id, timeout, progress.progress())
+    except KeyboardInterrupt:
+        click.echo(f"run {run.id} goes on; `vrha run watch {run.id}` shows it", err=True)
+        raise
     show(settings, ended, lambda: progress.summary(ended))
     progress.demand_done([ended])

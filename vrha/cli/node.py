@@ -18,8 +18,8 @@ def node() -> None:
 @click.pass_obj
 def list_nodes(settings: Settings) -> None:
     """List all nodes, what they host, and when their agents were last heard."""
-    with settings.client() as client:
-        nodes = client.nodes()
+    client = settings.client()
+    nodes = client.nodes()
     show(
         settings,
         nodes,

@@ -27,8 +27,8 @@ def router() -> None:
 @click.pass_obj
 def list_routers(settings: Settings) -> None:
     """List all routers and where they are served."""
-    with settings.client() as client:
-        routers = client.routers()
+    client = settings.client()
+    routers = client.routers()
     show(
         settings,
         routers,
@@ -45,8 +45,8 @@ def list_routers(settings: Settings) -> None:
 @click.pass_obj
 def show_router(settings: Settings, name: str) -> None:
     """Show one router."""
-    with settings.client() as client:
-        found = _find(client, name)
+    client = settings.client()
+    found = _find(client, name)
     fields = ("name", "status", "reason", "instance", "node", "epoch", "networks", "run")
     show(settings, found, lambda: record((field, getattr(found, field)) for field in fields))
 
@@ -56,9 +56,9 @@ def show_router(settings: Settings, name: str) -> None:
 @click.pass_obj
 def why(settings: Settings, name: str) -> None:
     """Say why a router is in the state it is in, and what was last done to it."""
-    with settings.client() as client:
-        found = _find(client, name)
-        last = [run for run in client.runs(limit=1000) if run.router == name][:_LAST_RUNS]
+    client = settings.client()
+    found = _find(client, name)
+    last = [run for run in client.runs(limit=1000) if run.router == name][:_LAST_RUNS]
     where = f" on {found.node}" if found.node else ""
     instance = f", instance {found.instance}{where}, epoch {found.epoch}" if found.instance else ""
     reason = f": {found.reason}" if found.reason else ""

@@ -21,8 +21,8 @@ def run() -> None:
 @click.pass_obj
 def list_runs(settings: Settings, open_only: bool, limit: int) -> None:
     """List the newest runs."""
-    with settings.client() as client:
-        runs = client.runs(open_only, limit)
+    client = settings.client()
+    runs = client.runs(open_only, limit)
     show(
         settings,
         runs,
@@ -44,8 +44,8 @@ def show_run(settings: Settings, run_id: str) -> None:
     """Show one run with all its steps."""
     from vrha.cli import runview
 
-    with settings.client() as client:
-        found = client.run(run_id)
+    client = settings.client()
+    found = client.run(run_id)
     show(settings, found, lambda: runview.full(found))
 
 
@@ -58,10 +58,10 @@ def watch(settings: Settings, run_id: str, timeout: float) -> None:
     """Show a run until it ends; fails if it was rolled back."""
     from vrha.cli import progress
 
-    with settings.client() as client:
-        # Asked once outside of the waiting: here an absent orchestrator is an error at once.
-        client.run(run_id)
-        ended = progress.follow(client, run_id, timeout, progress.progress())
+    client = settings.client()
+    # Asked once outside of the waiting: here an absent orchestrator is an error at once.
+    client.run(run_id)
+    ended = progress.follow(client, run_id, timeout, progress.progress())
     show(settings, ended, lambda: progress.summary(ended))
     progress.demand_done([ended])
 

@@ -107,7 +107,7 @@ class _Builder:
         line = event.start_mark.line + 1 if event.start_mark else 1
         if isinstance(event, ScalarEvent):
             self._refuse_tag(event, line)
-            null = event.style is None and event.value in _NULLS
+            null = not event.style and event.value in _NULLS
             self._add(Scalar(line, event.value, null), event.anchor)
         elif isinstance(event, MappingStartEvent | SequenceStartEvent):
             self._refuse_tag(event, line)

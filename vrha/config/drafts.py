@@ -127,7 +127,7 @@ def listed(
 ) -> Placed[T]:
     """The items of a list that `read` accepts, with their places; `needs`: why none is wrong."""
     found: Placed[T] = []
-    if needs and (not place.present or place.empty):
+    if needs and (not place.present or place.count == 0):
         place.wrong(needs)
         return found
     for item in place.items(limit):
@@ -150,9 +150,7 @@ def network(place: Place) -> NetworkDraft | None:
     if fields is None:
         return None
     bridge = values.bridge(fields["bridge"])
-    before = len(place.problems)
     subnets = listed(fields["subnets"], MAX_SUBNETS, subnet, needs="a network needs a subnet")
-    whole = len(place.problems) == before
     return NetworkDraft(
         place=place,
         name=values.name(fields["name"]),
@@ -163,7 +161,7 @@ def network(place: Place) -> NetworkDraft | None:
         dns=plain(listed(fields["dns"], 8, values.address)),
         lease_seconds=optional(fields["lease_seconds"], _lease, 86400),
         egress=optional(fields["egress"], egress, Egress()),
-        whole=whole,
+        whole=len(subnets) == fields["subnets"].count,
     )
 
 

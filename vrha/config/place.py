@@ -63,9 +63,9 @@ class Place:
         return self.node is not None
 
     @property
-    def empty(self) -> bool:
-        """Whether this is a list without items."""
-        return isinstance(self.node, Sequence) and not self.node.items
+    def count(self) -> int | None:
+        """How many items this has; None where it is no list."""
+        return len(self.node.items) if isinstance(self.node, Sequence) else None
 
     def wrong(self, what: str) -> None:
         self.problems.add(self.line, self.path, what)

@@ -36,7 +36,8 @@ class Loss:
     """What a stream of probes tells. None stands for "not measured": too few replies.
 
     `outage_ms` is lost probes times interval; `longest_silence_ms` the longest time between two
-    consecutive replies, which also sees packets that were held and not lost, and a stalled prober.
+    consecutive replies, which also sees packets that were held and not lost. `longest_pause_ms` is
+    the longest time between two consecutive probes: a silence of that length is the prober's own.
     """
 
     sent: int
@@ -46,6 +47,7 @@ class Loss:
     longest_gap_ms: float
     outage_ms: float
     longest_silence_ms: float | None
+    longest_pause_ms: float | None
     rtt_median_ms: float | None
     rtt_max_ms: float | None
     unrestored: bool
@@ -76,13 +78,13 @@ def _gap(start: int, until: int, t0: int, lost: int, unrestored: bool = False) -
     return Gap((start - t0) / NS_PER_MS, (until - start) / NS_PER_MS, lost, unrestored)
 
 
-def longest_silence_ms(received: Sequence[int]) -> float | None:
-    """The longest time between two consecutive replies in ms; None with fewer than two."""
-    replies = sorted(at for at in received if at != UNANSWERED)
-    if len(replies) < 2:
-        return None
-    steps = (later - earlier for earlier, later in pairwise(replies))
-    return max(steps) / NS_PER_MS
+def longest_step_ms(times: Sequence[int]) -> float | None:
+    """The longest time in ms between two that follow each other in time, UNANSWERED ones left
+    out; None with fewer than two."""
+    in_order = sorted(at for at in times if at != UNANSWERED)
+    steps = (later - earlier for earlier, later in pairwise(in_order))
+    longest = max(steps, default=None)
+    return None if longest is None else longest / NS_PER_MS
 
 
 def round_trips_ms(
@@ -122,7 +124,8 @@ def analyse(
         gaps=gaps,
         longest_gap_ms=max((gap.length_ms for gap in gaps), default=0.0),
         outage_ms=lost * interval_ms,
-        longest_silence_ms=longest_silence_ms(received),
+        longest_silence_ms=longest_step_ms(received),
+        longest_pause_ms=longest_step_ms(sent),
         rtt_median_ms=median,
         rtt_max_ms=longest,
         unrestored=bool(gaps) and gaps[-1].unrestored,

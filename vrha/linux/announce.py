@@ -16,6 +16,9 @@ from vrha.linux import frames
 from vrha.linux.addresses import port_addresses
 from vrha.model.spec import InstanceSpec, PortSpec
 
+Announcer = tuple[socket.socket, list[bytes]]
+"""A raw socket on a port of an instance, and the frames that it has to send."""
+
 
 def announcements(port: PortSpec) -> list[bytes]:
     """All frames that announce the addresses of a port: two per IPv4, one per IPv6 address."""
@@ -29,12 +32,12 @@ def announcements(port: PortSpec) -> list[bytes]:
     return found
 
 
-def open_ports(spec: InstanceSpec) -> list[tuple[socket.socket, list[bytes]]]:
+def open_ports(spec: InstanceSpec) -> list[Announcer]:
     """A raw socket on each port with its frames; call it inside the instance's namespace.
 
     The sockets receive nothing. Raises StepError `announce-failed`.
     """
-    opened: list[tuple[socket.socket, list[bytes]]] = []
+    opened: list[Announcer] = []
     try:
         for port in spec.ports:
             sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
@@ -48,7 +51,7 @@ def open_ports(spec: InstanceSpec) -> list[tuple[socket.socket, list[bytes]]]:
 
 
 def send_bursts(
-    ports: Sequence[tuple[socket.socket, list[bytes]]],
+    ports: Sequence[Announcer],
     delays_ms: Sequence[int],
     check: Callable[[], None],
 ) -> None:

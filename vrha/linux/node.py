@@ -27,6 +27,7 @@ from vrha.linux import (
     sysctls,
     tools,
 )
+from vrha.linux.announce import Announcer
 from vrha.linux.build import Stopwatch, Timings
 from vrha.linux.closing import SlowCloser
 from vrha.linux.files import SPEC, InstanceFolders
@@ -47,6 +48,9 @@ _GRACE_S = 0.2
 """Seconds between SIGTERM and SIGKILL for what lives in a namespace that is to go."""
 _SWEEPS = 5
 """How often processes are looked for: one may start another while it is being ended."""
+
+ANNOUNCE_MS = (0, 1, 5, 20, 100, 500)
+"""When announcements are repeated, in milliseconds: single frames do get lost."""
 
 
 class NodeKernel:
@@ -164,12 +168,12 @@ class NodeKernel:
         return SelfTest(forwarding, not_forwarding, digest, answered, upstream)
 
     def swap(self, old: InstanceRef, new: InstanceRef) -> None:
-        """Mute `old` and unmute `new` in one kernel transaction (about 0.1 ms).
+        """Mute `old` and unmute `new` in one kernel transaction; `new` announces itself at once.
 
-        `old` need not exist. Raises StepError `no-instance` (`new`), `mute-failed`.
+        `old` need not exist. Raises StepError `no-instance` (`new`), `mute-failed`,
+        `announce-failed`.
         """
-        ports = build.host_ports(self._spec(new))
-        self._switch.change(mute=self._active_ports(old), unmute=ports)
+        self._enable(new, mute=self._active_ports(old))
 
     def mute(self, ref: InstanceRef) -> None:
         """The kernel drops all that the instance's ports send or would receive.
@@ -179,10 +183,21 @@ class NodeKernel:
         self._switch.change(mute=self._active_ports(ref))
 
     def unmute(self, ref: InstanceRef) -> None:
-        """Let the instance's ports speak. Raises StepError `no-instance`, `mute-failed`."""
-        self._switch.change(unmute=build.host_ports(self._spec(ref)))
+        """Let the instance's ports speak, and announce it at once.
 
-    def announce(self, ref: InstanceRef, delays_ms: Sequence[int] = (0, 1, 5, 20, 100)) -> None:
+        Raises StepError `no-instance`, `mute-failed`, `announce-failed`.
+        """
+        self._enable(ref)
+
+    def _enable(self, ref: InstanceRef, mute: Sequence[str] = ()) -> None:
+        # Until they hear of the new one, neighbours send to the old one: everything that an
+        # announcement needs is there before the switch, and the first one follows it directly.
+        spec = self._spec(ref)
+        with self._announcer(spec) as ports:
+            self._switch.change(mute=mute, unmute=build.host_ports(spec))
+            announce.send_bursts(ports, (0,), lambda: None)
+
+    def announce(self, ref: InstanceRef, delays_ms: Sequence[int] = ANNOUNCE_MS) -> None:
         """Tell the neighbours, at each of `delays_ms` milliseconds after now.
 
         Raises StepError `no-instance`, `not-active` (also when it is muted meanwhile),
@@ -196,10 +211,15 @@ class NodeKernel:
                 raise StepError("not-active", f"{ref} is muted: it must not announce itself")
 
         check()
-        with self._inside(ref):
+        with self._announcer(spec) as ports:
+            announce.send_bursts(ports, delays_ms, check)
+
+    @contextlib.contextmanager
+    def _announcer(self, spec: InstanceSpec) -> Iterator[Sequence[Announcer]]:
+        with self._inside(spec.ref):
             ports = announce.open_ports(spec)
         try:
-            announce.send_bursts(ports, delays_ms, check)
+            yield ports
         finally:
             for sock, _ in ports:
                 self._closer.close(sock)

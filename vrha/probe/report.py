@@ -105,10 +105,14 @@ def notes(result: Result) -> list[str]:
             f"warning: the clock was set {result.clock_steps} times during the run; "
             "round-trip times near it are up to 5 ms too long"
         )
+    shortest = min(one.stream.interval_ms for one in result.streams)
+    fastest = (one.loss for one in result.streams if one.stream.interval_ms == shortest)
+    pause = max(loss.longest_pause_ms or 0.0 for loss in fastest)
+    realtime = "yes" if result.realtime else "no (gaps of a few ms may be this machine)"
     lines.append(
         f"{result.duration_ms / 1000:.1f} s; resolution is the interval; "
-        f"late ticks {result.late_ticks}; realtime scheduling "
-        f"{'yes' if result.realtime else 'no (gaps of a few ms may be this machine)'}"
+        f"late ticks {result.late_ticks}, longest pause of the prober {pause:.1f} ms; "
+        f"realtime scheduling {realtime}"
     )
     return lines
 

@@ -3,7 +3,9 @@
 Every rule carries the hash of its own text as its comment, so rules compare without parsing what a
 tool makes of them; elements of sets and maps are compared as values. The digest covers, per chain,
 its hook, priority and policy and the tags of its rules in order, and, per set or map, its elements.
-What carries no tag of ours counts with its full text, so a rule added by hand always shows.
+What carries no tag of ours counts with its full text, so a rule added by hand always shows. A rule
+replaced by hand that keeps the comment of the old one does not: this proves a load, it is no guard
+against somebody who is root on the node.
 """
 
 from __future__ import annotations

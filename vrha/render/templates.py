@@ -64,7 +64,7 @@ def template_folder() -> Path:
         return source / "templates"
     user = sysconfig.get_path("data", sysconfig.get_preferred_scheme("user"))
     # site-packages is <prefix>/lib/pythonX.Y/site-packages, also with `pip install --prefix`.
-    prefixes: list[str | Path] = [*here.parents[4:6], sysconfig.get_path("data"), sys.prefix, user]
+    prefixes: list[str | Path] = [*here.parents[5:6], sysconfig.get_path("data"), sys.prefix, user]
     folders = [Path(prefix) / "share" / "vrha" / "templates" for prefix in prefixes]
     for folder in folders:
         if (folder / "nft.j2").is_file():

@@ -113,8 +113,6 @@ def test_a_bug_shows_its_place_only_when_asked(vrha: Vrha, monkeypatch: pytest.M
     assert "Traceback" in vrha("--debug", "run", "diagram").err
 
 
-# httpcore leaves a socket that could not connect to the garbage collector.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("kind", ["absent", "dead", "mute"])
 def test_no_orchestrator(vrha: Vrha, tmp_path: Path, kind: str) -> None:
     path = tmp_path / "api.sock"

@@ -102,9 +102,11 @@ def test_an_unknown_network(vrha: Vrha) -> None:
     assert "[no-such-network]" in result.err
 
 
-def test_names_cannot_leave_their_place_in_the_path(vrha: Vrha, service: FakeService) -> None:
-    result = vrha("network", "restart", "../desired?x=", "--cleanup")
+@pytest.mark.parametrize("name", ["a?b#c", "a%2fb", "\u00e4"])
+def test_names_stay_in_their_place_in_the_path(vrha: Vrha, service: FakeService, name: str) -> None:
+    result = vrha("network", "restart", name, "--cleanup")
     assert result.code == 2
+    assert f"no network {name} [no-such-network]" in result.err
     assert not service.started
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vrha.core.gaps import UNANSWERED, Gap, Loss, analyse, find_gaps, longest_silence_ms
+from vrha.core.gaps import UNANSWERED, Gap, Loss, analyse, find_gaps, longest_step_ms
 
 MS = 1_000_000
 T0 = 5_000 * MS
@@ -54,6 +54,7 @@ def test_all_figures_of_one_outage() -> None:
         longest_gap_ms=3.0,
         outage_ms=4.0,
         longest_silence_ms=4.0,
+        longest_pause_ms=1.0,
         rtt_median_ms=0.2,
         rtt_max_ms=0.2,
         unrestored=False,
@@ -83,8 +84,13 @@ def test_a_held_reply_is_not_lost_but_silent() -> None:
     assert found.rtt_max_ms == pytest.approx(302.0)
 
 
+def test_a_silence_that_is_the_probers_own_is_told_by_its_pause() -> None:
+    stalled = loss("..-----..")
+    assert (stalled.lost, stalled.longest_silence_ms, stalled.longest_pause_ms) == (0, 6.0, 6.0)
+
+
 def test_reordered_replies_make_no_silence() -> None:
-    assert longest_silence_ms([3 * MS, 1 * MS, 2 * MS]) == 1.0
+    assert longest_step_ms([3 * MS, 1 * MS, UNANSWERED, 2 * MS]) == 1.0
 
 
 def test_unequal_lengths_are_refused() -> None:

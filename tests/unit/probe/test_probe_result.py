@@ -29,6 +29,7 @@ def stream_result(
             longest_gap_ms=max((gap.length_ms for gap in gaps), default=0.0),
             outage_ms=lost * interval_ms,
             longest_silence_ms=1.5,
+            longest_pause_ms=1.0,
             rtt_median_ms=0.1,
             rtt_max_ms=0.3,
             unrestored=bool(gaps) and gaps[-1].unrestored,

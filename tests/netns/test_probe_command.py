@@ -1,0 +1,168 @@
+"""The command `ping-gap`: outputs, limits, and a clear outcome of every bad input."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.netns.probekit import (
+    B4,
+    B6,
+    NOBODY4,
+    ROOT,
+    Pair,
+    drop,
+    packets,
+    plain_echo,
+    wait_until,
+    wired,
+)
+from vrha.probe.process import serving
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture(scope="module")
+def wire() -> Iterator[Pair]:
+    with wired() as made:
+        yield made
+
+
+@pytest.fixture
+def pair(wire: Pair) -> Pair:
+    """The wire without faults, whatever the test before has left."""
+    for path in (wire.a, wire.b):
+        wire.call(path, "nft", "flush", "ruleset")
+    return wire
+
+
+@pytest.fixture
+def served(pair: Pair) -> Iterator[Pair]:
+    """The pair with a responder in both namespaces, all from one process."""
+    with serving(7, [pair.a, pair.b]):
+        yield pair
+
+
+def command(*argv: str, path: str = "", limit_s: float = 30.0) -> subprocess.CompletedProcess[str]:
+    enter = ["nsenter", f"--net={path}"] if path else []
+    return subprocess.run(
+        [*enter, sys.executable, "-m", "vrha.probe", *argv],
+        capture_output=True,
+        text=True,
+        timeout=limit_s,
+        cwd=ROOT,
+    )
+
+
+def test_command_measures_three_kinds_at_once(served: Pair, tmp_path: Path) -> None:
+    out = tmp_path / "result.json"
+    done = command(
+        *(B4, "--icmp", "--udp", "7", "--tcp", "7", "--duration", "0.5s", "--netns", served.a),
+        *("--json", str(out), "--max-lost", "0", "--max-gap", "1ms"),
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(out.read_text())
+    assert [s["stream"]["kind"] for s in found["streams"]] == ["icmp", "udp", "tcp-connect"]
+    assert [s["stream"]["interval_ms"] for s in found["streams"]] == [1.0, 1.0, 10.0]
+    assert [s["loss"]["lost"] for s in found["streams"]] == [0, 0, 0]
+    assert "longest gap ms" in done.stdout
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_command_writes_only_json_to_stdout_when_asked(pair: Pair) -> None:
+    done = command(B6, "--duration", "0.2", "--json", "-", path=pair.a)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["streams"][0]["address"] == B6
+
+
+def test_command_exceeding_a_limit_exits_1(pair: Pair) -> None:
+    with plain_echo(pair.b, 1, []):
+        argv = [sys.executable, "-m", "vrha.probe", B4, "--udp", "7", "--duration", "1.5s"]
+        argv += ["--netns", pair.a, "--max-lost", "10", "--max-gap", "20ms"]
+        before = packets(pair.b)
+        with subprocess.Popen(
+            argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            wait_until(lambda: packets(pair.b) > before + 200, "probes to arrive")
+            drop(pair, pair.b, "udp dport 7")
+            out, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "lost, allowed 10" in err
+    assert "allowed 20 ms" in err
+    assert "never restored" in out
+
+
+def test_ctrl_c_ends_the_run_and_prints_the_result(served: Pair) -> None:
+    argv = [sys.executable, "-m", "vrha.probe", B4, "--udp", "7", "--duration", "0"]
+    before = packets(served.b)
+    with subprocess.Popen(
+        [*argv, "--netns", served.a], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as process:
+        wait_until(lambda: packets(served.b) > before + 100, "probes to arrive")
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert "udp from net" in out
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "said"),
+    [
+        ((NOBODY4,), 1, "no-reply"),
+        ((B4, "--udp", "7"), 1, "ECONNREFUSED"),
+        ((B4, "--tcp", "7"), 1, "ECONNREFUSED"),
+        (("192.0.2.1",), 1, "no-route"),
+        (("no-such-host.invalid",), 2, "unknown-host"),
+        (("",), 2, "bad-stream"),
+        ((B4, "--interval", "1us"), 2, "bad-stream"),
+        ((B4, "--interval", "fast"), 2, "is no time"),
+        ((B4, "--udp", "70000"), 2, "70000"),
+        ((B4, "--netns", "/run/netns/none"), 2, "netns-not-found"),
+        ((B4, "--netns", "/etc/hostname"), 1, "netns-not-permitted"),
+        ((B4, "--from", "none"), 2, "/run/netns/none"),
+        ((B4, "--duration", "0.1", "--json", "/nonexistent/x"), 1, "unwritable"),
+        (("run", "--streams", "/nonexistent", "--json", "-"), 2, "unreadable"),
+        (("run", "--streams", "/etc/hostname", "--json", "-"), 2, "malformed"),
+        (("serve", "--netns", "/run/netns/none"), 2, "netns-not-found"),
+    ],
+)
+def test_bad_input_has_a_clear_outcome(
+    pair: Pair, argv: Sequence[str], code: int, said: str
+) -> None:
+    done = command(*argv, path=pair.a)
+    assert said in done.stderr
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+
+
+def without_capabilities(path: str) -> subprocess.CompletedProcess[str]:
+    """ICMP probes by a process without any capability."""
+    powerless = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
+    probe = [sys.executable, "-m", "vrha.probe", B4, "--duration", "0.5", "--json", "-"]
+    return subprocess.run(
+        ["nsenter", f"--net={path}", *powerless, *probe],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        cwd=ROOT,
+    )
+
+
+def test_without_root_where_the_kernel_allows_it_and_a_clear_message_where_not(pair: Pair) -> None:
+    sysctl = "net.ipv4.ping_group_range"
+    pair.call(pair.a, "sysctl", "-qw", f"{sysctl}=1 0")
+    refused = without_capabilities(pair.a)
+    assert "icmp-not-permitted" in refused.stderr
+    assert refused.returncode == 1
+    pair.call(pair.a, "sysctl", "-qw", f"{sysctl}=0 2147483647")
+    done = without_capabilities(pair.a)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["streams"][0]["loss"]["lost"] == 0
+    assert (found["realtime"], found["memory_locked"]) == (False, False)

@@ -1,0 +1,62 @@
+"""Frames against bytes written out by hand after the RFCs."""
+
+from __future__ import annotations
+
+import struct
+from ipaddress import IPv4Address, IPv6Address
+
+from vrha.linux import frames
+
+MAC = bytes.fromhex("020000000001")
+
+
+def test_gratuitous_arp_as_request_and_as_reply() -> None:
+    request, reply = frames.gratuitous_arps(MAC, IPv4Address("10.1.1.1"))
+    head = "ffffffffffff0200000000010806000108000604"
+    assert request.hex() == head + "00010200000000010a0101010000000000000a010101"
+    assert reply.hex() == head + "00020200000000010a0101010200000000010a010101"
+
+
+def test_arp_probe_names_no_sender_and_its_answer_is_recognised() -> None:
+    wanted = IPv4Address("203.0.113.1")
+    probe = frames.arp_probe(MAC, wanted)
+    assert probe[28:32] == bytes(4)
+    assert not frames.arp_answers(probe, wanted)
+    answer = probe[:20] + b"\0\x02" + MAC + wanted.packed + MAC + bytes(4)
+    assert frames.arp_answers(answer, wanted)
+    assert not frames.arp_answers(answer, IPv4Address("203.0.113.2"))
+    assert not frames.arp_answers(answer[:30], wanted)
+
+
+def test_unsolicited_advertisement() -> None:
+    address = IPv6Address("fe80::1")
+    frame = frames.unsolicited_advertisement(MAC, address)
+    assert frame[:14].hex() == "33330000000102000000000186dd"
+    assert frame[18:22].hex() == "00203aff", "length 32, ICMPv6, hop limit 255"
+    assert frame[22:38] == address.packed
+    assert frame[38:54] == IPv6Address("ff02::1").packed
+    assert frame[54] == 136
+    assert frame[58:62].hex() == "a0000000", "router and override"
+    assert frame[62:78] == address.packed
+    assert frame[78:].hex() == "0201020000000001"
+    assert checksum_is_right(frame)
+    assert frames.advertisement_answers(frame, address)
+    assert not frames.advertisement_answers(frame, IPv6Address("fe80::2"))
+
+
+def test_neighbour_solicitation_goes_to_the_solicited_node_group() -> None:
+    frame = frames.neighbour_solicitation(MAC, IPv6Address("2001:db8::aa:bbcc"))
+    assert frame[:6].hex() == "3333ffaabbcc"
+    assert frame[22:38] == IPv6Address("fe80::ff:fe00:1").packed, "not ::, which would be DAD"
+    assert frame[38:54] == IPv6Address("ff02::1:ffaa:bbcc").packed
+    assert checksum_is_right(frame)
+
+
+def checksum_is_right(frame: bytes) -> bool:
+    """RFC 1071: the sum over pseudo header and message, checksum included, is all ones."""
+    message = frame[54:]
+    data = frame[22:54] + struct.pack("!II", len(message), 58) + message
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return total == 0xFFFF

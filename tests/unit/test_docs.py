@@ -1,0 +1,63 @@
+"""What the documents promise is what the code does."""
+
+from __future__ import annotations
+
+import configparser
+import re
+from pathlib import Path
+from typing import get_args
+
+import click
+import pytest
+
+from vrha import codec
+from vrha.bus import topology
+from vrha.cli.main import cli
+from vrha.core.check_in import Refusal
+from vrha.model.messages import Message
+from vrha.model.steps import Step
+
+DOCS = Path(__file__).parents[2] / "docs"
+PROTOCOL = (DOCS / "protocol.md").read_text()
+EXAMPLES = re.findall(r"```json\n(.*?)```", PROTOCOL, re.DOTALL)
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_every_example_is_a_message(example: str) -> None:
+    assert codec.plain(codec.decode_message(example.encode()))
+
+
+def test_every_kind_of_message_has_an_example() -> None:
+    shown = {type(codec.decode_message(example.encode())) for example in EXAMPLES}
+    assert shown == set(get_args(Message))
+
+
+def test_every_word_of_the_protocol_is_there() -> None:
+    names = [topology.DOWN.name, topology.UP.name, topology.dead_queue().name]
+    names += [topology.orchestrator_queue().name, topology.node_queue("NODE").name]
+    kinds = [step.__dataclass_fields__["kind"].default for step in get_args(Step)]
+    missing = [word for word in (*names, *kinds, *Refusal) if f"`{word}`" not in PROTOCOL]
+    assert missing == []
+
+
+def test_every_command_is_documented() -> None:
+    text = (DOCS / "cli.md").read_text()
+    context = click.Context(cli)
+    missing = []
+    for name in cli.list_commands(context):
+        command = cli.get_command(context, name)
+        assert command is not None
+        subcommands = getattr(command, "commands", {})
+        missing += [f"{name} {sub}" for sub in subcommands if name != "lab" and sub not in text]
+        missing += [name] if f"vrha {name}" not in text else []
+    assert missing == []
+
+
+def test_every_dependency_is_documented() -> None:
+    text = (DOCS / "dependencies.md").read_text().lower()
+    setup = configparser.ConfigParser()
+    setup.read(DOCS.parent / "setup.cfg")
+    asked = setup["options"]["install_requires"] + setup["options.extras_require"]["dev"]
+    wanted = [re.split(r"[<>=]", line)[0].lower() for line in asked.split()]
+    assert "pydantic" in wanted
+    assert [name for name in wanted if name not in text] == []
