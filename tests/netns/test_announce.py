@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.netns.nodekit import mac_of, machine, spec_of, until
+from tests.netns.nodekit import Machine, mac_of, machine, spec_of, until
 from vrha.errors import StepError
 from vrha.linux.node import NodeKernel
 from vrha.model.spec import InstanceRef
@@ -26,14 +26,26 @@ def test_neighbours_learn_the_new_macs_of_all_addresses(kernel: NodeKernel) -> N
     entries += [(outside, a, mac_of(1, 2)) for a in public]
     spec = spec_of()
     kernel.build(spec)
+    make_stale(entries)
+    kernel.unmute(spec.ref)
+    assert learned(entries), "unmuting announces at once"
+    make_stale(entries)
+    kernel.announce(spec.ref, delays_ms=(0,))
+    assert learned(entries)
+
+
+Entries = list[tuple[Machine, str, str]]
+"""Machines with the addresses they have as neighbours, and the MACs these should have."""
+
+
+def make_stale(entries: Entries) -> None:
     for host, address, _ in entries:
         line = f"ip neigh replace {address} lladdr {STALE} dev e0 nud stale"
         host.run(*line.split())
-    kernel.unmute(spec.ref)
-    assert [host.neighbour(address) for host, address, _ in entries] == [STALE] * 6
-    kernel.announce(spec.ref, delays_ms=(0,))
-    for host, address, mac in entries:
-        assert until(lambda h=host, a=address, m=mac: h.neighbour(a) == m), address
+
+
+def learned(entries: Entries) -> bool:
+    return until(lambda: all(host.neighbour(a) == mac for host, a, mac in entries))
 
 
 def test_a_muted_or_unknown_instance_does_not_announce(kernel: NodeKernel) -> None:

@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 from kombu import Connection
 
+from tests.system.conftest import Broker, Eventually
 from vrha.bus import topology
-from vrha.bus.client import Consumer, Headers, Publisher
 from vrha.bus.connection import BUS_ERRORS
+from vrha.bus.consumer import Consumer, Headers
+from vrha.bus.publisher import Publisher
 from vrha.errors import InputError, UnreachableError
 
 pytestmark = [pytest.mark.system, pytest.mark.root]
@@ -29,8 +31,8 @@ VHOSTS = count()
 
 
 @pytest.fixture
-def url(broker: Any) -> str:
-    return str(broker.vhost(f"bus{next(VHOSTS)}"))
+def url(broker: Broker) -> str:
+    return broker.vhost(f"bus{next(VHOSTS)}")
 
 
 @pytest.fixture
@@ -80,19 +82,19 @@ def depth(url: str, queue: str) -> int:
         return int(connection.default_channel.queue_declare(queue, passive=True).message_count)
 
 
-def test_a_command_reaches_its_node(url: str, publisher: Publisher, eventually: Any) -> None:
+def test_a_command_reaches_its_node(url: str, publisher: Publisher, eventually: Eventually) -> None:
     inbox = Inbox()
     consumer = Consumer([url], "vrha.node.n1", inbox)
     with consuming(consumer):
         down(publisher, b"one")
         eventually(lambda: consumer.counts.handled == 1)
     assert inbox.bodies == [b"one"]
-    assert inbox.headers[0] == Headers("m-b'one'", "n1", "guest", 0)
+    assert inbox.headers[0] == Headers("m-b'one'", "n1", "vrha", 0)
     assert depth(url, "vrha.node.n1") == 0
 
 
 def test_what_a_node_says_reaches_the_orchestrator(
-    url: str, publisher: Publisher, eventually: Any
+    url: str, publisher: Publisher, eventually: Eventually
 ) -> None:
     inbox = Inbox()
     with consuming(Consumer([url], "vrha.orchestrator", inbox, prefetch=32)):
@@ -101,7 +103,9 @@ def test_what_a_node_says_reaches_the_orchestrator(
     assert inbox.headers[0].routing_key == "node.n1.check-in"
 
 
-def test_order_is_kept_and_nothing_is_lost(url: str, publisher: Publisher, eventually: Any) -> None:
+def test_order_is_kept_and_nothing_is_lost(
+    url: str, publisher: Publisher, eventually: Eventually
+) -> None:
     inbox = Inbox()
     with consuming(Consumer([url], NODE, inbox, prefetch=8)):
         for i in range(200):
@@ -111,7 +115,7 @@ def test_order_is_kept_and_nothing_is_lost(url: str, publisher: Publisher, event
 
 
 def test_a_large_command_passes_and_a_larger_one_is_refused(
-    url: str, publisher: Publisher, eventually: Any
+    url: str, publisher: Publisher, eventually: Eventually
 ) -> None:
     inbox = Inbox()
     large = os.urandom(3 * 1024 * 1024)
@@ -147,7 +151,7 @@ def test_a_full_queue_is_told_and_nothing_is_dropped(url: str, publisher: Publis
 
 
 def test_input_errors_go_to_the_dead_letters(
-    url: str, publisher: Publisher, eventually: Any
+    url: str, publisher: Publisher, eventually: Eventually
 ) -> None:
     def refuse(body: bytes, _headers: Headers) -> None:
         if body == b"poison":
@@ -165,7 +169,7 @@ def test_input_errors_go_to_the_dead_letters(
 
 
 def test_a_body_over_the_limit_never_reaches_the_handler(
-    url: str, publisher: Publisher, eventually: Any
+    url: str, publisher: Publisher, eventually: Eventually
 ) -> None:
     inbox = Inbox()
     consumer = Consumer([url], NODE, inbox, max_bytes=10)
@@ -176,7 +180,7 @@ def test_a_body_over_the_limit_never_reaches_the_handler(
 
 
 def test_what_claims_to_be_compressed_is_not_unpacked(
-    url: str, publisher: Publisher, eventually: Any
+    url: str, publisher: Publisher, eventually: Eventually
 ) -> None:
     inbox = Inbox()
     consumer = Consumer([url], NODE, inbox)
@@ -194,7 +198,7 @@ def test_what_claims_to_be_compressed_is_not_unpacked(
 
 
 def test_a_failed_message_comes_again_later_and_dies_at_the_limit(
-    url: str, publisher: Publisher, eventually: Any
+    url: str, publisher: Publisher, eventually: Eventually
 ) -> None:
     def fail(_body: bytes, _headers: Headers) -> None:
         raise RuntimeError("a bug")
@@ -214,7 +218,7 @@ def test_a_failed_message_comes_again_later_and_dies_at_the_limit(
 
 
 def test_a_long_handler_blocks_no_heartbeat(
-    url: str, publisher: Publisher, eventually: Any
+    url: str, publisher: Publisher, eventually: Eventually
 ) -> None:
     done = threading.Event()
     consumer = Consumer([url], NODE, Inbox(lambda *_: void(done.wait(30))), heartbeat_s=1)
@@ -232,7 +236,7 @@ def void(_value: object) -> None:
 
 
 def test_stop_waits_for_the_handler_and_begins_nothing_more(
-    url: str, publisher: Publisher, eventually: Any
+    url: str, publisher: Publisher, eventually: Eventually
 ) -> None:
     begun, go = threading.Event(), threading.Event()
 
@@ -252,7 +256,7 @@ def test_stop_waits_for_the_handler_and_begins_nothing_more(
     eventually(lambda: depth(url, "vrha.node.n1") == 1)
 
 
-def test_a_consumer_waits_for_its_queue(url: str, eventually: Any) -> None:
+def test_a_consumer_waits_for_its_queue(url: str, eventually: Eventually) -> None:
     inbox = Inbox()
     consumer = Consumer([url], "vrha.node.n1", inbox)
     with consuming(consumer):
@@ -265,7 +269,7 @@ def test_a_consumer_waits_for_its_queue(url: str, eventually: Any) -> None:
         eventually(lambda: inbox.bodies == [b"x"])
 
 
-def test_on_connected_runs_when_messages_flow(url: str, eventually: Any) -> None:
+def test_on_connected_runs_when_messages_flow(url: str, eventually: Eventually) -> None:
     calls: list[bool] = []
     consumer = Consumer(
         [url], NODE, Inbox(), declare=QUEUES, on_connected=lambda: calls.append(True)
@@ -276,7 +280,7 @@ def test_on_connected_runs_when_messages_flow(url: str, eventually: Any) -> None
 
 
 def test_an_idle_command_is_handled_within_milliseconds(
-    url: str, publisher: Publisher, eventually: Any, record_property: Any
+    url: str, publisher: Publisher, eventually: Eventually, record_property: Any
 ) -> None:
     inbox = Inbox()
     consumer = Consumer([url], NODE, inbox)
@@ -313,32 +317,34 @@ def test_a_bad_url_is_told_without_the_password(wrong: str) -> None:
 
 
 def test_a_wrong_password_is_told_without_it(
-    broker: Any, caplog: pytest.LogCaptureFixture, eventually: Any
+    broker: Broker, caplog: pytest.LogCaptureFixture, eventually: Eventually
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    wrong = f"amqp://guest:{CANARY}@127.0.0.1:{broker.port}//"
+    wrong = f"amqp://vrha:{CANARY}@{broker.url.rpartition('@')[2]}"
     publisher = Publisher([wrong])
     began = time.monotonic()
-    with pytest.raises(UnreachableError, match="refused user guest") as caught:
+    with pytest.raises(UnreachableError, match="refused user vrha") as caught:
         down(publisher, b"x", timeout_s=30)
     assert time.monotonic() - began < 15
     assert caught.value.code == "broker-refused"
     with consuming(Consumer([wrong], NODE, Inbox())):
-        eventually(lambda: "refused user guest" in caplog.text)
+        eventually(lambda: "refused user vrha" in caplog.text)
     assert CANARY not in caplog.text + str(caught.value)
 
 
-def test_no_permission_is_told(broker: Any, publisher: Publisher, url: str) -> None:
+def test_no_permission_is_told(broker: Broker, publisher: Publisher, url: str) -> None:
     broker.ctl("add_user", "weak", "weak")
     broker.ctl("set_permissions", "-p", url.rpartition("/")[2], "weak", "^$", "^$", "^$")
-    weak = Publisher([url.replace("guest:guest", "weak:weak")])
+    weak = Publisher([f"amqp://weak:weak@{url.rpartition('@')[2]}"])
     with pytest.raises(UnreachableError) as caught:
         down(weak, b"x")
     weak.close()
     assert caught.value.code == "broker-refused"
 
 
-def test_no_broker_at_start_is_told_in_time(broker: Any, url: str, eventually: Any) -> None:
+def test_no_broker_at_start_is_told_in_time(
+    broker: Broker, url: str, eventually: Eventually
+) -> None:
     nobody = "amqp://guest:guest@127.0.0.1:1//"
     publisher = Publisher([nobody])
     began = time.monotonic()
@@ -357,7 +363,7 @@ def test_no_broker_at_start_is_told_in_time(broker: Any, url: str, eventually: A
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
 def test_a_restarted_broker_keeps_what_it_confirmed(
-    broker: Any, url: str, publisher: Publisher, eventually: Any, end: str
+    broker: Broker, url: str, publisher: Publisher, eventually: Eventually, end: str
 ) -> None:
     inbox = Inbox()
     consumer = Consumer([url], NODE, inbox, declare=QUEUES)
@@ -375,7 +381,7 @@ def test_a_restarted_broker_keeps_what_it_confirmed(
 
 
 def test_a_restart_in_the_middle_of_work_loses_nothing(
-    broker: Any, url: str, publisher: Publisher, eventually: Any
+    broker: Broker, url: str, publisher: Publisher, eventually: Eventually
 ) -> None:
     """Messages come at least once, also the one whose handler ran while the broker died."""
     begun = threading.Event()
@@ -400,16 +406,16 @@ def test_a_restart_in_the_middle_of_work_loses_nothing(
 
 
 @contextmanager
-def stopped(broker: Any) -> Iterator[None]:
-    os.kill(broker.erlang, signal.SIGSTOP)
+def stopped(broker: Broker) -> Iterator[None]:
+    os.kill(broker.pid, signal.SIGSTOP)
     try:
         yield
     finally:
-        os.kill(broker.erlang, signal.SIGCONT)
+        os.kill(broker.pid, signal.SIGCONT)
 
 
 def test_a_hung_broker_is_noticed_and_the_consumer_comes_back(
-    broker: Any, url: str, publisher: Publisher, eventually: Any
+    broker: Broker, url: str, publisher: Publisher, eventually: Eventually
 ) -> None:
     inbox = Inbox()
     consumer = Consumer([url], NODE, inbox, heartbeat_s=1)
@@ -430,7 +436,7 @@ def test_a_hung_broker_is_noticed_and_the_consumer_comes_back(
     assert consumer.counts.connects >= 2
 
 
-def test_heartbeats_do_not_stretch_the_deadline(broker: Any, url: str) -> None:
+def test_heartbeats_do_not_stretch_the_deadline(broker: Broker, url: str) -> None:
     """A broker that is alive but does not confirm must not hold `publish` for ever."""
     publisher = Publisher([url], heartbeat_s=1)
     publisher.declare(QUEUES)
@@ -461,7 +467,7 @@ def test_an_idle_publisher_stays_connected_by_keep_alive(url: str) -> None:
     publisher.close()
 
 
-def test_an_idle_publisher_without_keep_alive_reconnects(url: str, eventually: Any) -> None:
+def test_an_idle_publisher_without_keep_alive_reconnects(url: str, eventually: Eventually) -> None:
     publisher = Publisher([url], heartbeat_s=1)
     publisher.declare(QUEUES)
     session = publisher._session

@@ -3,7 +3,8 @@
 The floor makes the same namespace, parameters, ports, addresses, routes, rules and dnsmasq from
 messages and texts that were prepared before the clock starts, with no check, no journal and no
 clean-up of its own; it ends when dnsmasq answers and all ports forward. `vrha-build` is what
-an agent does from the command to the point where it would send its check-in: build and self-test.
+an agent does from the bytes of the command to the bytes of its check-in: decode, build, self-test,
+encode. `vrha-build-first` is the first one in the life of an agent.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ import yaml
 
 from tools.benchmarks import report
 from tools.benchmarks.ownnode import machine, node_kernel, own_node
+from vrha import codec
+from vrha.agent.epochs import Epochs
+from vrha.agent.executor import Executor
+from vrha.agent.warm import warm_up
 from vrha.config import desired
 from vrha.core.instance import instance_spec
 from vrha.errors import PreconditionError
@@ -32,14 +37,16 @@ from vrha.lab.scenario import load_scenario
 from vrha.linux import netns, processes, rtnetlink, sysctls, tools
 from vrha.linux.addresses import mac_bytes, port_addresses, routes
 from vrha.linux.netlink import NLM_F_REQUEST, Message
-from vrha.linux.node import NodeKernel
 from vrha.linux.rtnetlink import Link, VethEnd
+from vrha.model.messages import CheckIn, Command, StepReport
 from vrha.model.spec import InstanceRef, InstanceSpec
 from vrha.model.state import SelfTest, Upstream
+from vrha.model.steps import Build
 from vrha.render.digest import expected_digest
 from vrha.render.dnsmasq import dnsmasq_files
 from vrha.render.nft import nft_text
 
+NODE = "bench"
 FLOOR, BARE, VRHA, FIRST = "floor", "floor-without-dnsmasq", "vrha-build", "vrha-build-first"
 _WARM_UP = 2
 _HEADER = struct.Struct("=IHHII")
@@ -69,11 +76,13 @@ def run(arguments: argparse.Namespace) -> report.Result:
             lengths = {4: 24, 6: 64}
             gateways = [f"{g}/{lengths[g.version]}" for g in router.uplink.gateways]
             machine("upstream", router.uplink.bridge, *gateways)
-        rows[FIRST].append(_vrha(kernel, next_spec()))
+        agent = Executor(NODE, kernel, Epochs(state / "epochs.json"))
+        warm_up()
+        rows[FIRST].append(_vrha(agent, next_spec()))
         for number in range(-_WARM_UP, arguments.runs):
             floor = _floor(state, next_spec(), with_dnsmasq=True)
             bare = _floor(state, next_spec(), with_dnsmasq=False)
-            vrha = _vrha(kernel, next_spec())
+            vrha = _vrha(agent, next_spec())
             if number < 0:
                 continue
             vrha["ratio"] = round(vrha["ms"] / floor["ms"], 3)
@@ -106,17 +115,24 @@ def table(result: report.Result) -> str:
     return report.columns(["row", "runs", "ms median / worst", "ratio to floor"], lines)
 
 
-def _vrha(kernel: NodeKernel, spec: InstanceSpec) -> dict[str, Any]:
-    """What an agent does up to its check-in; the proof is checked after the clock has stopped."""
+def _vrha(agent: Executor, spec: InstanceSpec) -> dict[str, Any]:
+    """From the bytes of a command to those of its check-in, as the agent's bus hands them over."""
+    ref = spec.ref
+    step = Build(NODE, spec)
+    command = Command("bench", ref.router, spec.epoch, NODE, 1, 0, False, (step,), "token")
+    body = codec.encode(command)
     begin = time.monotonic()
-    phases = kernel.build(spec)
-    built = time.monotonic()
-    proof = kernel.self_test(spec)
+    received = codec.decode_message(body, len(body))
+    assert isinstance(received, Command)
+    said = [(message, codec.encode(message)) for message in agent.execute(received)]
     end = time.monotonic()
-    _check(spec, proof)
-    kernel.destroy(spec.ref)
-    tested = ("self-test", round((end - built) * 1000, 3))
-    return {"ms": round((end - begin) * 1000, 3), "phases_ms": dict((*phases, tested))}
+    proofs = [message for message, _ in said if isinstance(message, CheckIn)]
+    reports = [message for message, _ in said if isinstance(message, StepReport)]
+    if not proofs:
+        raise PreconditionError("bench-incomplete", f"no check-in: {reports[0].detail}")
+    _check(spec, proofs[0].self_test)
+    agent.kernel.destroy(ref)
+    return {"ms": round((end - begin) * 1000, 3), "phases_ms": dict(reports[0].timings_ms)}
 
 
 def _check(spec: InstanceSpec, proof: SelfTest) -> None:

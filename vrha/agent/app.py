@@ -17,6 +17,7 @@ import vrha
 from vrha import codec
 from vrha.agent.epochs import Epochs
 from vrha.agent.executor import CAPABILITIES, Executor
+from vrha.agent.warm import warm_up
 from vrha.bus import topology
 from vrha.bus.consumer import Consumer, Headers
 from vrha.bus.publisher import Publisher
@@ -39,6 +40,7 @@ class Agent:
 
     def __init__(self, settings: AgentSettings) -> None:
         """Raises PreconditionError when the machine or the state folder does not serve."""
+        warm_up()
         self._node = settings.node
         self._inventory_s = settings.inventory_s
         self._life = f"{Path('/proc/sys/kernel/random/boot_id').read_text()[:8]}-{uuid.uuid4().hex}"

@@ -213,7 +213,7 @@ class PrivateBroker:
                 raise DeadlineError(
                     "broker-not-ready",
                     f"RabbitMQ is not ready after {now - began:.0f} s",
-                    _tail(self.folder),
+                    _last_words(self.folder),
                 )
             if now - said >= _PROGRESS_EVERY:
                 said = now
@@ -243,8 +243,8 @@ class PrivateBroker:
         return True
 
     def _failure(self) -> VrhaError:
-        lines = _tail(self.folder)
-        if "eaddrinuse" in lines:
+        lines = _last_words(self.folder)
+        if "eaddrinuse" in (self.folder / "server.log").read_text(errors="replace"):
             return PreconditionError(
                 "port-in-use", "a port that RabbitMQ needs was taken meanwhile", lines
             )
@@ -332,12 +332,14 @@ def _config(record: _Record) -> str:
 
 def _environment(folder: Path, record: _Record, listen: str) -> Mapping[str, str]:
     no_busy_waiting = "+S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none"
+    local_distribution = "-kernel inet_dist_use_interface {127,0,0,1}"
     return {
         _MARK: record.mark,
         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
         "LANG": "C.UTF-8",
         "HOME": str(folder / "home"),
         "TMPDIR": str(folder),
+        "ERL_CRASH_DUMP": str(folder / "erl_crash.dump"),
         "ERL_EPMD_PORT": str(record.epmd_port),
         "ERL_EPMD_ADDRESS": "127.0.0.1",
         # Lets the script become the Erlang machine instead of waiting for it as its parent.
@@ -352,7 +354,7 @@ def _environment(folder: Path, record: _Record, listen: str) -> Mapping[str, str
         "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"),
         "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.config"),
         "RABBITMQ_CONF_ENV_FILE": "/dev/null",
-        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": no_busy_waiting,
+        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"{no_busy_waiting} {local_distribution}",
     }
 
 
@@ -376,11 +378,13 @@ def _load(folder: Path) -> _Record | None:
     return _Record(**raw, process=ProcessId(**process) if process else None)
 
 
-def _tail(folder: Path, lines: int = 15) -> str:
-    """The last lines of the server's output and of the node's own log."""
-    logs = [folder / "server.log", *sorted((folder / "log").glob("*.log"))]
-    texts = [log.read_text(errors="replace").splitlines() for log in logs if log.exists()]
-    return "\n".join(line for text in texts for line in text[-lines:])
+def _last_words(folder: Path, lines: int = 12) -> str:
+    """Why the node did not start, as it says itself, else the end of its output."""
+    output = (folder / "server.log").read_text(errors="replace").splitlines()
+    text = [line for line in output if line.strip()]
+    if "BOOT FAILED" in text:
+        return "\n".join(text[text.index("BOOT FAILED") :][:lines])
+    return "\n".join(text[-lines:])
 
 
 def _end_marked(record: _Record | None) -> None:

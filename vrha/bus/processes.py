@@ -63,20 +63,27 @@ class ProcessId:
         return True
 
     def wait_gone(self, timeout: float) -> bool:
-        """Wait at most `timeout` seconds for its end; reaps it when it is our child."""
+        """Wait at most `timeout` seconds for its end; reaps it when it is our child.
+
+        A process whose first thread has ended may still hold files and ports by its others, so
+        only the pidfd tells, not the state in /proc.
+        """
         try:
             pidfd = os.pidfd_open(self.pid)
         except OSError:
             return True
         try:
-            if not self.alive:
+            fields = _stat(self.pid)
+            if fields is None or int(fields[_START_TIME]) != self.start:
                 return True
             poller = select.poll()
             poller.register(pidfd, select.POLLIN)
-            return bool(poller.poll(max(0, timeout) * 1000))
+            if not poller.poll(max(0, timeout) * 1000):
+                return False
         finally:
             os.close(pidfd)
-            self.reap()
+        self.reap()
+        return True
 
     def reap(self) -> None:
         """Take the exit status if the process is our child and has ended."""

@@ -162,15 +162,18 @@ class Publisher:
             self._declared |= {queue.name: queue for queue in queues}
 
     def keep_alive(self) -> None:
-        """Exchange heartbeats if there is a connection; never raises, never waits for one."""
-        with self._lock:
+        """Exchange heartbeats if there is a connection; never raises, never waits."""
+        if not self._lock.acquire(blocking=False):
+            return  # A message is on its way, which is as good as a heartbeat.
+        try:
             if self._session is not None:
-                try:
-                    self._session.link.read_waiting()
-                    self._session.link.heartbeat()
-                except BUS_ERRORS as error:
-                    log.info("%s", describe(error, self._endpoint))
-                    self._drop()
+                self._session.link.read_waiting()
+                self._session.link.heartbeat()
+        except BUS_ERRORS as error:
+            log.info("%s", describe(error, self._endpoint))
+            self._drop()
+        finally:
+            self._lock.release()
 
     def close(self) -> None:
         """Close the connection; a later `publish` opens a new one."""

@@ -10,9 +10,10 @@ from dataclasses import asdict
 import click
 
 from vrha.errors import InputError, VrhaError
+from vrha.lab.life import remove
 from vrha.lab.scenario import scenario_names
 from vrha.lab.state import lab_names
-from vrha.lab.zone import Lab, LabStatus, remove
+from vrha.lab.zone import Lab, LabStatus
 
 _NAME = click.option("--name", default="lab", show_default=True, help="Name of the lab.")
 

@@ -56,6 +56,7 @@ def run(config: Path, verbose: bool) -> None:
             target=serve,
             args=(create_app(daemon.service), settings.api.socket, stop, listener),
             name="api",
+            daemon=True,
         )
         api.start()
         try:

@@ -24,7 +24,7 @@ E = TypeVar("E", bound=StrEnum)
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,13}[a-z0-9])?")
 # Linux accepts nearly every byte in an interface name; /, :, % and blanks break tools and paths.
 _BRIDGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
-_OWN_PORT = re.compile(r"vr[0-9a-f]{8}-.*")
+_OWN_PORT = re.compile(r"vrh[0-9a-f]{8}-.*")
 _RESERVED_BRIDGES = frozenset(("lo", "all", "default"))
 _HOST_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 # dnsmasq(8), --dhcp-host: such a word in the place of the name is a lease time or a keyword.

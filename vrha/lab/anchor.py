@@ -249,6 +249,9 @@ def main(arguments: Sequence[str]) -> NoReturn:
     except OSError as error:
         control.send(json.dumps({"error": str(error)}).encode())
         os._exit(1)
+    # Whoever starts us was interrupted if it does not confirm; nobody else knows of us then.
+    if not control.recv(1):
+        os._exit(1)
     control.close()
     anchor.serve(listener)
 

@@ -109,8 +109,11 @@ def _make_root() -> None:
 
 
 def save(state: LabState) -> LabState:
-    """Replace the record on disk."""
-    _write(folder_of(state.name), state)
+    """Replace the record on disk. Raises NotFoundError (`lab-gone`)."""
+    try:
+        _write(folder_of(state.name), state)
+    except FileNotFoundError as error:
+        raise NotFoundError("lab-gone", f"lab {state.name} was taken down meanwhile") from error
     return state
 
 

@@ -7,13 +7,9 @@ rest; what stays is the folder /run/vrha-lab/NAME, which `down` deletes.
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -26,15 +22,14 @@ import yaml
 
 from vrha.bus.broker import PrivateBroker
 from vrha.bus.processes import ProcessId
-from vrha.errors import DeadlineError, NotFoundError, PreconditionError, UnreachableError, VrhaError
+from vrha.errors import DeadlineError, NotFoundError, VrhaError
 from vrha.lab import anchor, enter, state, wiring
-from vrha.lab.daemons import Daemon, Program, ask, environment, identify, toml
+from vrha.lab.daemons import Daemon, Program, ask, environment, toml
+from vrha.lab.life import BUILD_TIMEOUT, check_machine, remove_lab, start_anchor
 from vrha.lab.scenario import Scenario, load_scenario
 
 Progress = Callable[[str], None]
 
-_BUILD_TIMEOUT = 30.0
-_DOWN_TIMEOUT = 15.0
 _VRHA = (sys.executable, "-m", "vrha.cli.main")
 
 
@@ -87,18 +82,18 @@ class Lab:
         RefusedError (`lab-exists`), InputError and NotFoundError as `load_scenario`,
         VrhaError (`lab-wiring-failed`). Nothing is left behind by any of them.
         """
-        _check_machine()
+        check_machine()
         plan = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
         owner = ProcessId.of(os.getpid())
         assert owner is not None
         if name in state.lab_names() and not state.alive(name):
             progress(f"removing what is left of a dead lab {name}")
-            remove(name)
+            remove_lab(state.load(name))
         record = state.LabState(name, plan.name, owner, ephemeral)
         folder = state.claim(record)
         try:
             progress(f"namespaces for {len(plan.machines)} machines and {len(plan.nodes)} nodes")
-            record = state.save(_start_anchor(record, plan, folder))
+            record = start_anchor(record, plan, folder)
             lab = cls(record)
             lab._wire(plan)
             document = yaml.safe_dump(dict(plan.zone), sort_keys=False)
@@ -107,7 +102,8 @@ class Lab:
             if not ephemeral:
                 ask(folder, {"op": "keep"})
         except BaseException:
-            _remove(state.load(name), ())
+            with suppress(NotFoundError):
+                remove_lab(state.load(name))
             raise
         progress("machines and nodes are up")
         return lab
@@ -206,7 +202,7 @@ class Lab:
 
     def _wire(self, plan: Scenario) -> None:
         def batch(where: str, lines: Iterable[str]) -> None:
-            self.run(where, ["ip", "-batch", "-"], timeout=_BUILD_TIMEOUT, stdin="\n".join(lines))
+            self.run(where, ["ip", "-batch", "-"], timeout=BUILD_TIMEOUT, stdin="\n".join(lines))
 
         batch("", wiring.fabric_lines(plan))
         for index, node in enumerate(plan.nodes):
@@ -309,101 +305,4 @@ class Lab:
     def down(self) -> None:
         """Remove the lab and all that is left of it. Raises DeadlineError (`lab-not-gone`)."""
         with suppress(NotFoundError):
-            _remove(state.load(self.name), self._children)
-
-
-def remove(name: str) -> None:
-    """`Lab.find(name).down()`. Raises NotFoundError (`no-lab`), DeadlineError (`lab-not-gone`)."""
-    _remove(state.load(name), ())
-
-
-def _remove(record: state.LabState, children: Sequence[subprocess.Popen[Any]]) -> None:
-    anchor_process = record.anchor
-    if anchor_process is not None:
-        anchor_process.kill()
-        deadline = time.monotonic() + _DOWN_TIMEOUT
-        # The kernel keeps process 1 until all below it are reaped, our own children by us.
-        while not anchor_process.wait_gone(0.02):
-            for child in children:
-                child.poll()
-            if time.monotonic() > deadline:
-                raise DeadlineError(
-                    "lab-not-gone",
-                    f"lab {record.name} does not end: a process in it hangs in the kernel,"
-                    " or a program outside does not collect its child",
-                    "Run `vrha lab down` again.",
-                )
-    state.remove(record.name)
-
-
-def _check_machine() -> None:
-    if os.geteuid() != 0:
-        raise PreconditionError("not-root", "a lab needs root", "Run it with sudo.")
-    if shutil.which("ip") is None:
-        raise PreconditionError("missing-tool", "ip is missing", "apt-get install iproute2")
-
-
-def _start_anchor(record: state.LabState, plan: Scenario, folder: Path) -> state.LabState:
-    """Start process 1 and let it build; the record completed with the processes."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    owner = os.pidfd_open(os.getpid())
-    with ours, theirs:
-        fds = (theirs.fileno(), owner)
-        argv = [sys.executable, "-S", "-m", "vrha.lab.anchor", *map(str, fds)]
-        log = folder / "anchor.log"
-        with log.open("wb") as output:
-            launcher = subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                cwd="/",
-                env=environment(),
-                pass_fds=fds,
-                start_new_session=True,
-            )
-        os.close(owner)
-        theirs.close()
-        try:
-            answer, pidfds = _exchange(ours, record, plan, folder)
-        except OSError as error:
-            raise UnreachableError(
-                "lab-anchor-died", f"the lab's first process: {error}", log.read_text()[-500:]
-            ) from error
-        finally:
-            launcher.wait(timeout=_BUILD_TIMEOUT)
-    if "error" in answer:
-        raise PreconditionError(
-            "kernel-lacks-namespaces",
-            f"the kernel refused: {answer['error']}",
-            "A lab needs full root with pid, mount, net, uts and ipc namespaces, veth and bridge"
-            " (in a container: --privileged).",
-        )
-    found = [identify(fd) for fd in pidfds]
-    if None in found or len(found) != len(plan.nodes) + 1:
-        raise UnreachableError("lab-anchor-died", "the lab's first process ended at once")
-    processes = [process for process in found if process is not None]
-    return replace(
-        record,
-        anchor=processes[0],
-        nodes=dict(zip(answer["nodes"], processes[1:], strict=True)),
-        machines={machine.name: machine.segment for machine in plan.machines},
-    )
-
-
-def _exchange(
-    control: socket.socket, record: state.LabState, plan: Scenario, folder: Path
-) -> tuple[Mapping[str, Any], list[int]]:
-    request = {
-        "name": record.name,
-        "state": str(folder),
-        "machines": {m.name: wiring.machine_settings(m) for m in plan.machines},
-        "nodes": plan.nodes,
-    }
-    control.settimeout(_BUILD_TIMEOUT)
-    control.send(json.dumps(request).encode())
-    body, fds, _flags, _address = socket.recv_fds(control, anchor.MAX_REQUEST, 250)
-    if not body:
-        raise OSError("ended without an answer")
-    answer: Mapping[str, Any] = json.loads(body)
-    return answer, fds
+            remove_lab(state.load(self.name), self._children)

@@ -127,7 +127,7 @@ WRONG = [
     ("name: web\n", "name:\n", f"{WEB}.name", "is missing"),
     ("bridge: br-web", "bridge: br web", f"{WEB}.bridge", "must be 1 to 15 of A-Z"),
     ("bridge: br-web", "bridge: b2345678901234567", f"{WEB}.bridge", "must be 1 to 15 of A-Z"),
-    ("bridge: br-web", "bridge: vr0123abcd-x", f"{WEB}.bridge", "reserved"),
+    ("bridge: br-web", "bridge: vrh0123abcd-x", f"{WEB}.bridge", "reserved"),
     ("bridge: br-web", "bridge: lo", f"{WEB}.bridge", "reserved"),
     ("bridge: br-web", "brigde: br-web", f"{WEB}.brigde", "did you mean bridge?"),
     ("bridge: br-db", "bridge: br-web", "networks[1].bridge", "already used by networks[0].bridge"),
@@ -297,13 +297,16 @@ def test_two_routers_share_no_network_and_no_public_address_of_a_bridge() -> Non
 
 def test_overlapping_port_forwards_are_found_wherever_they_stand() -> None:
     forward = "- {public: 203.0.113.10, protocol: PROTO, ports: PORTS, private: 10.2.0.6}\n      "
-    text = GOOD.replace(
-        "- {public: 203.0.113.10, protocol: tcp", forward + "- {public: 203.0.113.10, protocol: tcp"
-    )
+    start = "- {public: 203.0.113.10, protocol: tcp"
+    text = GOOD.replace(start, forward + start)
     assert parse(text.replace("PROTO", "udp").replace("PORTS", "8000"), "x")
     assert parse(text.replace("PROTO", "tcp").replace("PORTS", "8002"), "x")
     (problem,) = problems(text.replace("PROTO", "tcp").replace("PORTS", "7000-9000"))
     assert "overlap" in problem
+    wide = (forward * 3).replace("PROTO", "tcp")
+    for ports in ("1-7000", "2", "6000"):
+        wide = wide.replace("PORTS", ports, 1)
+    assert len(problems(GOOD.replace(start, wide + start))) == 2
 
 
 @pytest.mark.parametrize(
