@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import stat
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from vrha import codec
 from vrha.cli.client import Client
 from vrha.config.desired import load
 from vrha.lab.zone import Lab
 from vrha.model.runs import Strategy
 from vrha.model.spec import Desired
 from vrha.model.views import RouterStatus, RouterView, RunView
+from vrha.probe.process import ProbeProcess
 from vrha.probe.result import Result, Stream
 
 VRHA = (sys.executable, "-m", "vrha.cli.main")
@@ -140,22 +139,6 @@ def wait_for(condition: Callable[[], object], timeout_s: float, what: str) -> No
 def probing(streams: Sequence[Stream]) -> Iterator[list[Result]]:
     """1 ms probes during the block; the list holds the result afterwards."""
     results: list[Result] = []
-    with tempfile.TemporaryDirectory(prefix="vrha-test-") as folder:
-        config, out = Path(folder) / "streams", Path(folder) / "result"
-        config.write_bytes(codec.encode(tuple(streams), tuple[Stream, ...]))
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "vrha.probe", "run"),
-                *("--streams", str(config), "--json", str(out)),
-            ],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline().strip() == "ready"
-            yield results
-        finally:
-            process.terminate()
-            process.communicate(timeout=30)
-        results.append(codec.decode(Result, out.read_bytes()))
+    with ProbeProcess(streams, require_reply_s=5) as probes:
+        yield results
+        results.append(probes.stop())

@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import signal
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from vrha import codec
 from vrha.cli.client import Client
 from vrha.config.desired import load
 from vrha.errors import DeadlineError, VrhaError
@@ -22,7 +14,8 @@ from vrha.lab.zone import Lab
 from vrha.model.runs import RunStatus, Strategy
 from vrha.model.spec import Desired
 from vrha.model.views import RouterStatus, RunView
-from vrha.probe.result import Result, Stream
+from vrha.probe.process import ProbeProcess, serving
+from vrha.probe.result import Stream
 
 WARM_S = 0.5
 SETTLE_S = 1.5
@@ -41,7 +34,7 @@ def zone(scenario: str, name: str, progress: Progress) -> Iterator[MeasuredZone]
         progress(f"applying {len(desired.networks)} networks, {len(desired.routers)} routers")
         client.apply(desired)
         _await_serving(client)
-        with responders(lab):
+        with serving(7, [lab.netns_path(machine) for machine in lab.machines]):
             yield MeasuredZone(lab, client, desired, progress)
 
 
@@ -55,24 +48,25 @@ class MeasuredZone:
 
     def control(self, seconds: float = 1.5) -> dict[str, Any]:
         """The same probes without an operation: the noise of prober and machine."""
-        with probing(self.streams) as probes:
+        with ProbeProcess(self.streams) as probes:
             time.sleep(WARM_S + seconds + SETTLE_S)
-        return probes.result.to_bench()
+            return probes.stop().to_bench()
 
     def restart(self, strategy: Strategy) -> dict[str, Any]:
         """One measured restart. Raises VrhaError when the run does not end in `done`."""
-        with probing(self.streams) as probes:
+        with ProbeProcess(self.streams) as probes:
             time.sleep(WARM_S)
             began = time.time_ns()
             run = self.client.restart_network(self.network, strategy)
             run = _await_run(self.client, run.id)
             time.sleep(SETTLE_S)
+            result = probes.stop()
         if run.status is not RunStatus.DONE:
             raise VrhaError("run-failed", f"run {run.id}: {run.status}: {run.reason} {run.detail}")
-        row = probes.result.to_bench()
+        row = result.to_bench()
         row["phases_ms"] = _phases(run)
         row["leaked"] = self.leaked()
-        row["operation_at_ms"] = round((began - probes.result.t0_realtime_ns) / 1e6, 1)
+        row["operation_at_ms"] = round((began - result.t0_realtime_ns) / 1e6, 1)
         return row
 
     def leaked(self) -> list[str]:
@@ -89,69 +83,6 @@ class MeasuredZone:
             if not extra or time.monotonic() > deadline:
                 return extra
             time.sleep(0.1)
-
-
-class Probes:
-    """A prober in a process of its own."""
-
-    def __init__(self, streams: Sequence[Stream], folder: Path) -> None:
-        self._out = folder / "result.json"
-        config = folder / "streams.json"
-        config.write_text(json.dumps([asdict(stream) for stream in streams]))
-        self._process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "vrha.probe", "run"),
-                *("--streams", str(config), "--json", str(self._out)),
-            ],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._process.stdout is not None
-        if self._process.stdout.readline().strip() != "ready":
-            raise VrhaError("probe-failed", "the prober did not start")
-        self._result: Result | None = None
-
-    def stop(self) -> None:
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-            self._process.wait(timeout=20)
-        if self._out.exists():
-            self._result = codec.decode(Result, self._out.read_bytes())
-
-    @property
-    def result(self) -> Result:
-        if self._result is None:
-            raise VrhaError("probe-failed", "the prober left no result")
-        return self._result
-
-
-@contextlib.contextmanager
-def probing(streams: Sequence[Stream]) -> Iterator[Probes]:
-    """Probes run inside the block; afterwards their result can be read."""
-    with tempfile.TemporaryDirectory(prefix="vrha-probe-") as folder:
-        probes = Probes(streams, Path(folder))
-        try:
-            yield probes
-        finally:
-            probes.stop()
-
-
-@contextlib.contextmanager
-def responders(lab: Lab) -> Iterator[None]:
-    """UDP echo and TCP accept on port 7 of every host."""
-    paths = [lab.netns_path(host) for host in lab.machines]
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "vrha.probe", "serve", "--port", "7"),
-            *(word for path in paths for word in ("--netns", path)),
-        ],
-        stdout=subprocess.DEVNULL,
-    )
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait(timeout=10)
 
 
 def _streams(lab: Lab, desired: Desired) -> tuple[Stream, ...]:
