@@ -1,6 +1,6 @@
 """Desired state from YAML: every problem at once, each with file, line and path.
 
-The form is that of `vrha.model.spec`, field for field; docs/desired-state.md shows it.
+The form is that of `vrha.model.spec`, field for field; docs/zone.md shows it.
 """
 
 from __future__ import annotations
