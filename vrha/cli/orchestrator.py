@@ -43,15 +43,19 @@ def run(config: Path, verbose: bool) -> None:
     """
     from vrha.api.app import create_app
     from vrha.api.server import listen, serve
+    from vrha.config.lock import sole_user
     from vrha.config.settings import load_orchestrator
     from vrha.orchestrator.app import Orchestrator
 
     log_to_stderr(verbose)
     stop = stop_on_signals()
     settings = load_orchestrator(config)
-    with _broker(settings) as urls:
-        daemon = Orchestrator(settings, urls)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(sole_user(settings.state_dir, "orchestrator"))
+        # Before the broker, which takes seconds to start: a socket in use is told at once.
         listener = listen(settings.api.socket)
+        stack.callback(listener.close)
+        daemon = Orchestrator(settings, stack.enter_context(_broker(settings)))
         api = threading.Thread(
             target=serve,
             args=(create_app(daemon.service), settings.api.socket, stop, listener),

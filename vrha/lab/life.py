@@ -85,10 +85,15 @@ def _reap_strays(space: int | None) -> None:
                     os.waitpid(pid, os.WNOHANG)
 
 
-def check_machine() -> None:
-    """Raises PreconditionError (`not-root`, `missing-tool`)."""
+def check_root() -> None:
+    """Raises PreconditionError (`not-root`)."""
     if os.geteuid() != 0:
         raise PreconditionError("not-root", "a lab needs root", "Run it with sudo.")
+
+
+def check_machine() -> None:
+    """Raises PreconditionError (`not-root`, `missing-tool`)."""
+    check_root()
     if shutil.which("ip") is None:
         raise PreconditionError("missing-tool", "ip is missing", "apt-get install iproute2")
 
