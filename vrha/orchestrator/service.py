@@ -127,7 +127,7 @@ class OrchestratorService:
     def health(self) -> Health:
         with self._store.transaction() as tx:
             desired = tx.desired()[1]
-            heard = reconcile.candidates(desired, tx.node_states(), tx.router_states())
+            heard = reconcile.candidates(desired, tx.node_states(), frozenset())
             open_runs = len(tx.open_runs())
         return Health(
             version=vrha.__version__,

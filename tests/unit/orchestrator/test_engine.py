@@ -225,6 +225,36 @@ def test_without_a_node_the_router_waits_and_is_placed_when_one_is_heard(world: 
     assert (view.status, view.node) == (RouterStatus.SERVING, "n2")
 
 
+def test_routers_applied_together_are_spread(world: World) -> None:
+    """Those of one apply count, before any of them serves; so does a run that is under way."""
+    for node in world.nodes.values():
+        world.engine.receive(node.inventory())
+    names = ("green", "red", "grey")
+    others = tuple(replace(DESIRED.networks[0], name=name) for name in names)
+    routers = tuple(replace(ROUTER, name=f"r-{n.name}", networks=(n.name,)) for n in others)
+    world.service.apply(Desired(others, routers[:2], DESIRED.nodes))
+    world.service.apply(Desired(others, routers, DESIRED.nodes))
+    world.settle()
+    assert sorted(len(node.instances) for node in world.nodes.values()) == [1, 2]
+
+
+def test_a_full_node_restarts_what_it_hosts_and_one_without_capacity_gives_it_away(
+    world: World,
+) -> None:
+    old = world.serving()
+    (home,) = (name for name, node in world.nodes.items() if old in node.instances)
+    for capacity, stays in ((1, True), (0, False)):
+        nodes = tuple(
+            replace(node, capacity=capacity) if node.name == home else node
+            for node in DESIRED.nodes
+        )
+        assert world.service.apply(replace(DESIRED, nodes=nodes)).runs == ()
+        world.service.restart_network("blue", None)
+        world.settle()
+        (view,) = world.service.routers()
+        assert (view.node == home) is stays
+
+
 def test_an_orphan_is_removed_when_it_was_seen_twice(world: World) -> None:
     owner = world.serving()
     node = world.nodes["n1"]
