@@ -134,9 +134,9 @@ class Watch:
                 turns.append(one.mac)
         return turns
 
-    def advertisers(self) -> set[str]:
-        """MACs of all router advertisements."""
-        return {one.mac for one in list(self.heard) if one.address == "::"}
+    def has_heard(self, address: str, times: int = 1) -> bool:
+        """Whether anybody claimed the address, so many times."""
+        return sum(1 for one in list(self.heard) if one.address == address) >= times
 
     def solicit(self) -> None:
         """Ask for router advertisements (RFC 4861 section 4.1)."""

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from importlib import resources
 from ipaddress import ip_address, ip_interface, ip_network
 
@@ -25,8 +26,10 @@ from tests.system.zonekit import (
 )
 from vrha.core.instance import mac_of
 from vrha.lab.scenario import Scenario, parse_scenario
+from vrha.linux.files import SPEC
+from vrha.linux.names import folder_name
 from vrha.model.runs import RunKind, RunStatus, Strategy
-from vrha.model.spec import Desired, Host, Ingress, Protocol, Rule, StaticNat
+from vrha.model.spec import Desired, Host, Ingress, InstanceRef, Protocol, Rule, StaticNat
 from vrha.model.views import RunView
 from vrha.probe.result import Stream
 
@@ -186,26 +189,33 @@ def neighbour(made: Zone, machine: str, address: str) -> str:
 
 def test_only_the_active_instance_advertises_itself(served: Zone) -> None:
     old = served.ref()
+    node = served.router().node
+    new = InstanceRef(old.router, old.generation + 1)
+    built = served.lab.folder / f"state/agent-{node}/instances" / folder_name(new) / SPEC
     orchestrator = served.lab.orchestrator()
-    with Watch(served.lab, "guest") as watch:
+    slow = 'sleep 0.3; exec $REAL "$@"'
+    with (
+        served.broken_tool(node, "dnsmasq", slow),
+        Watch(served.lab, "guest", GATEWAY, "fe80::1") as watch,
+    ):
         run = served.client.restart_network(served.network, None)
+        wait_for(lambda: len(served.namespaces(node)) == 2, 10, "a build under way")
         orchestrator.kill(signal.SIGSTOP)
         try:
-            node = served.lab.nodes[0]
-            wait_for(lambda: max(len(served.dnsmasqs(n)) for n in served.lab.nodes) == 2, 10, node)
-            for _ in range(3):
-                heard = len(watch.heard)
+            wait_for(built.exists, 10, "a complete replacement")
+            for count in (1, 2, 3):
                 watch.solicit()
-                wait_for(lambda: len(watch.heard) > heard, 10, "a router advertisement")
+                wait_for(partial(watch.has_heard, "::", count), 10, "a router advertisement")
         finally:
             orchestrator.kill(signal.SIGCONT)
-        assert watch.advertisers() == {mac_of(old, "n0")}
+        for address in ("::", GATEWAY, "fe80::1"):
+            assert watch.owners(address) == [mac_of(old, "n0")]
         assert served.await_run(run.id).status is RunStatus.DONE
-    new = served.ref()
+    assert served.ref() == new
     with Watch(served.lab, "guest") as watch:
         watch.solicit()
-        wait_for(lambda: watch.heard, 10, "a router advertisement")
-    assert watch.advertisers() == {mac_of(new, "n0")}
+        wait_for(partial(watch.has_heard, "::"), 10, "a router advertisement")
+    assert watch.owners("::") == [mac_of(new, "n0")]
 
 
 def test_ipv6_through_a_restart(served: Zone) -> None:
