@@ -47,6 +47,7 @@ def _step(record: StepRecord, timings: tuple[tuple[str, float], ...]) -> StepVie
         error=record.error,
         undo="; ".join(describe(step) for step in undo_of(record.step)),
         timings_ms=timings,
+        kind=record.step.kind,
     )
 
 
