@@ -275,6 +275,24 @@ def test_a_new_host_is_known_at_once(served: Zone) -> None:
     assert resolve(served.lab, "vm1", GATEWAY, "spare.blue.example") == SPARE
 
 
+def test_a_dnsmasq_that_would_not_start_again_is_not_stopped(served: Zone) -> None:
+    """Nothing works any more but what runs; it goes on, and the next try finds all as it was."""
+    node = served.router().node
+    wanted = with_network(served.desired, "blue", domain="no.example")
+    with probing(all_ways(served)) as results, served.broken_tool(node, "dnsmasq", "exit 3"):
+        assert served.restart().status is RunStatus.ROLLED_BACK
+        (run,) = served.apply(wanted)
+    assert (run.status, run.reason) == (RunStatus.ROLLED_BACK, "dnsmasq-failed")
+    assert results[0].lost == 0
+    assert served.router().reason.startswith("not-applied")
+    assert served.dnsmasqs(node) == ["r1-" + served.router().instance.split("#")[1]]
+    assert resolve(served.lab, "vm1", GATEWAY, "vm1.blue.example") == "10.1.1.11"
+    (run,) = served.apply(wanted)
+    assert (run.kind, run.status) == (RunKind.UPDATE, RunStatus.DONE)
+    assert served.router().reason == ""
+    assert resolve(served.lab, "vm1", GATEWAY, "vm1.no.example") == "10.1.1.11"
+
+
 FAIL_ONCE = 'case "$*" in *-f*) [ -e "$0.x" ] || { touch "$0.x"; echo no >&2; exit 1; };; esac'
 
 
@@ -288,6 +306,7 @@ FAIL_ONCE = 'case "$*" in *-f*) [ -e "$0.x" ] || { touch "$0.x"; echo no >&2; ex
             "dnsmasq-failed",
         ),
     ],
+    ids=["nft", "dnsmasq"],
 )
 def test_a_failing_update_is_rolled_back(served: Zone, tool: str, script: str, reason: str) -> None:
     before = served.router()
@@ -302,6 +321,8 @@ def test_a_failing_update_is_rolled_back(served: Zone, tool: str, script: str, r
         (),
     )
     assert results[0].lost == 0
-    assert served.router() == before
+    after = served.router()
+    assert after.reason.startswith("not-applied")
+    assert replace(after, reason="") == before
     assert served.in_instance("r1", "nft", "-s", "list", "ruleset") == rules
     assert resolve(served.lab, "vm1", GATEWAY, "vm1.blue.example") == "10.1.1.11"

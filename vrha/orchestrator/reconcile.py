@@ -36,8 +36,11 @@ def live_of(state: RouterState) -> plan.Live | None:
     return plan.Live(state.node, state.applied) if state.active and state.applied else None
 
 
-def converge(tx: Tx, desired: Desired) -> tuple[Run, ...]:
-    """The runs that bring every router without an open run to its desired state."""
+def converge(tx: Tx, desired: Desired, hard: bool = True) -> tuple[Run, ...]:
+    """The runs that bring every router without an open run to its desired state.
+
+    Raises RefusedError when a router that must be restarted cannot be; not `hard`, it waits.
+    """
     wanted = {router.name: router for router in desired.routers}
     states = {state.router: state for state in tx.router_states()}
     runs: list[Run] = []
@@ -45,7 +48,12 @@ def converge(tx: Tx, desired: Desired) -> tuple[Run, ...]:
         if tx.open_run_of(name) is not None:
             continue
         state = states.get(name, RouterState(name))
-        run = _converge_router(tx, desired, wanted.get(name), state, runs)
+        try:
+            run = _converge_router(tx, desired, wanted.get(name), state, runs)
+        except RefusedError:
+            if hard:
+                raise
+            continue
         if run is not None:
             runs.append(run)
     return tuple(runs)
@@ -72,7 +80,9 @@ def _converge_router(
     if same_service(live.spec, spec):
         return None
     if same_shape(live.spec, spec):
-        return plan.update(new_run_id(), live, reconfigured(live.spec, spec))
+        # With the newest epoch: a restart that was rolled back has raised it on the node.
+        wanted_live = replace(reconfigured(live.spec, spec), epoch=state.epoch)
+        return plan.update(new_run_id(), live, wanted_live)
     return restart(tx, desired, wanted, Strategy.PARALLEL, planned=planned)
 
 
@@ -169,7 +179,7 @@ def after_inventory(tx: Tx, inventory: Inventory, previous: NodeState | None) ->
     runs = _orphans(tx, inventory, previous)
     if previous is None or any(s.failed.startswith(NO_NODE) for s in tx.router_states()):
         busy = {run.router for run in runs}
-        runs += [run for run in converge(tx, tx.desired()[1]) if run.router not in busy]
+        runs += [run for run in converge(tx, tx.desired()[1], hard=False) if run.router not in busy]
     return tuple(runs)
 
 
