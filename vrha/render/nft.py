@@ -92,6 +92,8 @@ def _family_sets(rules: FamilyRules) -> Iterator[NftSet]:
     service = f"{address} . inet_proto . inet_service"
     icmp = f"{address} . {'icmp_type' if rules.version == 4 else 'icmpv6_type'}"
     yield NftSet("set", f"sources{family}", f"ifname . {address}", True, _sources(rules))
+    admitted = tuple(str(admission.address) for admission in rules.admissions)
+    yield NftSet("set", f"admitted{family}", address, False, admitted)
     yield NftSet("set", f"ports{family}", service, False, _admitted_ports(rules))
     yield NftSet(
         "set", f"remotes{family}", f"{address} . {service}", True, _admitted_remotes(rules)
