@@ -56,6 +56,7 @@ _ROUNDS = 40
 _MAC = {"client": bytes.fromhex("020000000011"), "outside": bytes.fromhex("020000000022")}
 _ESTABLISHED, _UNANSWERED, _NEW = "established", "unanswered", "new"
 _OUT, _IN = "out", "in"
+_DROP_ALL = "{ type filter hook prerouting priority -400; policy drop; }"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -198,7 +199,9 @@ def _packets(
         os.sched_setaffinity(0, {max(cpus)})
         stack.callback(os.sched_setaffinity, 0, cpus)
         lanes = {
-            case: [_lane(sockets, variant, case) for variant in variants if case.way in variant.ways]
+            case: [
+                _lane(sockets, variant, case) for variant in variants if case.way in variant.ways
+            ]
             for case in itertools.starmap(
                 _Case, itertools.product((version,), (_OUT, _IN), (_ESTABLISHED, _UNANSWERED, _NEW))
             )
@@ -217,7 +220,7 @@ def _machine(name: str) -> Iterator[socket.socket]:
         sh(f"ip -n {name} link set e0 address {_MAC[name].hex(':')}")
         with inside(name):
             sh("nft add table inet deaf")
-            sh("nft add chain inet deaf ears { type filter hook prerouting priority -400; policy drop; }")
+            sh(f"nft add chain inet deaf ears {_DROP_ALL}")
             sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         with sock:
             with inside(name):

@@ -136,7 +136,9 @@ def _far_rule(shape: Shape, version: int) -> Rule | None:
         return None
     if shape in (Shape.ONE, Shape.EXACT):
         return Rule(Protocol.UDP, port)
-    return Rule(Protocol.UDP, port, ip_network((int(far(version)) >> 8 << 8, 24 if version == 4 else 120)))
+    return Rule(
+        Protocol.UDP, port, ip_network((int(far(version)) >> 8 << 8, 24 if version == 4 else 120))
+    )
 
 
 def _admissions(version: int, publics: int, with_prefixes: bool) -> Iterator[Rule]:
