@@ -78,11 +78,23 @@ def _broker(settings: OrchestratorSettings) -> Iterator[tuple[str, ...]]:
         return
     from vrha.bus.broker import PrivateBroker
 
-    with PrivateBroker(settings.state_dir / "broker", progress=log.info) as broker:
+    broker = PrivateBroker(settings.state_dir / "broker", progress=log.info)
+    try:
+        broker.resume()
         url_file = settings.state_dir / URL_FILE
-        url_file.touch(mode=0o600)
-        url_file.write_text(broker.url + "\n")
+        _write_secret(url_file, broker.url + "\n")
         try:
             yield (broker.url,)
         finally:
             url_file.unlink(missing_ok=True)
+    finally:
+        broker.stop()
+
+
+def _write_secret(path: Path, text: str) -> None:
+    """Readers see all of it or nothing."""
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.unlink(missing_ok=True)
+    fresh.touch(mode=0o600)
+    fresh.write_text(text)
+    fresh.replace(path)
