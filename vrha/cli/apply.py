@@ -12,11 +12,14 @@ import click
 from vrha.cli.options import duration
 from vrha.cli.output import clean, output_options, show
 from vrha.cli.settings import Settings
-from vrha.model.views import ApplyResult, Change, ChangeKind
+from vrha.errors import DeadlineError
+from vrha.model.views import ApplyResult, Change, ChangeKind, RouterStatus
 
 if TYPE_CHECKING:
+    from vrha.cli.client import Client
     from vrha.model.views import RunView
 
+POLL_SECONDS = 0.2
 _SIGNS = {ChangeKind.ADD: "+", ChangeKind.CHANGE: "~", ChangeKind.REMOVE: "-"}
 
 file_option = click.option(
@@ -47,6 +50,8 @@ def apply(settings: Settings, path: Path, wait: bool, timeout: float) -> None:
     result = client.apply(desired)
     if not wait:
         show(settings, result, lambda: _applied(result))
+        for line in _waiting(client):
+            click.echo(line, err=True)
         return
     from vrha.cli import progress
 
@@ -57,6 +62,7 @@ def apply(settings: Settings, path: Path, wait: bool, timeout: float) -> None:
         ended.append(progress.follow(client, run_id, left, progress.progress()))
     show(settings, result, lambda: _applied(result))
     progress.demand_done(ended)
+    _await_placed(client, deadline)
 
 
 @click.command()
@@ -71,6 +77,30 @@ def diff(settings: Settings, path: Path) -> None:
     client = settings.client()
     changes = client.diff(desired)
     show(settings, changes, lambda: _changes(changes))
+
+
+def _waiting(client: Client) -> list[str]:
+    """A line for each router that does not serve and that no run is about to change."""
+    return [
+        clean(f"router {router.name} waits: {router.reason or 'no instance of it exists'}")
+        for router in client.routers()
+        if router.status in (RouterStatus.ABSENT, RouterStatus.FAILED)
+    ]
+
+
+def _await_placed(client: Client, deadline: float) -> None:
+    """Wait for routers that no node could take yet. Raises DeadlineError (`not-serving`)."""
+    waiting = _waiting(client)
+    while waiting:
+        if time.monotonic() >= deadline:
+            raise DeadlineError(
+                "not-serving",
+                "\n".join(waiting),
+                "It is created as soon as a node fits: `vrha node list` shows whose agent is"
+                " heard; if none is, look at the broker.",
+            )
+        time.sleep(POLL_SECONDS)
+        waiting = _waiting(client)
 
 
 def _applied(result: ApplyResult) -> str:
