@@ -62,7 +62,8 @@ def apply(settings: Settings, path: Path, wait: bool, timeout: float) -> None:
         ended.append(progress.follow(client, run_id, left, progress.progress()))
     show(settings, result, lambda: _applied(result))
     progress.demand_done(ended)
-    _await_placed(client, deadline)
+    if not result.runs:
+        _await_placed(client, deadline)
 
 
 @click.command()

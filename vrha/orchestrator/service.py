@@ -26,7 +26,6 @@ from vrha.orchestrator.engine import Engine
 from vrha.orchestrator.metrics import Metrics
 from vrha.store import Store, Tx
 
-
 RECONNECT_S = 3.0
 """How long a request that needs the broker waits for a connection that is just being made."""
 
