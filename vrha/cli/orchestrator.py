@@ -30,7 +30,7 @@ def orchestrator() -> None:
 @orchestrator.command("run")
 @click.option(
     "--config",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     default=Path("/etc/vrha/orchestrator.toml"),
     show_default=True,
     help="Settings file.",

@@ -187,7 +187,8 @@ def _read(file: Path) -> dict[str, Any]:
         with file.open("rb") as stream:
             return tomllib.load(stream)
     except OSError as error:
-        raise InputError("settings-invalid", f"{file}: {error.strerror}", _SETTINGS_HINT) from error
+        hint = "Run it by sudo." if isinstance(error, PermissionError) else _SETTINGS_HINT
+        raise InputError("settings-invalid", f"{file}: {error.strerror}", hint) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         # The text of the error names line and column; it does not quote the file.
         raise InputError("settings-invalid", f"{file}: not TOML: {error}", _SETTINGS_HINT) from None
