@@ -379,9 +379,8 @@ def test_interrupted_before_process_1_is_known(name: str, monkeypatch) -> None:
 
 
 def test_others_of_a_similar_name_are_untouched(name: str) -> None:
-    script = "mount -t tmpfs x /run/netns; ip netns add vm1; ip netns add n1; echo ok; sleep 600"
+    script = "mount -t tmpfs x /run; ip netns add vm1; ip netns add n1; echo ok; sleep 600"
     command = ["unshare", "--net", "--mount", "--fork", "--kill-child", "sh", "-c", script, name]
-    Path("/run/netns").mkdir(exist_ok=True)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as foreign:
         try:
             assert foreign.stdout is not None

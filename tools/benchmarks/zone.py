@@ -128,11 +128,23 @@ def _await_run(client: Client, run_id: str, timeout_s: float = 120) -> RunView:
         time.sleep(0.05)
 
 
+PHASES = {
+    "build": "build",
+    "mute": "flip",
+    "unmute": "flip",
+    "swap": "flip",
+    "announce": "announce",
+    "destroy": "retire",
+}
+"""Kind of step to phase; in a serial restart retiring comes first."""
+
+
 def _phases(run: RunView) -> dict[str, float]:
-    """Milliseconds per step, as its node measured them."""
-    totals = ((step, dict(step.timings_ms).get("total")) for step in run.steps)
-    return {
-        f"{step.seq}-{step.what.split()[0].rstrip(',')}": round(ms, 2)
-        for step, ms in totals
-        if ms is not None
-    }
+    """Milliseconds per phase, as the nodes measured them."""
+    phases: dict[str, float] = {}
+    for step in run.steps:
+        total = dict(step.timings_ms).get("total")
+        if total is not None and step.kind in PHASES:
+            name = PHASES[step.kind]
+            phases[name] = round(phases.get(name, 0.0) + total, 2)
+    return phases

@@ -137,6 +137,7 @@ class NodeKernel:
                 changed = dnsmasq.write_files(self._folders, spec)
                 pid = dnsmasq.pid_of(folder, inner)
                 if pid is not None and changed:
+                    dnsmasq.check(self._site.dnsmasq, folder)
                     dnsmasq.stop(pid, inner)
                 if pid is None or changed:
                     dnsmasq.start(self._site.dnsmasq, folder)

@@ -100,6 +100,8 @@ class StepView:
     undo: str
     """What undoes the step, in words; empty where nothing need be undone."""
     timings_ms: tuple[tuple[str, float], ...] = ()
+    kind: str = ""
+    """The kind of the step: `build`, `swap`, `destroy`, ..."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Sequence, Set
 from dataclasses import replace
 
 from vrha.core import plan
@@ -35,16 +36,24 @@ def live_of(state: RouterState) -> plan.Live | None:
     return plan.Live(state.node, state.applied) if state.active and state.applied else None
 
 
-def converge(tx: Tx, desired: Desired) -> tuple[Run, ...]:
-    """The runs that bring every router without an open run to its desired state."""
+def converge(tx: Tx, desired: Desired, hard: bool = True) -> tuple[Run, ...]:
+    """The runs that bring every router without an open run to its desired state.
+
+    Raises RefusedError when a router that must be restarted cannot be; not `hard`, it waits.
+    """
     wanted = {router.name: router for router in desired.routers}
     states = {state.router: state for state in tx.router_states()}
-    runs = []
+    runs: list[Run] = []
     for name in sorted(wanted.keys() | states.keys()):
         if tx.open_run_of(name) is not None:
             continue
         state = states.get(name, RouterState(name))
-        run = _converge_router(tx, desired, wanted.get(name), state)
+        try:
+            run = _converge_router(tx, desired, wanted.get(name), state, runs)
+        except RefusedError:
+            if hard:
+                raise
+            continue
         if run is not None:
             runs.append(run)
     return tuple(runs)
@@ -60,23 +69,27 @@ def leads_elsewhere(desired: Desired, run: Run) -> bool:
 
 
 def _converge_router(
-    tx: Tx, desired: Desired, wanted: Router | None, state: RouterState
+    tx: Tx, desired: Desired, wanted: Router | None, state: RouterState, planned: Sequence[Run]
 ) -> Run | None:
     live = live_of(state)
     if wanted is None:
         return _delete(tx, live, state) if live else None
     if live is None:
-        return _create(tx, desired, wanted, state)
+        return _create(tx, desired, wanted, state, planned)
     spec = instance_spec(desired, wanted, live.ref, live.spec.epoch)
     if same_service(live.spec, spec):
         return None
     if same_shape(live.spec, spec):
-        return plan.update(new_run_id(), live, reconfigured(live.spec, spec))
-    return restart(tx, desired, wanted, Strategy.PARALLEL)
+        # With the newest epoch: a restart that was rolled back has raised it on the node.
+        wanted_live = replace(reconfigured(live.spec, spec), epoch=state.epoch)
+        return plan.update(new_run_id(), live, wanted_live)
+    return restart(tx, desired, wanted, Strategy.PARALLEL, planned=planned)
 
 
-def _create(tx: Tx, desired: Desired, router: Router, state: RouterState) -> Run | None:
-    placement = placement_of(tx, desired, router)
+def _create(
+    tx: Tx, desired: Desired, router: Router, state: RouterState, planned: Sequence[Run]
+) -> Run | None:
+    placement = placement_of(tx, desired, router, planned=planned)
     if not placement.node:
         failed = f"{NO_NODE}: {placement.explain()}"
         if failed != state.failed:
@@ -95,7 +108,12 @@ def _delete(tx: Tx, live: plan.Live, state: RouterState) -> Run:
 
 
 def restart(
-    tx: Tx, desired: Desired, router: Router, strategy: Strategy, dry_run: bool = False
+    tx: Tx,
+    desired: Desired,
+    router: Router,
+    strategy: Strategy,
+    dry_run: bool = False,
+    planned: Sequence[Run] = (),
 ) -> Run:
     """`restart network with cleanup` of the router. Raises RefusedError."""
     state = tx.router_state(router.name) or RouterState(router.name)
@@ -107,7 +125,7 @@ def restart(
             + (f" ({state.failed})" if state.failed else ""),
             "`vrha apply` tries again to create it; `vrha node list` shows the nodes.",
         )
-    placement = placement_of(tx, desired, router, beside=live.node)
+    placement = placement_of(tx, desired, router, live.node, planned)
     if not placement.node:
         raise RefusedError(
             NO_NODE,
@@ -123,13 +141,25 @@ def restart(
     return plan.restart(new_run_id(), strategy, live, placement.node, spec)
 
 
-def placement_of(tx: Tx, desired: Desired, router: Router, beside: str = "") -> Placement:
-    """Where an instance of `router` may be built now."""
-    return place(router, candidates(desired, tx.node_states(), tx.router_states()), beside)
+def placement_of(
+    tx: Tx, desired: Desired, router: Router, beside: str = "", planned: Sequence[Run] = ()
+) -> Placement:
+    """Where an instance of `router` may be built now; `planned` runs are about to start."""
+    hosted = _hosted(tx.router_states(), (*tx.open_runs(), *planned))
+    # The instance to be replaced makes room: a full node can restart what it hosts.
+    others = {(name, node) for name, node in hosted if name != router.name}
+    return place(router, candidates(desired, tx.node_states(), others), beside)
+
+
+def _hosted(routers: Sequence[RouterState], runs: Sequence[Run]) -> set[tuple[str, str]]:
+    """Routers and the nodes that host them, or are about to."""
+    serving = {(state.router, state.node) for state in routers if state.active}
+    builds = {(r.router, s.step.node) for r in runs for s in r.steps if isinstance(s.step, Build)}
+    return serving | builds
 
 
 def candidates(
-    desired: Desired, nodes: tuple[NodeState, ...], routers: tuple[RouterState, ...]
+    desired: Desired, nodes: Sequence[NodeState], hosted: Set[tuple[str, str]]
 ) -> tuple[Candidate, ...]:
     """The desired nodes with their load, and whether their agents are heard."""
     seen = {state.name: state.seen_at for state in nodes}
@@ -137,7 +167,7 @@ def candidates(
     return tuple(
         Candidate(
             node,
-            sum(1 for r in routers if r.active and r.node == node.name),
+            sum(1 for _, name in hosted if name == node.name),
             seen.get(node.name, 0.0) >= alive,
         )
         for node in desired.nodes
@@ -149,7 +179,7 @@ def after_inventory(tx: Tx, inventory: Inventory, previous: NodeState | None) ->
     runs = _orphans(tx, inventory, previous)
     if previous is None or any(s.failed.startswith(NO_NODE) for s in tx.router_states()):
         busy = {run.router for run in runs}
-        runs += [run for run in converge(tx, tx.desired()[1]) if run.router not in busy]
+        runs += [run for run in converge(tx, tx.desired()[1], hard=False) if run.router not in busy]
     return tuple(runs)
 
 

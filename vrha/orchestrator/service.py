@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 
 import vrha
 from vrha.core.diff import diff
+from vrha.core.instance import instance_spec
 from vrha.errors import NotFoundError, RefusedError
 from vrha.model.runs import Run, Strategy
-from vrha.model.spec import Desired, Router
+from vrha.model.spec import Desired, InstanceRef, Router
 from vrha.model.views import (
     ApplyResult,
     Change,
@@ -127,7 +128,7 @@ class OrchestratorService:
     def health(self) -> Health:
         with self._store.transaction() as tx:
             desired = tx.desired()[1]
-            heard = reconcile.candidates(desired, tx.node_states(), tx.router_states())
+            heard = reconcile.candidates(desired, tx.node_states(), frozenset())
             open_runs = len(tx.open_runs())
         return Health(
             version=vrha.__version__,
@@ -146,7 +147,13 @@ def _routers(tx: Tx, desired: Desired) -> tuple[RouterView, ...]:
     states = {state.router: state for state in tx.router_states()}
     runs = {run.router: run.id for run in tx.open_runs()}
     return tuple(
-        views.router_view(r, states.get(r.name), runs.get(r.name, "")) for r in desired.routers
+        views.router_view(
+            r,
+            states.get(r.name),
+            runs.get(r.name, ""),
+            instance_spec(desired, r, InstanceRef(r.name, 0), 0),
+        )
+        for r in desired.routers
     )
 
 

@@ -51,8 +51,12 @@ class FakeNode:
     broken: str = ""
     checks_in: bool = True
     change_check_in: Callable[[CheckIn], CheckIn] = lambda message: message
+    highest: dict[str, int] = field(default_factory=dict)
 
     def take(self, command: Command) -> list[bytes]:
+        if command.epoch < self.highest.get(command.router, 0):
+            return [codec.encode(self._report(command, 0, "stale-epoch"))]
+        self.highest[command.router] = command.epoch
         said: list[bytes] = []
         for index, step in enumerate(command.steps):
             if step.kind == self.broken:
