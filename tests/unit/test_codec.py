@@ -49,7 +49,7 @@ def test_every_step_comes_back_as_itself() -> None:
         Mute("n1", REF),
         Unmute("n1", REF),
         Announce("n1", REF),
-        Configure("n1", small()),
+        Configure("n1", small(), small()),
         Destroy("n1", REF),
     )
     assert codec.decode_message(codec.encode(told)) == told
@@ -84,7 +84,7 @@ def test_addresses_of_both_families_come_back() -> None:
 def test_a_long_list_is_read_once() -> None:
     """A command takes about as long as the specification in it."""
     spec = large(2000)
-    alone, within = codec.encode(spec), codec.encode(command(Configure("n1", spec)))
+    alone, within = codec.encode(spec), codec.encode(command(Build("n1", spec)))
     ratio = min(_decode_s(Command, within) for _ in range(3)) / min(
         _decode_s(InstanceSpec, alone) for _ in range(3)
     )
