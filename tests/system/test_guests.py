@@ -293,7 +293,9 @@ def test_a_dnsmasq_that_would_not_start_again_is_not_stopped(served: Zone) -> No
     assert resolve(served.lab, "vm1", GATEWAY, "vm1.no.example") == "10.1.1.11"
 
 
-FAIL_ONCE = 'case "$*" in *-f*) [ -e "$REAL.x" ] || { touch "$REAL.x"; echo no >&2; exit 1; };; esac'
+FAIL_ONCE = (
+    'case "$*" in *-f*) [ -e "$REAL.x" ] || { touch "$REAL.x"; echo no >&2; exit 1; };; esac'
+)
 
 
 @pytest.mark.parametrize(
