@@ -137,6 +137,33 @@ def test_a_replacement_on_another_node(served: Zone) -> None:
         assert watch.owners(address) == [mac_of(old, port), mac_of(new, port)]
 
 
+def test_a_move_away_from_a_node_that_does_not_answer_is_rolled_back(served: Zone) -> None:
+    """Nobody knows whether the old one was muted, so nobody else becomes owner."""
+    before = served.router()
+    agent = served.lab.agent(before.node)
+    served.apply(with_node(served.desired, before.node, capacity=0))
+    watch = Watch(served.lab, "vm2", GATEWAY)
+    with watch, probing(all_ways(served)) as results:
+        agent.kill(signal.SIGSTOP)
+        try:
+            run = served.client.restart_network(served.network, None)
+            wait_for(
+                lambda: served.client.run(run.id).status is RunStatus.ROLLING_BACK,
+                20,
+                "the roll-back",
+            )
+        finally:
+            agent.kill(signal.SIGCONT)
+        ended = served.await_run(run.id)
+    assert (ended.status, ended.reason) == (RunStatus.ROLLED_BACK, "no-answer")
+    assert "mute" in ended.detail
+    assert ended.leftovers == ()
+    assert served.router().instance == before.instance
+    assert watch.owners(GATEWAY) == [mac_of(served.ref(), "n0")]
+    assert results[0].lost < 4 * 60
+    assert not results[0].unrestored
+
+
 def test_no_node_for_the_replacement(served: Zone) -> None:
     nodes = tuple(replace(node, capacity=0) for node in served.desired.nodes)
     served.apply(replace(served.desired, nodes=nodes))
@@ -293,13 +320,16 @@ def test_a_dnsmasq_that_would_not_start_again_is_not_stopped(served: Zone) -> No
     assert resolve(served.lab, "vm1", GATEWAY, "vm1.no.example") == "10.1.1.11"
 
 
-FAIL_ONCE = 'case "$*" in *-f*) [ -e "$REAL.x" ] || { touch "$REAL.x"; echo no >&2; exit 1; };; esac'
+FAIL_ONCE = """\
+case "$*" in *-f*) [ -e "$REAL.x" ] || { touch "$REAL.x"; echo no >&2; exit 1; };; esac
+exec $REAL "$@"
+"""
 
 
 @pytest.mark.parametrize(
     ("tool", "script", "reason"),
     [
-        ("nft", f'{FAIL_ONCE}\nexec $REAL "$@"', "rules-rejected"),
+        ("nft", FAIL_ONCE, "rules-rejected"),
         (
             "dnsmasq",
             'grep -q no.example "${1#--conf-file=}" && exit 3; exec $REAL "$@"',
