@@ -13,13 +13,12 @@ from vrha.cli.options import duration
 from vrha.cli.output import clean, output_options, show
 from vrha.cli.settings import Settings
 from vrha.errors import DeadlineError
-from vrha.model.views import ApplyResult, Change, ChangeKind, RouterStatus
+from vrha.model.views import ApplyResult, Change, ChangeKind
 
 if TYPE_CHECKING:
     from vrha.cli.client import Client
     from vrha.model.views import RunView
 
-POLL_SECONDS = 0.2
 _SIGNS = {ChangeKind.ADD: "+", ChangeKind.CHANGE: "~", ChangeKind.REMOVE: "-"}
 
 file_option = click.option(
@@ -34,7 +33,7 @@ file_option = click.option(
 
 @click.command()
 @file_option
-@click.option("--wait", is_flag=True, help="Wait until the runs that this starts have ended.")
+@click.option("--wait", is_flag=True, help="Wait until every router is served.")
 @click.option("--timeout", type=duration, default="60s", show_default=True)
 @output_options
 @click.pass_obj
@@ -50,8 +49,9 @@ def apply(settings: Settings, path: Path, wait: bool, timeout: float) -> None:
     result = client.apply(desired)
     if not wait:
         show(settings, result, lambda: _applied(result))
-        for line in _waiting(client):
-            click.echo(line, err=True)
+        for router in client.routers():
+            if not router.instance and not router.run and router.reason:
+                click.echo(clean(f"router {router.name} waits: {router.reason}"), err=True)
         return
     from vrha.cli import progress
 
@@ -62,8 +62,38 @@ def apply(settings: Settings, path: Path, wait: bool, timeout: float) -> None:
         ended.append(progress.follow(client, run_id, left, progress.progress()))
     show(settings, result, lambda: _applied(result))
     progress.demand_done(ended)
-    if not result.runs:
-        _await_placed(client, deadline)
+    _await_placed(client, deadline, timeout)
+
+
+def _await_placed(client: Client, deadline: float, timeout: float) -> None:
+    """Routers that no node could host yet get a place as soon as one can: wait for that.
+
+    Raises DeadlineError (`not-placed`) with the reasons, and what `follow` and `demand_done` raise.
+    """
+    from vrha.cli import progress
+
+    said: set[str] = set()
+    while True:
+        waiting = [r for r in client.routers() if not r.instance]
+        if not waiting:
+            return
+        for router in waiting:
+            if router.run:
+                left = max(0.0, deadline - time.monotonic())
+                run = progress.follow(client, router.run, left, progress.progress())
+                progress.demand_done([run])
+        reasons = [clean(f"router {r.name} waits: {r.reason}") for r in waiting if r.reason]
+        for reason in reasons:
+            if reason not in said:
+                click.echo(reason, err=True)
+        said.update(reasons)
+        if time.monotonic() >= deadline:
+            raise DeadlineError(
+                "not-placed",
+                f"not every router is served within {timeout:g} s: {'; '.join(reasons)}",
+                "`vrha node list` shows the nodes; a router is placed as soon as one fits.",
+            )
+        time.sleep(progress.POLL_SECONDS)
 
 
 @click.command()
@@ -78,30 +108,6 @@ def diff(settings: Settings, path: Path) -> None:
     client = settings.client()
     changes = client.diff(desired)
     show(settings, changes, lambda: _changes(changes))
-
-
-def _waiting(client: Client) -> list[str]:
-    """A line for each router that does not serve and that no run is about to change."""
-    return [
-        clean(f"router {router.name} waits: {router.reason or 'no instance of it exists'}")
-        for router in client.routers()
-        if router.status in (RouterStatus.ABSENT, RouterStatus.FAILED)
-    ]
-
-
-def _await_placed(client: Client, deadline: float) -> None:
-    """Wait for routers that no node could take yet. Raises DeadlineError (`not-serving`)."""
-    waiting = _waiting(client)
-    while waiting:
-        if time.monotonic() >= deadline:
-            raise DeadlineError(
-                "not-serving",
-                "\n".join(waiting),
-                "It is created as soon as a node fits: `vrha node list` shows whose agent is"
-                " heard; if none is, look at the broker.",
-            )
-        time.sleep(POLL_SECONDS)
-        waiting = _waiting(client)
 
 
 def _applied(result: ApplyResult) -> str:

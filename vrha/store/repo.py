@@ -36,7 +36,7 @@ class Store:
         self._where = where
         self._lock = threading.Lock()
         self._holder: int | None = None
-        self._steps = rows.Steps()
+        self._memory = rows.Memory()
         # The desired state changes seldom, is read often and may hold 20,000 rules.
         self._desired = lru_cache(2)(lambda body: codec.decode(Desired, body))
 
@@ -77,7 +77,7 @@ class Store:
         `store-damaged`, `store-io`, `store-unavailable`, `store-failed`.
         """
         with self._connection() as connection:
-            yield Tx(connection, self._steps, self._desired)
+            yield Tx(connection, self._memory, self._desired)
 
     @contextmanager
     def _connection(self) -> Iterator[Connection]:
