@@ -121,6 +121,8 @@ class Watch:
 
     def __init__(self, lab: Lab, machine: str, *addresses: str) -> None:
         self.heard: list[Heard] = []
+        self.senders: set[str] = set()
+        """MACs of all frames that were heard, whatever they said."""
         self._addresses = [ip_address(address) for address in addresses]
         self._sock = lab.call(machine, self._open)
         self._stop = threading.Event()
@@ -171,6 +173,7 @@ class Watch:
                 self._hear(self._sock.recv(2048))
 
     def _hear(self, frame: bytes) -> None:
+        self.senders.add(frame[6:12].hex(":"))
         for address in self._addresses:
             if isinstance(address, IPv4Address):
                 claims = frames.arp_answers(frame, address)

@@ -27,7 +27,7 @@ from tests.system.zonekit import (
 from vrha.core.instance import mac_of
 from vrha.lab.scenario import Scenario, parse_scenario
 from vrha.linux.files import SPEC
-from vrha.linux.names import folder_name
+from vrha.linux.names import folder_name, namespace_name
 from vrha.model.runs import RunKind, RunStatus, Strategy
 from vrha.model.spec import Desired, Host, Ingress, InstanceRef, Protocol, Rule, StaticNat
 from vrha.model.views import RunView
@@ -115,14 +115,6 @@ def test_a_replacement_on_another_node(served: Zone) -> None:
     assert run.status is RunStatus.DONE
     new, other = served.ref(), served.router().node
     assert other != node
-    assert [(step.what.split()[0], step.node) for step in run.steps] == [
-        ("build", other),
-        ("wait", ""),
-        ("mute", node),
-        ("unmute", other),
-        ("announce", other),
-        ("destroy", node),
-    ]
     assert not results[0].unrestored
     assert results[0].lost < 4 * 2 * 60
     assert served.objects()[node] == []
@@ -135,6 +127,42 @@ def test_a_replacement_on_another_node(served: Zone) -> None:
         (watches[1], "u0", "2001:db8:ffff::10"),
     ):
         assert watch.owners(address) == [mac_of(old, port), mac_of(new, port)]
+    assert [(step.what.split()[0], step.node) for step in run.steps] == [
+        ("build", other),
+        ("wait", ""),
+        ("mute", node),
+        ("unmute", other),
+        ("announce", other),
+        ("destroy", node),
+    ]
+
+
+def test_a_move_away_from_a_node_that_does_not_answer_is_rolled_back(served: Zone) -> None:
+    """Nobody knows whether the old one was muted, so nobody else becomes owner."""
+    before = served.router()
+    agent = served.lab.agent(before.node)
+    served.apply(with_node(served.desired, before.node, capacity=0))
+    watch = Watch(served.lab, "vm2", GATEWAY)
+    with watch, probing(all_ways(served)) as results:
+        agent.kill(signal.SIGSTOP)
+        try:
+            run = served.client.restart_network(served.network, None)
+            wait_for(
+                lambda: served.client.run(run.id).status is RunStatus.ROLLING_BACK,
+                20,
+                "the roll-back",
+            )
+        finally:
+            agent.kill(signal.SIGCONT)
+        ended = served.await_run(run.id)
+    assert (ended.status, ended.reason) == (RunStatus.ROLLED_BACK, "no-answer")
+    assert "mute" in ended.detail
+    assert ended.leftovers == ()
+    assert served.router().instance == before.instance
+    assert watch.owners(GATEWAY) == [mac_of(served.ref(), "n0")]
+    # When it wakes it takes the mute and, one message later, what undoes it.
+    assert results[0].lost < 4 * 500
+    assert not results[0].unrestored
 
 
 def test_no_node_for_the_replacement(served: Zone) -> None:
@@ -153,9 +181,18 @@ def test_a_lease_outlives_restarts(served: Zone, guest: Dhcp) -> None:
     assert served.unreached({"guest": (GATEWAY, OUTSIDE)}) == []
     for restart in (served.restart, lambda: served.restart(Strategy.SERIAL), lambda: move(served)):
         assert restart().status is RunStatus.DONE
+        if restart == served.restart:
+            assert GUEST_MAC in leases(served)
         assert [guest.renew(), guest.rebind(), guest.reboot(), guest.discover()] == [ACK] * 4
         assert guest.address == address
         assert served.unreached({"guest": (GATEWAY, OUTSIDE)}) == []
+
+
+def leases(made: Zone) -> list[str]:
+    """MACs in the lease file of the instance that serves, before anybody has asked it."""
+    ref = made.ref()
+    folder = made.lab.folder / f"state/agent-{made.router().node}/instances" / folder_name(ref)
+    return [line.split()[1] for line in (folder / "leases").read_text().splitlines()]
 
 
 def test_names_of_hosts_are_answered_before_and_after(served: Zone, guest: Dhcp) -> None:
@@ -203,6 +240,11 @@ def test_only_the_active_instance_advertises_itself(served: Zone) -> None:
         orchestrator.kill(signal.SIGSTOP)
         try:
             wait_for(built.exists, 10, "a complete replacement")
+            shout = ["ping", "-c", "1", "-W", "1", "10.1.1.12"]
+            for instance, heard in ((new, False), (old, True)):
+                netns = ["ip", "netns", "exec", namespace_name(instance)]
+                served.lab.run(node, [*netns, "sh", "-c", f"{' '.join(shout)} || true"])
+                assert (mac_of(instance, "n0") in watch.senders) is heard
             for count in (1, 2, 3):
                 watch.solicit()
                 wait_for(partial(watch.has_heard, "::", count), 10, "a router advertisement")
@@ -293,15 +335,16 @@ def test_a_dnsmasq_that_would_not_start_again_is_not_stopped(served: Zone) -> No
     assert resolve(served.lab, "vm1", GATEWAY, "vm1.no.example") == "10.1.1.11"
 
 
-FAIL_ONCE = (
-    'case "$*" in *-f*) [ -e "$REAL.x" ] || { touch "$REAL.x"; echo no >&2; exit 1; };; esac'
-)
+FAIL_ONCE = """\
+case "$*" in *-f*) [ -e "$REAL.x" ] || { touch "$REAL.x"; echo no >&2; exit 1; };; esac
+exec $REAL "$@"
+"""
 
 
 @pytest.mark.parametrize(
     ("tool", "script", "reason"),
     [
-        ("nft", f'{FAIL_ONCE}\nexec $REAL "$@"', "rules-rejected"),
+        ("nft", FAIL_ONCE, "rules-rejected"),
         (
             "dnsmasq",
             'grep -q no.example "${1#--conf-file=}" && exit 3; exec $REAL "$@"',

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import time
 from dataclasses import asdict
 
 import click
 
+from vrha.cli.client import Client
 from vrha.errors import InputError, VrhaError
 from vrha.lab.life import remove
 from vrha.lab.scenario import scenario_names
 from vrha.lab.state import lab_names
 from vrha.lab.zone import Lab, LabStatus
+
+_AGENTS_S = 20.0
 
 _NAME = click.option("--name", default="lab", show_default=True, help="Name of the lab.")
 
@@ -42,6 +46,7 @@ def up(scenario: str, name: str, no_daemons: bool) -> None:
     try:
         if not no_daemons:
             made.start_daemons(progress=_say)
+            _await_agents(made)
     except BaseException:
         made.down()
         raise
@@ -51,6 +56,18 @@ def up(scenario: str, name: str, no_daemons: bool) -> None:
     click.echo(f"  API socket:    {made.socket}")
     click.echo(f"  try:           vrha lab exec{option} {made.machines[0]} -- ip address")
     click.echo(f"  remove:        vrha lab down{option}")
+
+
+def _await_agents(made: Lab) -> None:
+    """Wait until every agent was heard: who applies at once gets its routers on all nodes."""
+    client = Client(str(made.socket))
+    deadline = time.monotonic() + _AGENTS_S
+    while time.monotonic() < deadline:
+        heard = {event.node for event in client.events() if event.kind == "agent-started"}
+        if heard >= set(made.nodes):
+            return
+        time.sleep(0.05)
+    _say("not every agent was heard yet; `vrha events` and the logs tell more")
 
 
 @lab.command(name="exec", context_settings={"ignore_unknown_options": True})

@@ -96,7 +96,7 @@ def _create(
             tx.put_router_state(replace(state, failed=failed))
             tx.add_event("not-placed", NO_NODE, router=router.name, detail=placement.explain())
         return None
-    state = _next_owner(tx, state)
+    state = _next_owner(tx, replace(state, failed=""))
     ref = InstanceRef(router.name, state.generation)
     spec = instance_spec(desired, router, ref, state.epoch)
     return plan.create(new_run_id(), placement.node, spec)
