@@ -60,7 +60,7 @@ def _announce(kernel: NodeKernel, step: Step) -> Timings:
 
 def _configure(kernel: NodeKernel, step: Step) -> Timings:
     assert isinstance(step, Configure)
-    return kernel.configure(step.spec)
+    return kernel.configure(step.spec, step.previous)
 
 
 def _destroy(kernel: NodeKernel, step: Step) -> Timings:
