@@ -23,7 +23,7 @@ from kombu import Queue
 
 from vrha.bus.connection import Link, backoff, describe, endpoints
 from vrha.bus.topology import MAX_DOWN
-from vrha.errors import InputError
+from vrha.errors import InputError, VrhaError
 
 log = logging.getLogger(__name__)
 
@@ -271,6 +271,10 @@ class _Worker:
                 "message %s refused: %s [%s]", headers.message_id, error.message, error.code
             )
             return _Verdict.REFUSED
+        except VrhaError as error:
+            # Known trouble (a full disk, say) explains itself; a traceback would hide it.
+            log.error("message %s failed: %s", headers.message_id, error)
+            return _Verdict.FAILED
         except Exception:
             log.exception("message %s failed", headers.message_id)
             return _Verdict.FAILED

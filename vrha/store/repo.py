@@ -36,7 +36,7 @@ class Store:
         self._where = where
         self._lock = threading.Lock()
         self._holder: int | None = None
-        self._steps = rows.Steps()
+        self._memory = rows.Memory()
         # The desired state changes seldom, is read often and may hold 20,000 rules.
         self._desired = lru_cache(2)(lambda body: codec.decode(Desired, body))
 
@@ -54,7 +54,8 @@ class Store:
             raise UnreachableError(
                 "store-unavailable",
                 f"store {path}: {error.strerror}",
-                f"Create {path.parent}, or set another state_dir.",
+                f"{path.parent} must be a folder that this user may write to; set another"
+                " state_dir, or run it as root.",
             ) from error
         store = cls(db, str(path))
         try:
@@ -76,7 +77,7 @@ class Store:
         `store-damaged`, `store-io`, `store-unavailable`, `store-failed`.
         """
         with self._connection() as connection:
-            yield Tx(connection, self._steps, self._desired)
+            yield Tx(connection, self._memory, self._desired)
 
     @contextmanager
     def _connection(self) -> Iterator[Connection]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from vrha import codec
 from vrha.model.runs import Run, StepRecord, StepStatus
 from vrha.model.spec import InstanceRef, InstanceSpec
 from vrha.model.state import RouterState
 from vrha.model.steps import Step
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +43,42 @@ class _Progress:
     result: tuple[tuple[str, str], ...]
 
 
-class Steps:
-    """Steps as JSON text and back; remembers the last texts, because builds are large.
+class Remembered(Generic[T]):
+    """What texts mean; the last ones are kept, as many as have `budget` characters together.
 
-    A text always gives the same object, so comparing an unchanged step costs nothing.
+    A text that is kept always gives the same object, so comparing it with itself costs nothing.
+    The text of a router with 20,000 rules has 2 MB, and its objects take five times that. Not
+    for several threads at once.
     """
 
-    def __init__(self, remembered: int = 256) -> None:
-        self.step = lru_cache(remembered)(self._step)
+    def __init__(self, read: Callable[[str], T], budget: int = 16 * 1024 * 1024) -> None:
+        self._read = read
+        self._budget = budget
+        self._kept: dict[str, T] = {}
+        self._size = 0
 
-    @staticmethod
-    def _step(text: str) -> Step:
-        return codec.decode(Step, text)  # type: ignore[arg-type]
+    def __call__(self, text: str) -> T:
+        found = self._kept.pop(text) if text in self._kept else self._new(text)
+        # A dict keeps the order in which keys were put in: the first is the longest unused.
+        self._kept[text] = found
+        return found
+
+    def _new(self, text: str) -> T:
+        found = self._read(text)
+        self._size += len(text)
+        while self._kept and self._size > self._budget:
+            oldest = next(iter(self._kept))
+            self._size -= len(oldest)
+            del self._kept[oldest]
+        return found
+
+
+class Memory:
+    """Steps and specifications as JSON text and back, remembered because they may be large."""
+
+    def __init__(self) -> None:
+        self.step = Remembered(_step)
+        self.applied = Remembered(lambda text: codec.decode(InstanceSpec, text))
 
     def record(self, seq: int, step: str, progress: str) -> StepRecord:
         p = codec.decode(_Progress, progress)
@@ -65,6 +91,21 @@ class Steps:
             error=p.error,
             result=p.result,
         )
+
+    def router_state(self, row: Any) -> RouterState:
+        return RouterState(
+            router=row.router,
+            epoch=row.epoch,
+            generation=row.generation,
+            node=row.node,
+            active=None if row.active is None else InstanceRef(row.router, row.active),
+            applied=None if row.applied is None else self.applied(row.applied),
+            failed=row.failed,
+        )
+
+
+def _step(text: str) -> Step:
+    return codec.decode(Step, text)  # type: ignore[arg-type]
 
 
 def step_text(record: StepRecord) -> str:
@@ -98,15 +139,3 @@ def router_values(state: RouterState) -> dict[str, Any]:
         "failed": state.failed,
         "dropped": False,
     }
-
-
-def router_state_of(row: Any) -> RouterState:
-    return RouterState(
-        router=row.router,
-        epoch=row.epoch,
-        generation=row.generation,
-        node=row.node,
-        active=None if row.active is None else InstanceRef(row.router, row.active),
-        applied=None if row.applied is None else codec.decode(InstanceSpec, row.applied),
-        failed=row.failed,
-    )

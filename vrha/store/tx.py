@@ -33,11 +33,11 @@ class Tx:
     def __init__(
         self,
         connection: Connection,
-        steps: rows.Steps,
+        memory: rows.Memory,
         decode_desired: Callable[[str], Desired],
     ) -> None:
         self._db = connection
-        self._steps = steps
+        self._memory = memory
         self._decode_desired = decode_desired
 
     # Desired state
@@ -68,13 +68,13 @@ class Tx:
         """
         table = schema.routers
         row = self._db.execute(select(table).where(table.c.router == router)).first()
-        return None if row is None else rows.router_state_of(row)
+        return None if row is None else self._memory.router_state(row)
 
     def router_states(self) -> tuple[RouterState, ...]:
         """States of all routers that were not dropped, by name."""
         table = schema.routers
         query = select(table).where(table.c.dropped.is_(False)).order_by(table.c.router)
-        return tuple(rows.router_state_of(row) for row in self._db.execute(query))
+        return tuple(self._memory.router_state(row) for row in self._db.execute(query))
 
     def put_router_state(self, state: RouterState) -> None:
         """Save `state`. Raises RefusedError (`epoch-behind`) where it would go back (I6)."""
@@ -197,7 +197,7 @@ class Tx:
             .order_by(table.c.seq)
         )
         return tuple(
-            self._steps.record(row.seq, row.step, row.progress) for row in self._db.execute(query)
+            self._memory.record(row.seq, row.step, row.progress) for row in self._db.execute(query)
         )
 
     def _save_steps(self, run: Run) -> None:
