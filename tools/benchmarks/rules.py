@@ -2,7 +2,8 @@
 
 Loading: `vrha` renders and loads as an agent does, its peer is the same tool fed with the same text
 that was rendered before the clock started. `fresh` fills an empty namespace, `replace` swaps
-the rules of a live one in one transaction.
+the rules of a live one in one transaction. Rows with `CPU` are the CPU time of the same loads,
+which a busy machine changes less than the clock.
 
 Packets: routers that differ only in their rules stand side by side, and one sender gives each of
 them a slice of packets in turn, so whatever else the machine does, it does to all of them. What
@@ -19,11 +20,12 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import resource
 import socket
 import statistics
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -108,27 +110,43 @@ def _loads(count: int) -> Iterator[tuple[str, dict[str, Any]]]:
         spec = spec_of(Shape.MIXED, count, backend, 4, 1)
         for fresh in (True, False):
             kind = f"load {backend} {'fresh' if fresh else 'replace'}"
-            plain = _plain_load(found, spec, fresh)
-            with _empty_namespace(found, None if fresh else spec):
-                begin = time.monotonic()
-                rules.load(found, spec, fresh)
-                took = _ms(begin)
-            yield f"{kind}: plain tool", {"ms": plain, "count": count}
-            yield f"{kind}: vrha", {"ms": took, "count": count, "ratio": round(took / plain, 3)}
+            before = None if fresh else spec
+            feeds = _feeds(found, spec, fresh)
+            with _empty_namespace(found, before):
+                plain = _times(lambda feeds=feeds: [_feed(*feed) for feed in feeds])
+            with _empty_namespace(found, before):
+                vrha = _times(lambda spec=spec, fresh=fresh: rules.load(found, spec, fresh))
+            for what, peer, took in zip(("", ", CPU"), plain, vrha, strict=True):
+                yield f"{kind}{what}: plain tool", {"ms": peer, "count": count}
+                ratio = round(took / peer, 3)
+                yield f"{kind}{what}: vrha", {"ms": took, "count": count, "ratio": ratio}
 
 
-def _plain_load(found: rules.RuleTools, spec: InstanceSpec, fresh: bool) -> float:
+def _feeds(
+    found: rules.RuleTools, spec: InstanceSpec, fresh: bool
+) -> list[tuple[list[str], bytes]]:
+    """What the plain tools are called with, and what they read."""
     if spec.router.backend is Backend.NFTABLES:
-        feeds = [([found.nft, "-f", "-"], nft_text(spec, fresh))]
-    else:
-        text4, text6 = iptables_texts(spec)
-        feeds = [([found.restore4], text4), ([found.restore6], text6)]
-    given = [(argv, text.encode()) for argv, text in feeds]
-    with _empty_namespace(found, None if fresh else spec):
-        begin = time.monotonic()
-        for argv, text in given:
-            subprocess.run(argv, input=text, check=True, timeout=120, capture_output=True)
-        return _ms(begin)
+        return [([found.nft, "-f", "-"], nft_text(spec, fresh).encode())]
+    text4, text6 = iptables_texts(spec)
+    return [([found.restore4], text4.encode()), ([found.restore6], text6.encode())]
+
+
+def _feed(argv: list[str], text: bytes) -> None:
+    subprocess.run(argv, input=text, check=True, timeout=120, capture_output=True)
+
+
+def _times(action: Callable[[], object]) -> tuple[float, float]:
+    """Milliseconds on the clock, and of CPU in this process and the programs it started."""
+    cpu, begin = _cpu_s(), time.monotonic()
+    action()
+    clock = time.monotonic() - begin
+    return round(clock * 1000, 3), round((_cpu_s() - cpu) * 1000, 3)
+
+
+def _cpu_s() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 @contextmanager
@@ -145,10 +163,6 @@ def _empty_namespace(found: rules.RuleTools, loaded: InstanceSpec | None) -> Ite
         netns.remove("bench-rules")
         os.close(inner)
         os.close(home)
-
-
-def _ms(begin: float) -> float:
-    return round((time.monotonic() - begin) * 1000, 3)
 
 
 # --- packets ---------------------------------------------------------------------------------

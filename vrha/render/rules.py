@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network
+from itertools import chain
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -143,8 +144,9 @@ def rules_of(spec: InstanceSpec) -> Rules:
 
     Raises InputError: `unknown-port` (a network without a port), `port-forward-protocol`,
     `port-forward-lengths`, `port-forward-overlap`, `too-many-forwarded-ports`,
-    `static-nat-twice`.
+    `static-nat-twice`, `scoped-address`.
     """
+    _refuse_scopes(spec)
     ports = {port.network: port.name for port in spec.ports if not port.is_uplink}
     for network in spec.networks:
         if network.name not in ports:
@@ -178,6 +180,26 @@ def disjoint(rules: Iterable[Rule], version: int) -> tuple[Match, ...]:
         for prefix, spans in _without_covered(by_prefix)
         for span in spans
     )
+
+
+def _refuse_scopes(spec: InstanceSpec) -> None:
+    """A scope (RFC 4007 section 11) is free text after `%`: it could be syntax of a ruleset."""
+    router = spec.router
+    listed = [n.egress.rules for n in spec.networks] + [i.rules for i in router.ingress]
+    remotes = (rule.remote for rules in listed for rule in rules if rule.remote is not None)
+    subnets = [subnet for network in spec.networks for subnet in network.subnets]
+    pairs = [(nat.public, nat.private) for nat in router.static_nat]
+    pairs += [(forward.public, forward.private) for forward in router.port_forwards]
+    addresses = chain(
+        (remote.network_address for remote in remotes),
+        (address for s in subnets for address in (s.cidr.network_address, s.gateway)),
+        chain.from_iterable(pairs),
+        (ingress.address for ingress in router.ingress),
+        router.source_nat,
+    )
+    for address in addresses:
+        if isinstance(address, IPv6Address) and address.scope_id is not None:
+            raise InputError("scoped-address", f"{str(address)[:60]!r} names a scope")
 
 
 def _family(spec: InstanceSpec, ports: dict[str, str], version: int) -> FamilyRules:
