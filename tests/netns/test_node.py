@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -211,3 +213,24 @@ def test_configure_changes_a_live_instance_in_place(kernel: NodeKernel, state_di
     assert "10.9.0.0/16" not in in_instance(first.ref, "ip route")
     assert "default via 203.0.113.1 dev u0" in in_instance(first.ref, "ip route")
     assert host_ends() == ports
+
+
+def test_a_dnsmasq_that_died_comes_back_with_its_leases(
+    kernel: NodeKernel, state_dir: Path
+) -> None:
+    spec = spec_of()
+    kernel.build(spec)
+    kernel.unmute(spec.ref)
+    leases = state_dir / "instances" / "edge-1" / "leases"
+    leases.write_text("4102444800 02:00:00:00:00:77 10.1.1.177 guest *\n")
+    pid = int((state_dir / "instances" / "edge-1" / "dnsmasq.pid").read_text())
+    os.kill(pid, signal.SIGKILL)
+    assert until(lambda: not kernel.observe()[0].dnsmasq_alive)
+    assert not kernel.self_test(spec).dns_answered
+    kernel.revive(spec.ref)
+    assert kernel.observe()[0].dnsmasq_alive
+    assert kernel.self_test(spec).dns_answered
+    assert "10.1.1.177" in leases.read_text()
+    second = int((state_dir / "instances" / "edge-1" / "dnsmasq.pid").read_text())
+    kernel.revive(spec.ref)
+    assert int((state_dir / "instances" / "edge-1" / "dnsmasq.pid").read_text()) == second

@@ -242,3 +242,17 @@ def test_the_command_line_end_to_end(served: Zone) -> None:
     unknown = vrha("network", "restart", "nonsense", "--cleanup")
     assert unknown.returncode == 2
     assert "no-such-network" in unknown.stderr
+
+
+def test_a_dead_dnsmasq_is_started_again(served: Zone) -> None:
+    before = served.router()
+    pid = served.lab.run(before.node, ["pidof", "dnsmasq"]).strip()
+    with probing(served.streams()) as results:
+        served.lab.run(before.node, ["kill", "-9", pid])
+        wait_for(
+            lambda: served.dnsmasqs(before.node) == [before.instance.replace("#", "-")],
+            15,
+            "another dnsmasq",
+        )
+    assert results[0].lost == 0
+    assert served.router() == before

@@ -27,6 +27,7 @@ from vrha.config.settings import AgentSettings
 from vrha.errors import InputError, UnreachableError, VrhaError
 from vrha.linux.node import NodeKernel
 from vrha.model.messages import Command, Inventory, Message
+from vrha.model.state import Activity, ObservedInstance
 
 log = logging.getLogger(__name__)
 
@@ -126,11 +127,23 @@ class Agent:
             self._reports.keep_alive()
             pause = self._inventory_s if self._publish_inventory() else RETRY_S
 
+    def _look_after(self) -> tuple[ObservedInstance, ...]:
+        """What is there; a dnsmasq that died is started again, nobody else would."""
+        found = self._kernel.observe()
+        orphaned = [i.ref for i in found if i.activity is Activity.ACTIVE and not i.dnsmasq_alive]
+        for ref in orphaned:
+            log.warning("%s has lost its dnsmasq", ref)
+            try:
+                self._kernel.revive(ref)
+            except VrhaError as error:
+                log.error("dnsmasq of %s does not start again: %s", ref, error)
+        return self._kernel.observe() if orphaned else found
+
     def _publish_inventory(self) -> bool:
         """Look at the kernel and say what is there; False when that did not get through."""
         try:
             with self._kernel_lock:
-                instances = self._kernel.observe()
+                instances = self._look_after()
                 epochs = self._epochs.all()
             inventory = Inventory(
                 node=self._node,

@@ -253,6 +253,15 @@ class NodeKernel:
         """All instances on the node, also the remains of one, as they are in the kernel."""
         return observed(self._site.route, self._folders, self._switch.active())
 
+    def revive(self, ref: InstanceRef) -> None:
+        """Start the dnsmasq of an instance that has lost it; its leases are still in its folder.
+
+        Raises StepError `no-instance`, `dnsmasq-failed`.
+        """
+        with self._inside(ref) as inner:
+            if dnsmasq.pid_of(self._folders.path(ref), inner) is None:
+                dnsmasq.start(self._site.dnsmasq, self._folders.path(ref))
+
     def counters(self, ref: InstanceRef) -> dict[str, dict[str, int]]:
         """Packets that each port has received and sent, as the instance sees them.
 
