@@ -117,7 +117,7 @@ def test_a_second_orchestrator_on_the_same_folder_is_refused(machine: Machine) -
     beams = machine.processes()
     program = machine.orchestrator[1]
     argv = ["env", f"PYTHONPATH={program.env['PYTHONPATH']}", *program.argv]
-    with pytest.raises(VrhaError, match=r"\[orchestrator-running\]"):
+    with pytest.raises(VrhaError, match=r"\[already-running\]"):
         machine.lab.run(NODE, argv, timeout=30)
     assert machine.answers()
     assert machine.processes() == beams

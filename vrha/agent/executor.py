@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vrha.agent.epochs import Epochs
-from vrha.errors import InputError, VrhaError
+from vrha.errors import InputError, StepError, VrhaError
 from vrha.linux.build import Timings
 from vrha.linux.node import NodeKernel
 from vrha.model.messages import CheckIn, Command, Message, Outcome, StepReport
@@ -60,7 +60,7 @@ def _announce(kernel: NodeKernel, step: Step) -> Timings:
 
 def _configure(kernel: NodeKernel, step: Step) -> Timings:
     assert isinstance(step, Configure)
-    return kernel.configure(step.spec)
+    return kernel.configure(step.spec, step.previous)
 
 
 def _destroy(kernel: NodeKernel, step: Step) -> Timings:
@@ -106,7 +106,11 @@ class Executor:
             log.warning("run %s: epoch %d < %d: refused", command.run, command.epoch, highest)
             detail = f"epoch {command.epoch} of {command.router} is over; this node has {highest}"
             return (_report(command, 0, Outcome.REFUSED, "stale-epoch", detail),)
-        self.epochs.raise_to(command.router, command.epoch)
+        try:
+            self.epochs.raise_to(command.router, command.epoch)
+        except StepError as error:
+            log.error("run %s: %s", command.run, error)
+            return (_report(command, 0, Outcome.FAILED, error.code, error.message),)
         said: list[Message] = []
         for index, step in enumerate(command.steps):
             report, proof = self._take(command, index, step)

@@ -390,10 +390,16 @@ def _save(folder: Path, record: _Record) -> None:
 def _load(folder: Path) -> _Record | None:
     try:
         raw = json.loads((folder / _RECORD).read_text())
+        process = raw.pop("process")
+        return _Record(**raw, process=ProcessId(**process) if process else None)
     except FileNotFoundError:
         return None
-    process = raw.pop("process")
-    return _Record(**raw, process=ProcessId(**process) if process else None)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise PreconditionError(
+            "state-damaged",
+            f"{folder / _RECORD} is damaged: {error}",
+            f"End what still runs in {folder}, then remove that folder: a new broker is made.",
+        ) from error
 
 
 def _last_words(folder: Path, lines: int = 12) -> str:

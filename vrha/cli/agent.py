@@ -17,7 +17,7 @@ def agent() -> None:
 @agent.command("run")
 @click.option(
     "--config",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     default=Path("/etc/vrha/agent.toml"),
     show_default=True,
     help="Settings file.",

@@ -13,7 +13,7 @@ from vrha.cli.options import duration
 from vrha.cli.output import clean, output_options, show
 from vrha.cli.settings import Settings
 from vrha.errors import DeadlineError
-from vrha.model.views import ApplyResult, Change, ChangeKind
+from vrha.model.views import ApplyResult, Change, ChangeKind, RouterStatus
 
 if TYPE_CHECKING:
     from vrha.cli.client import Client
@@ -49,6 +49,8 @@ def apply(settings: Settings, path: Path, wait: bool, timeout: float) -> None:
     result = client.apply(desired)
     if not wait:
         show(settings, result, lambda: _applied(result))
+        for line in _waiting(client):
+            click.echo(line, err=True)
         return
     from vrha.cli import progress
 
@@ -105,6 +107,15 @@ def diff(settings: Settings, path: Path) -> None:
     client = settings.client()
     changes = client.diff(desired)
     show(settings, changes, lambda: _changes(changes))
+
+
+def _waiting(client: Client) -> list[str]:
+    """A line for each router that does not serve and that no run is about to change."""
+    return [
+        clean(f"router {router.name} waits: {router.reason or 'no instance of it exists'}")
+        for router in client.routers()
+        if router.status in (RouterStatus.ABSENT, RouterStatus.FAILED)
+    ]
 
 
 def _applied(result: ApplyResult) -> str:

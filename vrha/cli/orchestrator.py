@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import threading
 from collections.abc import Iterator
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING
 import click
 
 from vrha.cli.daemon import log_to_stderr, stop_on_signals
-from vrha.errors import PreconditionError, RefusedError
 
 if TYPE_CHECKING:
     from vrha.config.settings import OrchestratorSettings
@@ -22,7 +20,6 @@ log = logging.getLogger(__name__)
 
 URL_FILE = "broker.url"
 """Where agents of this machine find a private broker (`bus.url_file`)."""
-LOCK_FILE = "orchestrator.lock"
 
 
 @click.group()
@@ -33,7 +30,7 @@ def orchestrator() -> None:
 @orchestrator.command("run")
 @click.option(
     "--config",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     default=Path("/etc/vrha/orchestrator.toml"),
     show_default=True,
     help="Settings file.",
@@ -46,15 +43,19 @@ def run(config: Path, verbose: bool) -> None:
     """
     from vrha.api.app import create_app
     from vrha.api.server import listen, serve
+    from vrha.config.lock import sole_user
     from vrha.config.settings import load_orchestrator
     from vrha.orchestrator.app import Orchestrator
 
     log_to_stderr(verbose)
     stop = stop_on_signals()
     settings = load_orchestrator(config)
-    with _only_one(settings.state_dir), _broker(settings) as urls:
-        daemon = Orchestrator(settings, urls)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(sole_user(settings.state_dir, "orchestrator"))
+        # Before the broker, which takes seconds to start: a socket in use is told at once.
         listener = listen(settings.api.socket)
+        stack.callback(listener.close)
+        daemon = Orchestrator(settings, stack.enter_context(_broker(settings)))
         api = threading.Thread(
             target=serve,
             args=(create_app(daemon.service), settings.api.socket, stop, listener),
@@ -97,30 +98,3 @@ def _write_secret(path: Path, text: str) -> None:
     fresh.touch(mode=0o600)
     fresh.write_text(text)
     fresh.replace(path)
-
-
-@contextlib.contextmanager
-def _only_one(state_dir: Path) -> Iterator[None]:
-    """Two orchestrators on one store would both decide. The kernel frees the lock of a dead one.
-
-    Raises RefusedError `orchestrator-running`, PreconditionError `state-dir`.
-    """
-    try:
-        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = (state_dir / LOCK_FILE).open("w")
-    except OSError as error:
-        raise PreconditionError(
-            "state-dir",
-            f"{error.filename}: {error.strerror}",
-            "The folder `state_dir` of the settings must exist and be writable.",
-        ) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RefusedError(
-                "orchestrator-running",
-                f"another orchestrator works on {state_dir}",
-                "Stop it first, or give this one a `state_dir` of its own.",
-            ) from error
-        yield

@@ -105,6 +105,11 @@ def _next_steps(failed: Sequence[RunView]) -> list[str]:
         for run in failed
         if run.leftovers
     ]
+    if any(run.reason in ("no-answer", "no-check-in") for run in failed):
+        lines.append(
+            "An answer that does not come: `vrha node list` shows whether the agent is heard;"
+            " if none is, look at the broker."
+        )
     return [*lines, f"`vrha run show {failed[0].id}` shows which step failed."]
 
 

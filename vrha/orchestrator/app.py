@@ -20,6 +20,8 @@ from vrha.store import Store
 log = logging.getLogger(__name__)
 
 TICK_S = 0.1
+STORE_RETRY_S = 1.0
+"""Pause after a tick that the store did not take; it tells of its trouble no oftener."""
 
 
 class Orchestrator:
@@ -80,6 +82,7 @@ class Orchestrator:
                 self._engine.tick()
             except UnreachableError as error:
                 log.error("store: %s", error)
+                stop.wait(STORE_RETRY_S)
 
     def _send(self, stop: threading.Event) -> None:
         """Publish what the outbox holds, in order; a row goes only when the broker has it."""

@@ -54,7 +54,8 @@ class Store:
             raise UnreachableError(
                 "store-unavailable",
                 f"store {path}: {error.strerror}",
-                f"Create {path.parent}, or set another state_dir.",
+                f"{path.parent} must be a folder that this user may write to; set another"
+                " state_dir, or run it as root.",
             ) from error
         store = cls(db, str(path))
         try:
