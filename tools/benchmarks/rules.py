@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import random
 import resource
 import socket
 import statistics
@@ -331,9 +332,12 @@ def _round(
             _exchange(sockets, lane.variant, case)
     before = [_came_out(kernel, lane.variant, case) for lane in lanes]
     taken: list[list[float]] = [[] for _ in lanes]
+    order = list(range(len(lanes)))
     for number in range(_ROUNDS):
-        for lane, found in zip(lanes, taken, strict=True):
-            found.append(lane.slices[number].send())
+        # What went before is in the caches: nobody shall always follow the same one.
+        random.Random(number).shuffle(order)
+        for place in order:
+            taken[place].append(lanes[place].slices[number].send())
     peers: dict[str, float] = {}
     for lane, start, found in zip(lanes, before, taken, strict=True):
         variant = lane.variant
