@@ -11,10 +11,10 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 from vrha import codec
 from vrha.core import check_in as judging
+from vrha.core.outcome import is_unsettled, outcome_of
 from vrha.core.run import (
     CheckedIn,
     CheckInFailed,
@@ -29,11 +29,12 @@ from vrha.core.run import (
     Tick,
     advance,
 )
+from vrha.core.steps import node_of
 from vrha.errors import InputError
 from vrha.model.messages import CheckIn, Command, Inventory, Outcome, StepReport
-from vrha.model.runs import Run, RunKind, RunStatus, StepRecord
+from vrha.model.runs import Run, RunStatus, StepRecord, StepStatus
 from vrha.model.state import RouterState
-from vrha.model.steps import Build, Configure
+from vrha.model.steps import Build
 from vrha.orchestrator import reconcile
 from vrha.orchestrator.metrics import Metrics
 from vrha.render.digest import expected_digest
@@ -51,7 +52,10 @@ class Engine:
         limits: Limits,
         metrics: Metrics,
         outbox_filled: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`clock` counts seconds; its base may change when the orchestrator starts again."""
+        self._clock = clock
         self._store = store
         self._limits = limits
         self._metrics = metrics
@@ -185,7 +189,7 @@ class Engine:
     # --- carrying out -----------------------------------------------------------------------
 
     def _feed(self, tx: Tx, run: Run, event: Event) -> Run:
-        after, effects = advance(run, event, time.monotonic(), self._limits)
+        after, effects = advance(run, event, self._clock(), self._limits)
         if after == run:
             return run
         if after.status is RunStatus.ROLLING_BACK and run.status is RunStatus.RUNNING:
@@ -226,7 +230,13 @@ class Engine:
 
     def _finish(self, tx: Tx, run: Run) -> None:
         state = tx.router_state(run.router) or RouterState(run.router)
-        tx.put_router_state(outcome_of(run, state))
+        state = outcome_of(run, state)
+        tx.put_router_state(state)
+        if is_unsettled(state):
+            log.error("router %s: %s", run.router, state.failed)
+            tx.add_event("unsettled", state.failed.partition(":")[0], run=run.id, router=run.router)
+            for node in {node_of(r.step) for r in run.undo if r.status is StepStatus.ABANDONED}:
+                tx.node_silent(node)
         self._metrics.run_ended(run.kind, run.status)
         log.info("run %s: %s", run.id, run.status)
         tx.add_event(
@@ -236,18 +246,6 @@ class Engine:
             router=run.router,
             detail="; ".join(run.leftovers) or run.detail,
         )
-
-
-def outcome_of(run: Run, state: RouterState) -> RouterState:
-    """What is true of the router once `run` has ended."""
-    if run.status is RunStatus.ROLLED_BACK:
-        failed = f"{run.reason}: {run.detail}" if run.kind is RunKind.CREATE else state.failed
-        return replace(state, failed=failed)
-    if run.kind is RunKind.DELETE:
-        gone = run.old == state.active
-        return replace(state, active=None, applied=None, node="", failed="") if gone else state
-    step = next(r.step for r in run.steps if isinstance(r.step, Build | Configure))
-    return replace(state, active=run.new, applied=step.spec, node=step.node, failed="")
 
 
 def _hash(token: str) -> str:

@@ -127,8 +127,8 @@ class OrchestratorService:
     def health(self) -> Health:
         with self._store.transaction() as tx:
             desired = tx.desired()[1]
-            heard = reconcile.candidates(desired, tx.node_states(), tx.router_states())
-            open_runs = len(tx.open_runs())
+            heard = reconcile.candidates(desired, tx.node_states(), tx.router_briefs())
+            open_runs = len(tx.open_run_ids())
         return Health(
             version=vrha.__version__,
             store=True,
@@ -143,8 +143,8 @@ class OrchestratorService:
 
 
 def _routers(tx: Tx, desired: Desired) -> tuple[RouterView, ...]:
-    states = {state.router: state for state in tx.router_states()}
-    runs = {run.router: run.id for run in tx.open_runs()}
+    states = {state.router: state for state in tx.router_briefs()}
+    runs = tx.open_run_ids()
     return tuple(
         views.router_view(r, states.get(r.name), runs.get(r.name, "")) for r in desired.routers
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, delete, insert, null, select, update
 from sqlalchemy.exc import IntegrityError
 
 from vrha import codec
@@ -75,6 +75,14 @@ class Tx:
         table = schema.routers
         query = select(table).where(table.c.dropped.is_(False)).order_by(table.c.router)
         return tuple(rows.router_state_of(row) for row in self._db.execute(query))
+
+    def router_briefs(self) -> tuple[RouterState, ...]:
+        """As `router_states`, without what was `applied`: that may be large."""
+        table = schema.routers
+        columns = [c for c in table.c if c is not table.c.applied]
+        query = select(*columns, null().label("applied")).where(table.c.dropped.is_(False))
+        found = self._db.execute(query.order_by(table.c.router))
+        return tuple(rows.router_state_of(row) for row in found)
 
     def put_router_state(self, state: RouterState) -> None:
         """Save `state`. Raises RefusedError (`epoch-behind`) where it would go back (I6)."""
@@ -166,6 +174,12 @@ class Tx:
         """Runs that have not ended, oldest first."""
         found = self._runs(schema.runs.c.terminal.is_(False))
         return tuple(run for run, _ in reversed(found))
+
+    def open_run_ids(self) -> Mapping[str, str]:
+        """The id of the open run by router."""
+        table = schema.runs
+        query = select(table.c.router, table.c.id).where(table.c.terminal.is_(False))
+        return {row.router: row.id for row in self._db.execute(query)}
 
     def open_run_of(self, router: str) -> Run | None:
         found = self._runs(and_(schema.runs.c.terminal.is_(False), schema.runs.c.router == router))
@@ -298,6 +312,12 @@ class Tx:
                 "inventory": codec.encode(inventory).decode(),
                 "seen_at": at,
             },
+        )
+
+    def node_silent(self, node: str) -> None:
+        """Count the node as not heard (`seen_at` 0) until it is heard again."""
+        self._db.execute(
+            update(schema.nodes).where(schema.nodes.c.name == node).values(seen_at=0.0)
         )
 
     def node_states(self) -> tuple[NodeState, ...]:

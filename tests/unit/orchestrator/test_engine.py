@@ -73,7 +73,7 @@ def test_unknown_networks_and_runs(world: World) -> None:
 
 def test_a_failing_build_leaves_the_old_one_and_nothing_else(world: World) -> None:
     old = world.serving()
-    world.nodes["n1"].broken = "build"
+    world.nodes["n1"].kernel.broken = {"build"}
     world.service.restart_network("blue", None)
     world.settle()
     assert world.last_run() == (RunStatus.ROLLED_BACK, "broken")
@@ -242,7 +242,7 @@ def test_active_and_unknown_instances_are_left_alone(world: World) -> None:
     owner = world.serving()
     node = world.nodes["n1"]
     stranger, active = InstanceRef("r9", 1), InstanceRef("r1", 0)
-    node.instances |= {stranger: False, active: True}
+    node.instances.update({stranger: False, active: True})
     for _ in range(3):
         world.engine.receive(node.inventory())
     world.settle()
@@ -250,14 +250,14 @@ def test_active_and_unknown_instances_are_left_alone(world: World) -> None:
 
 
 def test_a_failed_create_says_why_and_the_next_apply_tries_again(world: World) -> None:
-    world.nodes["n1"].broken = "build"
+    world.nodes["n1"].kernel.broken = {"build"}
     for node in world.nodes.values():
         world.engine.receive(node.inventory())
     world.service.apply(DESIRED)
     world.settle()
     (view,) = world.service.routers()
     assert (view.status, "broken" in view.reason) == (RouterStatus.FAILED, True)
-    world.nodes["n1"].broken = ""
+    world.nodes["n1"].kernel.broken = set()
     world.service.apply(DESIRED)
     world.settle()
     assert world.service.routers()[0].status is RouterStatus.SERVING
