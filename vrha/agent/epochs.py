@@ -1,23 +1,27 @@
-"""The highest epoch that this node has seen of each router, for ever (I6)."""
+"""The newest command that this node has seen of each router, for ever (I6)."""
 
 from __future__ import annotations
 
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from vrha.errors import PreconditionError
 
+Mark = tuple[int, int]
+"""Epoch, and the order of a command within it."""
+
 
 class Epochs:
-    """A small durable file: written and synced before a higher epoch takes effect."""
+    """A small durable file: written and synced before a newer command takes effect."""
 
     def __init__(self, path: Path) -> None:
         """Read `path`. Raises PreconditionError `state-damaged` when it is not what we wrote."""
         self._path = path
         try:
             loaded = json.loads(path.read_text()) if path.exists() else {}
-            self._highest = {str(router): int(epoch) for router, epoch in loaded.items()}
+            self._highest = {str(router): _mark(mark) for router, mark in loaded.items()}
         except (ValueError, AttributeError, TypeError) as error:
             raise PreconditionError(
                 "state-damaged",
@@ -25,14 +29,14 @@ class Epochs:
                 "Without it an old command could win; remove it only when no command is under way.",
             ) from error
 
-    def highest(self, router: str) -> int:
-        return self._highest.get(router, 0)
+    def highest(self, router: str) -> Mark:
+        return self._highest.get(router, (0, 0))
 
-    def raise_to(self, router: str, epoch: int) -> None:
-        """Remember `epoch`; lower and equal ones change nothing. Raises OSError."""
-        if epoch <= self.highest(router):
+    def raise_to(self, router: str, mark: Mark) -> None:
+        """Remember `mark`; lower and equal ones change nothing. Raises OSError."""
+        if mark <= self.highest(router):
             return
-        wanted = {**self._highest, router: epoch}
+        wanted = {**self._highest, router: mark}
         fresh = self._path.with_suffix(".new")
         with fresh.open("w") as file:
             json.dump(wanted, file)
@@ -47,4 +51,10 @@ class Epochs:
         self._highest = wanted
 
     def all(self) -> tuple[tuple[str, int], ...]:
-        return tuple(sorted(self._highest.items()))
+        """The highest epoch of every router, by name."""
+        return tuple(sorted((router, epoch) for router, (epoch, _) in self._highest.items()))
+
+
+def _mark(loaded: Any) -> Mark:
+    epoch, order = loaded
+    return int(epoch), int(order)

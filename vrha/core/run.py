@@ -79,12 +79,17 @@ Event = Resume | StepDone | StepFailed | CheckedIn | CheckInFailed | Tick
 
 @dataclass(frozen=True, slots=True)
 class Dispatch:
-    """Send these steps of the run, in order, to `node`."""
+    """Send these steps of the run, in order, to `node`; not after `expires` (None: however late).
+
+    `order` grows with every dispatch of a run.
+    """
 
     node: str
     undo: bool
     attempt: int
     records: tuple[StepRecord, ...]
+    order: int
+    expires: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +261,11 @@ def _proceed(run: Run, now: float, limits: Limits) -> Result:
     )
     for record in started:
         run = _with_record(run, undo, record)
-    return run, (Dispatch(node_of(started[0].step), undo, attempt, started),)
+    # What can still be taken back must not happen once that has begun; the rest may come late.
+    expires = None if undo or _no_way_back(run) else now + limits.step_s
+    order = sum(r.attempt for r in (*run.steps, *run.undo))
+    node = node_of(started[0].step)
+    return run, (Dispatch(node, undo, attempt, started, order, expires),)
 
 
 def _finish(run: Run) -> Result:

@@ -71,8 +71,9 @@ class Engine:
         return self._feed(tx, run, Resume())
 
     def resume(self) -> None:
-        """Take up every open run after a start of the orchestrator."""
+        """Take up every open run after a start: what was started is sent again."""
         with self._store.transaction() as tx:
+            tx.forget_expiring()
             for run in tx.open_runs():
                 log.info("run %s: resumed", run.id)
                 tx.add_event("run-resumed", run.status, run=run.id, router=run.router)
@@ -82,15 +83,20 @@ class Engine:
     def tick(self) -> None:
         """Let deadlines pass; call it several times a second."""
         with self._store.transaction() as tx:
-            for run in tx.open_runs():
+            overdue = tx.overdue_runs(self._clock())
+            for run in overdue:
                 self._feed(tx, run, Tick())
-        self._outbox_filled()
+        if overdue:
+            self._outbox_filled()
 
     # --- what agents say --------------------------------------------------------------------
 
-    def receive(self, body: bytes) -> None:
-        """One message from an agent. Raises InputError for what is none."""
+    def receive(self, body: bytes, sender: str) -> None:
+        """One message from the agent of node `sender`. Raises InputError for what is none."""
         message = codec.decode_message(body)
+        if message.node != sender:
+            self._metrics.refused("wrong-sender")
+            raise InputError("wrong-sender", f"node {sender} speaks for node {message.node}")
         match message:
             case StepReport():
                 self._report(message)
@@ -105,9 +111,9 @@ class Engine:
     def _report(self, report: StepReport) -> None:
         with self._store.transaction() as tx:
             run = tx.run(report.run)
-            if run is None or report.epoch != run.epoch:
+            if run is None or report.epoch != run.epoch or not _is_from_its_node(run, report):
                 self._metrics.refused("step-report")
-                tx.add_event("report-refused", "stale", run=report.run, node=report.node)
+                tx.add_event("report-refused", "not-ours", run=report.run, node=report.node)
                 return
             tx.add_step_timings(run.id, report.seq, report.undo, report.timings_ms)
             if report.outcome is Outcome.DONE:
@@ -225,8 +231,10 @@ class Engine:
             undo=batch.undo,
             steps=tuple(record.step for record in records),
             token=token,
+            order=batch.order,
+            valid_s=None if batch.expires is None else self._limits.step_s,
         )
-        tx.enqueue(batch.node, codec.encode(command))
+        tx.enqueue(batch.node, codec.encode(command), batch.expires)
 
     def _finish(self, tx: Tx, run: Run) -> None:
         state = tx.router_state(run.router) or RouterState(run.router)
@@ -246,6 +254,11 @@ class Engine:
             router=run.router,
             detail="; ".join(run.leftovers) or run.detail,
         )
+
+
+def _is_from_its_node(run: Run, report: StepReport) -> bool:
+    records = run.undo if report.undo else run.steps
+    return any(r.seq == report.seq and node_of(r.step) == report.node for r in records)
 
 
 def _hash(token: str) -> str:

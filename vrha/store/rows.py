@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 from vrha import codec
@@ -23,11 +22,15 @@ class RunTimes:
 
 @dataclass(frozen=True, slots=True)
 class OutboxRow:
-    """A message to a node that was not sent yet; `id` is never given out again."""
+    """A message to a node that was not sent yet; `id` is never given out again.
+
+    Not to be sent after `expires` (seconds of the monotonic clock; None: however late).
+    """
 
     id: int
     node: str
     body: bytes
+    expires: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +50,25 @@ class Steps:
     A text always gives the same object, so comparing an unchanged step costs nothing.
     """
 
-    def __init__(self, remembered: int = 256) -> None:
-        self.step = lru_cache(remembered)(self._step)
+    def __init__(self, remembered: int = 32) -> None:
+        self._remembered = remembered
+        self._known: dict[str, Step] = {}
 
-    @staticmethod
-    def _step(text: str) -> Step:
-        return codec.decode(Step, text)  # type: ignore[arg-type]
+    def step(self, text: str) -> Step:
+        found = self._known.pop(text, None)
+        step = found or codec.decode(Step, text)  # type: ignore[arg-type]
+        self._remember(text, step)
+        return step
+
+    def text(self, step: Step) -> str:
+        text = codec.encode(step, Step).decode()
+        self._remember(text, step)
+        return text
+
+    def _remember(self, text: str, step: Step) -> None:
+        self._known[text] = step
+        if len(self._known) > self._remembered:
+            del self._known[next(iter(self._known))]
 
     def record(self, seq: int, step: str, progress: str) -> StepRecord:
         p = codec.decode(_Progress, progress)
@@ -67,10 +83,6 @@ class Steps:
         )
 
 
-def step_text(record: StepRecord) -> str:
-    return codec.encode(record.step, Step).decode()
-
-
 def progress_text(record: StepRecord) -> str:
     progress = _Progress(
         record.status, record.attempt, record.deadline, record.error, record.result
@@ -81,6 +93,12 @@ def progress_text(record: StepRecord) -> str:
 def run_text(run: Run) -> str:
     """The run without its steps."""
     return codec.encode(replace(run, steps=(), undo=())).decode()
+
+
+def deadline_of(run: Run) -> float | None:
+    """When time next matters to the run."""
+    started = (r for r in (*run.steps, *run.undo) if r.status is StepStatus.STARTED)
+    return min((r.deadline for r in started if r.deadline is not None), default=None)
 
 
 def run_of(body: str, steps: tuple[StepRecord, ...], undo: tuple[StepRecord, ...]) -> Run:

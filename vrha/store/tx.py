@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -34,23 +34,33 @@ class Tx:
         self,
         connection: Connection,
         steps: rows.Steps,
-        decode_desired: Callable[[str], Desired],
+        desired: dict[tuple[int, str], Desired],
     ) -> None:
         self._db = connection
         self._steps = steps
-        self._decode_desired = decode_desired
+        self._desired = desired
 
     # Desired state
 
     def desired(self) -> tuple[int, Desired]:
         """Version and content; version 0 and empty when nothing was applied yet."""
-        row = self._db.execute(select(schema.desired)).first()
-        return (0, Desired()) if row is None else (row.version, self._decode_desired(row.body))
+        table = schema.desired
+        row = self._db.execute(select(table.c.version, table.c.applied_at)).first()
+        if row is None:
+            return 0, Desired()
+        # It changes seldom, is read often and may hold 20,000 rules.
+        key = (row.version, row.applied_at)
+        if key not in self._desired:
+            self._desired.clear()
+            body = self._db.execute(select(table.c.body)).scalar_one()
+            self._desired[key] = codec.decode(Desired, body)
+        return row.version, self._desired[key]
 
     def put_desired(self, desired: Desired) -> int:
         """Replace the desired state; returns its version."""
         last = self._db.execute(select(schema.desired.c.version)).scalar() or 0
         self._db.execute(delete(schema.desired))
+        self._desired.clear()
         values = {
             "version": last + 1,
             "body": codec.encode(desired).decode(),
@@ -121,6 +131,7 @@ class Tx:
                         id=run.id,
                         router=run.router,
                         terminal=run.status.terminal,
+                        deadline=rows.deadline_of(run),
                         body=rows.run_text(run),
                         started_at=_now(),
                         ended_at=_now() if run.status.terminal else "",
@@ -156,7 +167,12 @@ class Tx:
         self._db.execute(
             update(table)
             .where(table.c.id == run.id)
-            .values(terminal=run.status.terminal, body=rows.run_text(run), ended_at=ended_at)
+            .values(
+                terminal=run.status.terminal,
+                deadline=rows.deadline_of(run),
+                body=rows.run_text(run),
+                ended_at=ended_at,
+            )
         )
         self._save_steps(run)
         if run.status.terminal and not was.terminal:
@@ -173,6 +189,12 @@ class Tx:
     def open_runs(self) -> tuple[Run, ...]:
         """Runs that have not ended, oldest first."""
         found = self._runs(schema.runs.c.terminal.is_(False))
+        return tuple(run for run, _ in reversed(found))
+
+    def overdue_runs(self, now: float) -> tuple[Run, ...]:
+        """Open runs with a started step whose deadline has come, oldest first."""
+        table = schema.runs
+        found = self._runs(and_(table.c.terminal.is_(False), table.c.deadline <= now))
         return tuple(run for run, _ in reversed(found))
 
     def open_run_ids(self) -> Mapping[str, str]:
@@ -235,7 +257,7 @@ class Tx:
         table = schema.steps
         values: dict[str, Any] = {"progress": rows.progress_text(record)}
         if saved is None or saved.step != record.step:
-            values["step"] = rows.step_text(record)
+            values["step"] = self._steps.text(record.step)
         if saved is None:
             values |= {"run_id": run_id, "undo": undo, "seq": record.seq}
             self._db.execute(insert(table).values(values))
@@ -327,15 +349,31 @@ class Tx:
 
     # Outbox
 
-    def enqueue(self, node: str, body: bytes) -> int:
-        """Queue a message to `node` in this transaction; returns its id."""
-        query = insert(schema.outbox).values(node=node, body=body)
+    def enqueue(self, node: str, body: bytes, expires: float | None = None) -> int:
+        """Queue a message to `node` in this transaction; returns its id.
+
+        It must not be sent after `expires` (seconds of the monotonic clock).
+        """
+        query = insert(schema.outbox).values(node=node, body=body, expires=expires)
         return int(self._db.execute(query.returning(schema.outbox.c.id)).scalar_one())
 
     def unsent(self, limit: int = 100) -> tuple[OutboxRow, ...]:
         """The oldest messages that were not marked sent, in order."""
         query = select(schema.outbox).order_by(schema.outbox.c.id).limit(limit)
-        return tuple(OutboxRow(r.id, r.node, r.body) for r in self._db.execute(query))
+        return tuple(
+            OutboxRow(r.id, r.node, r.body, r.expires) for r in self._db.execute(query)
+        )
+
+    def next_unsent(self, but_to: Collection[str] = ()) -> OutboxRow | None:
+        """The oldest message that was not marked sent, leaving out those to nodes `but_to`."""
+        table = schema.outbox
+        query = select(table).where(table.c.node.not_in(but_to)).order_by(table.c.id).limit(1)
+        row = self._db.execute(query).first()
+        return None if row is None else OutboxRow(row.id, row.node, row.body, row.expires)
+
+    def forget_expiring(self) -> None:
+        """Forget messages that expire: their clock ended with the process that wrote them."""
+        self._db.execute(delete(schema.outbox).where(schema.outbox.c.expires.is_not(None)))
 
     def mark_sent(self, ids: Sequence[int]) -> None:
         """Forget messages that the broker confirmed, bodies (and tokens in them) included."""

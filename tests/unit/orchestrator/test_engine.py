@@ -85,7 +85,7 @@ def test_no_check_in_by_the_deadline_rolls_back(tmp_path: Path) -> None:
     world = World(tmp_path, Limits(check_in_s=0.0))
     node = world.nodes["n1"]
     for other in world.nodes.values():
-        world.engine.receive(other.inventory())
+        world.receive(other.inventory())
     world.service.apply(DESIRED)
     world.settle()
     old = world.owner()
@@ -140,7 +140,7 @@ def test_a_token_serves_once(world: World) -> None:
     world.nodes["n1"].change_check_in = keep
     run = world.service.restart_network("blue", None)
     world.step()
-    world.engine.receive(codec.encode(proofs[0]))
+    world.receive(codec.encode(proofs[0]))
     reasons = [e.reason for e in world.service.events() if e.kind == "check-in-refused"]
     assert reasons == ["wrong-token"]
     world.settle()
@@ -164,13 +164,13 @@ def test_a_killed_orchestrator_takes_up_its_runs(
 
 def test_every_message_twice_is_as_good_as_once(world: World) -> None:
     world.serving()
-    receive = world.engine.receive
+    receive = world.receive
 
     def twice(body: bytes) -> None:
         receive(body)
         receive(body)
 
-    world.engine.receive = twice  # type: ignore[method-assign]
+    world.receive = twice  # type: ignore[method-assign]
     world.service.restart_network("blue", None)
     world.settle()
     assert world.last_run()[0] is RunStatus.DONE
@@ -219,7 +219,7 @@ def test_without_a_node_the_router_waits_and_is_placed_when_one_is_heard(world: 
     assert view.status is RouterStatus.FAILED
     assert "no-node" in view.reason
     assert "silent" in view.reason
-    world.engine.receive(world.nodes["n2"].inventory())
+    world.receive(world.nodes["n2"].inventory())
     world.settle()
     (view,) = world.service.routers()
     assert (view.status, view.node) == (RouterStatus.SERVING, "n2")
@@ -230,10 +230,10 @@ def test_an_orphan_is_removed_when_it_was_seen_twice(world: World) -> None:
     node = world.nodes["n1"]
     orphan = InstanceRef("r1", 0)
     node.instances[orphan] = False
-    world.engine.receive(node.inventory())
+    world.receive(node.inventory())
     assert world.settle() is None
     assert orphan in node.instances
-    world.engine.receive(node.inventory())
+    world.receive(node.inventory())
     world.settle()
     assert world.all_instances() == {owner}
 
@@ -244,7 +244,7 @@ def test_active_and_unknown_instances_are_left_alone(world: World) -> None:
     stranger, active = InstanceRef("r9", 1), InstanceRef("r1", 0)
     node.instances.update({stranger: False, active: True})
     for _ in range(3):
-        world.engine.receive(node.inventory())
+        world.receive(node.inventory())
     world.settle()
     assert world.all_instances() == {owner, stranger, active}
 
@@ -252,7 +252,7 @@ def test_active_and_unknown_instances_are_left_alone(world: World) -> None:
 def test_a_failed_create_says_why_and_the_next_apply_tries_again(world: World) -> None:
     world.nodes["n1"].kernel.broken = {"build"}
     for node in world.nodes.values():
-        world.engine.receive(node.inventory())
+        world.receive(node.inventory())
     world.service.apply(DESIRED)
     world.settle()
     (view,) = world.service.routers()
@@ -266,4 +266,4 @@ def test_a_failed_create_says_why_and_the_next_apply_tries_again(world: World) -
 def test_what_is_no_message_is_refused(world: World) -> None:
     for body in (b"", b"{}", b'{"type":"check-in"}', b"[" * 100, b"\xff\xfe"):
         with pytest.raises(InputError):
-            world.engine.receive(body)
+            world.engine.receive(body, "n1")

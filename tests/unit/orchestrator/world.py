@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
@@ -30,6 +31,7 @@ from vrha.model.spec import (
     Uplink,
 )
 from vrha.model.state import Activity, ObservedInstance, SelfTest, Upstream
+from vrha.orchestrator.app import is_over
 from vrha.orchestrator.engine import Engine
 from vrha.orchestrator.metrics import Metrics
 from vrha.orchestrator.service import OrchestratorService
@@ -136,7 +138,7 @@ class FakeNode:
 
     def take(self, command: Command) -> list[bytes]:
         said: list[Message] = []
-        for message in self._executor.execute(command):
+        for message in self._executor.execute(command, time.monotonic()):
             if not isinstance(message, CheckIn):
                 said.append(message)
             elif self.checks_in:
@@ -191,7 +193,7 @@ class World:
     def serving(self) -> InstanceRef:
         """Bring the world to one serving router; its instance."""
         for node in self.nodes.values():
-            self.engine.receive(node.inventory())
+            self.receive(node.inventory())
         self.service.apply(DESIRED)
         self.settle()
         return self.owner()
@@ -199,7 +201,11 @@ class World:
     def step(self) -> bool:
         """Deliver one command and its answers; False when there was none."""
         with self.store.transaction() as tx:
-            rows = [row for row in tx.unsent() if row.node in self.reachable]
+            rows = [
+                row
+                for row in tx.unsent()
+                if row.node in self.reachable and not is_over(row, self.now)
+            ]
         if not rows:
             return False
         with self.store.transaction() as tx:
@@ -207,8 +213,12 @@ class World:
         command = codec.decode_message(rows[0].body, MAX_DOWN)
         assert isinstance(command, Command)
         for body in self.nodes[rows[0].node].take(command):
-            self.engine.receive(body)
+            self.receive(body)
         return True
+
+    def receive(self, body: bytes) -> None:
+        """A message as the node would send it that it claims to come from."""
+        self.engine.receive(body, codec.decode_message(body).node)
 
     def pass_deadlines(self, rounds: int = 1) -> None:
         """Let the deadlines pass of what nobody answers, `rounds` times."""
@@ -220,7 +230,7 @@ class World:
         """Every reachable node tells what is on it."""
         for _ in range(rounds):
             for name in sorted(self.reachable):
-                self.engine.receive(self.nodes[name].inventory())
+                self.receive(self.nodes[name].inventory())
 
     def settle(self) -> None:
         for _ in range(100):
