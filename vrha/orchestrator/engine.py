@@ -11,6 +11,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from vrha import codec
 from vrha.core import check_in as judging
@@ -29,7 +30,7 @@ from vrha.core.run import (
     Tick,
     advance,
 )
-from vrha.core.steps import node_of
+from vrha.core.steps import node_of, outline
 from vrha.errors import InputError
 from vrha.model.messages import CheckIn, Command, Inventory, Outcome, StepReport
 from vrha.model.runs import Run, RunStatus, StepRecord, StepStatus
@@ -203,7 +204,7 @@ class Engine:
             tx.add_event(
                 "rolling-back", after.reason, run=run.id, router=run.router, detail=after.detail
             )
-        tx.save_run(after)
+        tx.save_run(_outlined(after) if after.status.terminal else after)
         for effect in effects:
             self._carry_out(tx, after, effect)
         return after
@@ -254,6 +255,14 @@ class Engine:
             router=run.router,
             detail="; ".join(run.leftovers) or run.detail,
         )
+
+
+def _outlined(run: Run) -> Run:
+    """An ended run as it is kept: a thousand of them with all their rules would fill the disk."""
+    steps, undo = (
+        tuple(replace(r, step=outline(r.step)) for r in records) for records in (run.steps, run.undo)
+    )
+    return replace(run, steps=steps, undo=undo)
 
 
 def _is_from_its_node(run: Run, report: StepReport) -> bool:

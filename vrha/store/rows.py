@@ -44,8 +44,12 @@ class _Progress:
     result: tuple[tuple[str, str], ...]
 
 
+_LARGE = 4096
+"""Characters of a step from which on it is quicker to remember it than to decode it again."""
+
+
 class Steps:
-    """Steps as JSON text and back; remembers the last texts, because builds are large.
+    """Steps as JSON text and back; remembers the last large ones: builds with their rules.
 
     A text always gives the same object, so comparing an unchanged step costs nothing.
     """
@@ -66,6 +70,8 @@ class Steps:
         return text
 
     def _remember(self, text: str, step: Step) -> None:
+        if len(text) < _LARGE:
+            return
         self._known[text] = step
         if len(self._known) > self._remembered:
             del self._known[next(iter(self._known))]

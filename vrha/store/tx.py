@@ -61,11 +61,12 @@ class Tx:
         last = self._db.execute(select(schema.desired.c.version)).scalar() or 0
         self._db.execute(delete(schema.desired))
         self._desired.clear()
-        values = {
+        values: dict[str, Any] = {
             "version": last + 1,
             "body": codec.encode(desired).decode(),
             "applied_at": _now(),
         }
+        self._desired[last + 1, values["applied_at"]] = desired
         self._db.execute(insert(schema.desired).values(values))
         return last + 1
 

@@ -8,9 +8,14 @@ from pathlib import Path
 import pytest
 
 from tests.unit.orchestrator.world import DESIRED, ROUTER, WITH_NAT, World
+from vrha import codec
+from vrha.errors import InputError
+from vrha.model.messages import Outcome, StepReport
 from vrha.model.runs import RunKind, RunStatus, Strategy
 from vrha.model.spec import Desired, InstanceRef, Node
+from vrha.model.steps import Build, Destroy
 from vrha.model.views import RouterStatus
+from vrha.store import Tx
 
 
 @pytest.fixture
@@ -180,3 +185,46 @@ def test_a_serial_restart_that_cannot_rebuild_the_old_one_says_so(world: World) 
     world.settle()
     assert world.service.routers()[0].status is RouterStatus.SERVING
     assert world.all_instances() == {world.owner()}
+
+
+def test_an_ended_run_is_kept_without_its_rules_and_reads_as_before(world: World) -> None:
+    world.serving()
+    run = world.service.restart_network("blue", Strategy.SERIAL)
+    world.settle()
+    ended = world.service.run(run.id)
+    assert [(s.what, s.node, s.undo) for s in ended.steps] == [
+        (s.what, s.node, s.undo) for s in run.steps
+    ]
+    with world.store.transaction() as tx:
+        kept = tx.run(run.id)
+        assert kept is not None
+        specs = [r.step.spec for r in kept.steps if isinstance(r.step, Build | Destroy)]
+        state = tx.router_state("r1")
+    assert [spec.networks for spec in specs if spec] == [(), ()]
+    assert state is not None
+    assert state.applied is not None
+    assert state.applied.networks == DESIRED.networks
+
+
+def test_nodes_speak_only_for_themselves(world: World) -> None:
+    world.serving()
+    with pytest.raises(InputError, match="n2 speaks for node n1"):
+        world.engine.receive(world.nodes["n1"].inventory(), "n2")
+    run = world.service.restart_network("blue", None)
+    forged = StepReport(run.id, "r1", run.epoch, "n2", 1, 0, False, Outcome.FAILED, "forged")
+    world.engine.receive(codec.encode(forged), "n2")
+    assert world.service.run(run.id).status is RunStatus.RUNNING
+    assert world.service.events()[-1].kind == "report-refused"
+
+
+def test_a_tick_with_nothing_due_reads_no_steps(world: World, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    world.serving()
+    world.service.restart_network("blue", None)
+
+    def read(self: Tx, run_id: str, undo: bool) -> None:
+        raise AssertionError("steps were read")
+
+    monkeypatch.setattr(Tx, "_records", read)
+    world.engine.tick()
+    world.service.health()
+    world.service.routers()

@@ -51,13 +51,21 @@ WITH_NAT = replace(
 )
 
 
+class Killed(BaseException):
+    """The agent was killed."""
+
+
 class FakeKernel:
-    """Instances by name and whether they are active; `broken` fails a kind of step."""
+    """Instances by name and whether they are active; `broken` fails a kind of step.
+
+    When `fuse` has burnt down, that many effects after it was lit, the agent is killed.
+    """
 
     def __init__(self) -> None:
         self.instances: dict[InstanceRef, bool] = {}
         self.epochs: dict[InstanceRef, int] = {}
         self.broken: set[str] = set()
+        self.fuse: int | None = None
 
     def build(self, spec: InstanceSpec, leases_from: InstanceRef | None = None) -> Timings:
         self._try("build")
@@ -107,6 +115,10 @@ class FakeKernel:
         return ()
 
     def _try(self, kind: str) -> None:
+        if self.fuse is not None:
+            if self.fuse == 0:
+                raise Killed
+            self.fuse -= 1
         if kind in self.broken:
             raise StepError("broken", f"{kind} is broken")
 
