@@ -162,9 +162,9 @@ class Link:
             return
         with contextlib.suppress(*BUS_ERRORS):
             # What is not on the wire yet is discarded: it must not arrive after what comes next.
-            amqp.transport.sock.setsockopt(
-                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
-            )
+            # Not the property `transport`: that one connects when there is no connection.
+            sock = amqp._transport.sock
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         amqp.collect()
 
 

@@ -109,11 +109,12 @@ class Orchestrator:
         """
         with self._store.transaction() as tx:
             nodes = frozenset(node.name for node in tx.desired()[1].nodes)
-            row = tx.next_unsent()
+            rows = tx.unsent(limit=1)
         # An agent finds its queue as soon as its node is wanted, before any command for it.
         self._declare(nodes)
         stuck: frozenset[str] = frozenset()
-        while row is not None:
+        while rows:
+            (row,) = rows
             self._declare(frozenset({row.node}))
             settled = self._is_settled(row)
             if not settled:
@@ -121,7 +122,7 @@ class Orchestrator:
             with self._store.transaction() as tx:
                 if settled:
                     tx.mark_sent([row.id])
-                row = tx.next_unsent(stuck)
+                rows = tx.unsent(1, stuck)
         self._publisher.keep_alive()
         return not stuck
 

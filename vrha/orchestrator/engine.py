@@ -134,36 +134,40 @@ class Engine:
 
     def _check_in(self, message: CheckIn) -> None:
         with self._store.transaction() as tx:
+            awaited = tx.run(message.run)
+        is_awaited = awaited is not None and judging.judge_sender(awaited, message).refusal is None
+        build = judging.build_of(awaited) if awaited is not None and is_awaited else None
+        # Outside of the transaction: with ten thousand rules it takes a quarter of a second.
+        expected = expected_digest(build.spec) if build else None
+        with self._store.transaction() as tx:
             run = tx.run(message.run)
             judgement = judging.judge_sender(run, message)
             if judgement.refusal is None and not tx.consume_check_in(
                 message.run, _hash(message.token)
             ):
                 judgement = judging.Judgement(judging.Refusal.WRONG_TOKEN)
-            if run is None or judgement.refusal is not None:
+            if run is None or expected is None or judgement.refusal is not None:
                 self._refuse(tx, message, judgement)
                 return
-            build = judging.build_of(run)
-            assert build is not None, "judge_sender found it"
-            judgement = judging.judge_self_test(run, message, expected_digest(build.spec))
+            judgement = judging.judge_self_test(run, message, expected)
             if judgement.refusal is not None:
                 self._refuse(tx, message, judgement)
-                self._feed(
-                    tx,
-                    run,
-                    CheckInFailed(message.instance, judgement.refusal, judgement.detail),
-                )
+                unfit = CheckInFailed(message.instance, judgement.refusal, judgement.detail)
+                self._feed(tx, run, unfit)
                 return
-            log.info("run %s: %s checked in from %s", run.id, message.instance, message.node)
-            tx.add_event(
-                "checked-in",
-                "accepted",
-                run=run.id,
-                router=run.router,
-                node=message.node,
-                detail=f"{message.self_test.rules.count} rules, built in {message.build_ms:.1f} ms",
-            )
-            self._feed(tx, run, CheckedIn(message.instance))
+            self._believe(tx, run, message)
+
+    def _believe(self, tx: Tx, run: Run, message: CheckIn) -> None:
+        log.info("run %s: %s checked in from %s", run.id, message.instance, message.node)
+        tx.add_event(
+            "checked-in",
+            "accepted",
+            run=run.id,
+            router=run.router,
+            node=message.node,
+            detail=f"{message.self_test.rules.count} rules, built in {message.build_ms:.1f} ms",
+        )
+        self._feed(tx, run, CheckedIn(message.instance))
 
     def _refuse(self, tx: Tx, message: CheckIn, judgement: judging.Judgement) -> None:
         reason = str(judgement.refusal)
@@ -260,7 +264,8 @@ class Engine:
 def _outlined(run: Run) -> Run:
     """An ended run as it is kept: a thousand of them with all their rules would fill the disk."""
     steps, undo = (
-        tuple(replace(r, step=outline(r.step)) for r in records) for records in (run.steps, run.undo)
+        tuple(replace(r, step=outline(r.step)) for r in records)
+        for records in (run.steps, run.undo)
     )
     return replace(run, steps=steps, undo=undo)
 

@@ -81,14 +81,8 @@ class Tx:
         row = self._db.execute(select(table).where(table.c.router == router)).first()
         return None if row is None else rows.router_state_of(row)
 
-    def router_states(self) -> tuple[RouterState, ...]:
-        """States of all routers that were not dropped, by name."""
-        table = schema.routers
-        query = select(table).where(table.c.dropped.is_(False)).order_by(table.c.router)
-        return tuple(rows.router_state_of(row) for row in self._db.execute(query))
-
     def router_briefs(self) -> tuple[RouterState, ...]:
-        """As `router_states`, without what was `applied`: that may be large."""
+        """All routers that were not dropped, by name; without what was `applied`: it may be large."""
         table = schema.routers
         columns = [c for c in table.c if c is not table.c.applied]
         query = select(*columns, null().label("applied")).where(table.c.dropped.is_(False))
@@ -358,19 +352,11 @@ class Tx:
         query = insert(schema.outbox).values(node=node, body=body, expires=expires)
         return int(self._db.execute(query.returning(schema.outbox.c.id)).scalar_one())
 
-    def unsent(self, limit: int = 100) -> tuple[OutboxRow, ...]:
-        """The oldest messages that were not marked sent, in order."""
-        query = select(schema.outbox).order_by(schema.outbox.c.id).limit(limit)
-        return tuple(
-            OutboxRow(r.id, r.node, r.body, r.expires) for r in self._db.execute(query)
-        )
-
-    def next_unsent(self, but_to: Collection[str] = ()) -> OutboxRow | None:
-        """The oldest message that was not marked sent, leaving out those to nodes `but_to`."""
+    def unsent(self, limit: int = 100, but_to: Collection[str] = ()) -> tuple[OutboxRow, ...]:
+        """The oldest messages that were not marked sent, in order, but those to nodes `but_to`."""
         table = schema.outbox
-        query = select(table).where(table.c.node.not_in(but_to)).order_by(table.c.id).limit(1)
-        row = self._db.execute(query).first()
-        return None if row is None else OutboxRow(row.id, row.node, row.body, row.expires)
+        query = select(table).where(table.c.node.not_in(but_to)).order_by(table.c.id).limit(limit)
+        return tuple(OutboxRow(r.id, r.node, r.body, r.expires) for r in self._db.execute(query))
 
     def forget_expiring(self) -> None:
         """Forget messages that expire: their clock ended with the process that wrote them."""

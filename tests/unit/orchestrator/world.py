@@ -190,9 +190,7 @@ class World:
     def start(self) -> None:
         self.store = Store.open(self.url)
         self.metrics = Metrics()
-        self.engine = Engine(
-            self.store, self.limits, self.metrics, lambda: None, lambda: self.now
-        )
+        self.engine = Engine(self.store, self.limits, self.metrics, lambda: None, lambda: self.now)
         self.service = OrchestratorService(
             self.store, self.engine, self.metrics, lambda: None, lambda: True, Strategy.PARALLEL
         )
