@@ -43,6 +43,9 @@ from vrha.store import Store, Tx
 
 log = logging.getLogger(__name__)
 
+_LONGEST_DETAIL = 2000
+"""Characters of a node's complaint that are kept."""
+
 
 class Engine:
     """Carries runs through. All methods are safe from any thread."""
@@ -110,6 +113,7 @@ class Engine:
         self._outbox_filled()
 
     def _report(self, report: StepReport) -> None:
+        report = replace(report, code=report.code[:100], detail=report.detail[:_LONGEST_DETAIL])
         with self._store.transaction() as tx:
             run = tx.run(report.run)
             if run is None or report.epoch != run.epoch or not _is_from_its_node(run, report):
@@ -263,11 +267,11 @@ class Engine:
 
 def _outlined(run: Run) -> Run:
     """An ended run as it is kept: a thousand of them with all their rules would fill the disk."""
-    steps, undo = (
-        tuple(replace(r, step=outline(r.step)) for r in records)
-        for records in (run.steps, run.undo)
-    )
-    return replace(run, steps=steps, undo=undo)
+
+    def outlined(records: tuple[StepRecord, ...]) -> tuple[StepRecord, ...]:
+        return tuple(replace(record, step=outline(record.step)) for record in records)
+
+    return replace(run, steps=outlined(run.steps), undo=outlined(run.undo))
 
 
 def _is_from_its_node(run: Run, report: StepReport) -> bool:

@@ -201,6 +201,7 @@ def after_inventory(tx: Tx, inventory: Inventory, previous: NodeState | None) ->
     Orphans go; routers without a place get one; and once two inventories in a row have come
     from a node that fell silent, routers whose owner was unknown for that are rebuilt.
     """
+    _tell_of_strangers(tx, inventory, previous)
     runs = _orphans(tx, inventory, previous)
     waiting = (NO_NODE,) if previous is None else (NO_NODE, OWNER_UNKNOWN)
     names = {s.router for s in tx.router_briefs() if s.failed.startswith(waiting)}
@@ -210,6 +211,23 @@ def after_inventory(tx: Tx, inventory: Inventory, previous: NodeState | None) ->
     if names:
         runs += converge(tx, tx.desired()[1], frozenset(names))
     return tuple(runs)
+
+
+def _tell_of_strangers(tx: Tx, inventory: Inventory, previous: NodeState | None) -> None:
+    """An active instance that nothing names may be a second owner: people must hear of it."""
+    known = {i.ref for i in previous.instances if i.activity is Activity.ACTIVE} if previous else ()
+    for observed in inventory.instances:
+        router = observed.ref.router
+        if observed.activity is not Activity.ACTIVE or observed.ref in known:
+            continue
+        state = tx.router_state(router)
+        if state is not None and (state.active, state.node) == (observed.ref, inventory.node):
+            continue
+        if tx.open_run_of(router) is None:
+            detail = f"{observed.ref} is active and nothing names it"
+            tx.add_event(
+                "stranger-found", "active", router=router, node=inventory.node, detail=detail
+            )
 
 
 def _orphans(tx: Tx, inventory: Inventory, previous: NodeState | None) -> list[Run]:

@@ -82,7 +82,7 @@ class Tx:
         return None if row is None else rows.router_state_of(row)
 
     def router_briefs(self) -> tuple[RouterState, ...]:
-        """All routers that were not dropped, by name; without what was `applied`: it may be large."""
+        """Routers that were not dropped, by name; without what was `applied`: it may be large."""
         table = schema.routers
         columns = [c for c in table.c if c is not table.c.applied]
         query = select(*columns, null().label("applied")).where(table.c.dropped.is_(False))

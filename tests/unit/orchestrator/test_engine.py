@@ -247,6 +247,8 @@ def test_active_and_unknown_instances_are_left_alone(world: World) -> None:
         world.receive(node.inventory())
     world.settle()
     assert world.all_instances() == {owner, stranger, active}
+    told = [e.detail for e in world.service.events() if e.kind == "stranger-found"]
+    assert told == ["r1#0 is active and nothing names it"]
 
 
 def test_a_failed_create_says_why_and_the_next_apply_tries_again(world: World) -> None:
