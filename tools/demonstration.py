@@ -6,13 +6,15 @@ import argparse
 import os
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tools.benchmarks import report, restart
-from tools.benchmarks.zone import zone
-from vrha.errors import VrhaError
-from vrha.model.runs import Strategy
+from vrha.errors import PreconditionError, VrhaError
+
+if TYPE_CHECKING:
+    from tools.benchmarks.report import Result
 
 CONTEXT = (
     "For context: CloudStack 4.11.1 averaged 21 s (VMware), 26 s (KVM) and 33 s (XenServer) of\n"
@@ -23,7 +25,7 @@ CONTEXT = (
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tools/demo", description=__doc__)
-    parser.add_argument("--runs", type=int, default=5, help="restarts per strategy (5)")
+    parser.add_argument("--runs", type=_count, default=5, help="restarts per strategy (5)")
     parser.add_argument("--scenario", default="seed-10x10")
     parser.add_argument("--report", type=Path, default=Path("reports"), metavar="FOLDER")
     arguments = parser.parse_args()
@@ -40,6 +42,12 @@ def main() -> int:
 
 def demonstrate(arguments: argparse.Namespace) -> int:
     """Runs the demo. Raises VrhaError when it cannot be carried out."""
+    # Here, so that Ctrl-C during half a second of imports is one like every other.
+    from tools.benchmarks import report, restart
+    from tools.benchmarks.zone import zone
+    from vrha.model.runs import Strategy
+
+    _check_folder(arguments.report)
     start = time.monotonic()
 
     def progress(text: str) -> None:
@@ -64,7 +72,28 @@ NOTES = (
 )
 
 
-def _write(folder: Path, result: report.Result, text: str) -> None:
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return int(text)
+
+
+def _check_folder(folder: Path) -> None:
+    """Raises PreconditionError now rather than OSError after minutes of measuring."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise PreconditionError(
+            "report-unwritable",
+            f"cannot write the report to {folder}: {error.strerror}",
+            "Name another folder by --report.",
+        ) from error
+
+
+def _write(folder: Path, result: Result, text: str) -> None:
+    from tools.benchmarks import report
+
     stamp = time.strftime("%Y%m%d-%H%M%S")
     report.write_json(folder / f"demo-{stamp}.json", result)
     host = result["host"]

@@ -98,10 +98,11 @@ def test_dnsmasq_takes_it(name: str, tmp_path: Path) -> None:
 
 
 @needs_root
+@pytest.mark.parametrize("numeric", ["", "-n"])
 @each_spec
-def test_digest_of_nft_reads_back(name: str) -> None:
+def test_digest_of_nft_reads_back(name: str, numeric: str) -> None:
     spec = with_backend(SPECS[name], Backend.NFTABLES)
-    script = "nft -f - && nft -j list table inet vr"
+    script = f"nft -f - && nft -j {numeric} list table inet vr"
     listing = in_namespace("sh", "-c", script, text=nft_text(spec))
     assert digest_of_nft(listing) == expected_digest(spec)
 

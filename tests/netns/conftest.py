@@ -15,7 +15,7 @@ import pytest
 from vrha.linux import netns
 from vrha.linux.node import NodeKernel
 
-_CLONE_NEWNS, _CLONE_NEWNET = 0x00020000, 0x40000000
+_CLONE_FS, _CLONE_NEWNS, _CLONE_NEWNET = 0x00000200, 0x00020000, 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -45,6 +45,8 @@ def private_mounts() -> Iterator[None]:
         sh("mount -t tmpfs tmpfs /run/netns")
         yield
     finally:
+        # A thread of a test that is just ending may still share our root: setns(2) refuses then.
+        _check(_libc.unshare(_CLONE_FS))
         _check(_libc.setns(home, _CLONE_NEWNS))
         os.close(home)
         os.chdir(folder)

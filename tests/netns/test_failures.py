@@ -38,7 +38,11 @@ def assert_no_trace(kernel: NodeKernel, state_dir: Path, code: str) -> StepError
     with pytest.raises(StepError) as failed:
         kernel.build(spec_of(2))
     assert failed.value.code == code, str(failed.value)
-    assert inventory(state_dir) == before
+    after = inventory(state_dir)
+    # Sockets of an announcement that came before may be closed meanwhile; none may be added.
+    open_before, open_after = int(before.pop("descriptors")[0]), int(after.pop("descriptors")[0])
+    assert after == before
+    assert open_after <= open_before
     return failed.value
 
 

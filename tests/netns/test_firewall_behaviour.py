@@ -91,7 +91,7 @@ class Lab:
 
     def digest(self) -> RulesDigest:
         if self.spec.router.backend is Backend.NFTABLES:
-            return digest_of_nft(self.vr.command("nft", "-j", "list", "table", "inet", "vr"))
+            return digest_of_nft(self.vr.command("nft", "-j", "-n", "list", "table", "inet", "vr"))
         first = self.vr.command("iptables-legacy-save")
         return digest_of_iptables(first, self.vr.command("ip6tables-legacy-save"))
 
@@ -347,7 +347,9 @@ def test_every_rule_of_nft_is_covered() -> None:
     """Each single rule, deleted, changes the digest."""
     lab = Lab(translated_router(Backend.NFTABLES))
     try:
-        items = json.loads(lab.vr.command("nft", "-j", "list", "table", "inet", "vr"))["nftables"]
+        items = json.loads(lab.vr.command("nft", "-j", "-n", "list", "table", "inet", "vr"))[
+            "nftables"
+        ]
     finally:
         lab.close()
     expected = expected_digest(lab.spec)

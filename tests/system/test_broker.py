@@ -190,6 +190,26 @@ def test_second_instance_beside_the_first_stop_start_kill(
     cleanup(folder)
 
 
+def test_one_left_running_is_used_again_unless_it_hangs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starter = PrivateBroker(folder)
+    starter.start()
+    first = starter.pid
+    heir = PrivateBroker(folder)
+    heir.resume()
+    assert heir.pid == first
+
+    os.kill(first, signal.SIGSTOP)
+    monkeypatch.setattr("vrha.bus.broker._ADOPT_TIMEOUT", 0.5)
+    heir.resume()
+    assert heir.pid != first
+    assert send_and_receive(heir.url, "again") == "again"
+    heir.stop()
+    starter.stop()
+    assert not marked(folder)
+
+
 def test_cleanup_after_its_starter_was_killed(running: PrivateBroker, folder: Path) -> None:
     code = """if True:
         import sys, time

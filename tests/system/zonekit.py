@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import stat
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from vrha.cli.client import Client
 from vrha.config.desired import load
+from vrha.lab.scenario import Scenario
 from vrha.lab.zone import Lab
+from vrha.linux.names import namespace_name
 from vrha.model.runs import Strategy
-from vrha.model.spec import Desired
+from vrha.model.spec import Desired, InstanceRef
 from vrha.model.views import RouterStatus, RouterView, RunView
 from vrha.probe.process import ProbeProcess
 from vrha.probe.result import Result, Stream
@@ -28,15 +33,45 @@ class Zone:
     def __init__(self, lab: Lab, client: Client, desired: Desired) -> None:
         self.lab, self.client, self.desired = lab, client, desired
 
-    def router(self) -> RouterView:
-        return self.client.routers()[0]
+    def router(self, name: str = "") -> RouterView:
+        """The router of that name, else the first."""
+        routers = self.client.routers()
+        return next(r for r in routers if r.name == name) if name else routers[0]
+
+    def apply(self, desired: Desired, timeout_s: float = 60) -> list[RunView]:
+        """Apply and wait for all that it starts."""
+        result = self.client.apply(desired)
+        return [self.await_run(run, timeout_s) for run in result.runs]
+
+    def ref(self, name: str = "") -> InstanceRef:
+        """The instance that serves the router."""
+        router, generation = self.router(name).instance.split("#")
+        return InstanceRef(router, int(generation))
+
+    def in_instance(self, name: str, *argv: str) -> str:
+        """Run a program in the namespace that serves the router."""
+        netns = namespace_name(self.ref(name))
+        return self.lab.run(self.router(name).node, ["ip", "netns", "exec", netns, *argv])
+
+    def unreached(self, pings: Mapping[str, Sequence[str]], wait_s: int = 3) -> list[str]:
+        """Which targets a machine cannot ping; all machines in parallel, `machine: target`."""
+        asked = [
+            (f"{machine}: {target}", ["ping", "-n", "-c", "1", "-W", str(wait_s), target], machine)
+            for machine, targets in pings.items()
+            for target in targets
+        ]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        children = [(name, self.lab.exec(where, argv, **quiet)) for name, argv, where in asked]
+        return [name for name, child in children if child.wait(wait_s + 30) != 0]
 
     def await_run(self, run_id: str, timeout_s: float = 60) -> RunView:
         wait_for(lambda: self.client.run(run_id).status.terminal, timeout_s, f"end of {run_id}")
         return self.client.run(run_id)
 
-    def restart(self, strategy: Strategy | None = None, timeout_s: float = 60) -> RunView:
-        run = self.client.restart_network(self.network, strategy)
+    def restart(
+        self, strategy: Strategy | None = None, timeout_s: float = 60, network: str = ""
+    ) -> RunView:
+        run = self.client.restart_network(network or self.network, strategy)
         return self.await_run(run.id, timeout_s)
 
     @property
@@ -107,7 +142,9 @@ class Zone:
 
 
 @contextlib.contextmanager
-def zone(scenario: str, name: str, run: dict[str, float] | None = None) -> Iterator[Zone]:
+def zone(
+    scenario: str | Scenario, name: str, run: dict[str, float] | None = None
+) -> Iterator[Zone]:
     """A lab of `scenario`, applied and serving."""
     with Lab.up(scenario, name, ephemeral=True) as lab:
         client = Client(str(lab.socket))
@@ -120,6 +157,24 @@ def zone(scenario: str, name: str, run: dict[str, float] | None = None) -> Itera
         made = Zone(lab, client, desired)
         wait_for(lambda: serving(client), 30, "serving routers")
         yield made
+
+
+def with_router(desired: Desired, name: str, **fields: Any) -> Desired:
+    """`desired` with other fields of one router."""
+    routers = tuple(replace(r, **fields) if r.name == name else r for r in desired.routers)
+    return replace(desired, routers=routers)
+
+
+def with_network(desired: Desired, name: str, **fields: Any) -> Desired:
+    """`desired` with other fields of one network."""
+    networks = tuple(replace(n, **fields) if n.name == name else n for n in desired.networks)
+    return replace(desired, networks=networks)
+
+
+def with_node(desired: Desired, name: str, **fields: Any) -> Desired:
+    """`desired` with other fields of one node."""
+    nodes = tuple(replace(n, **fields) if n.name == name else n for n in desired.nodes)
+    return replace(desired, nodes=nodes)
 
 
 def serving(client: Client) -> bool:

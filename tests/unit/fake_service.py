@@ -93,6 +93,7 @@ class FakeService:
         self.open: dict[str, RunView] = {}
         self.ends_well = True
         self.moves = True
+        self.unplaced = 0
         self.error: Exception | None = None
         self.applied: list[Desired] = []
         self.started: list[tuple[str, Strategy | None]] = []
@@ -156,6 +157,10 @@ class FakeService:
     def routers(self) -> tuple[RouterView, ...]:
         self._called()
         status = RouterStatus.FAILED
+        if self.unplaced > 0:
+            self.unplaced -= 1
+            reason = "no-node: node-1: silent"
+            return (RouterView("web", ("web-net",), status, "", "", 0, "", reason),)
         return (
             RouterView("web", ("web-net",), status, "web#1", "node-1", 1, "", "check-in-deadline"),
         )

@@ -51,6 +51,15 @@ def spread(values: Iterable[float], digits: int = 1) -> str:
     return f"{statistics.median(numbers):.{digits}f} / {max(numbers):.{digits}f}"
 
 
+def quartiles(values: Iterable[float], digits: int = 1) -> str:
+    """`median (lower quartile - upper quartile)` of the values; a dash for none."""
+    numbers = list(values)
+    if len(numbers) < 2:
+        return f"{numbers[0]:.{digits}f}" if numbers else "-"
+    low, middle, high = (f"{q:.{digits}f}" for q in statistics.quantiles(numbers, n=4))
+    return f"{middle} ({low} - {high})"
+
+
 def columns(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """A plain table, columns as wide as their widest cell."""
     cells = [list(header), *[list(line) for line in lines]]

@@ -2,73 +2,68 @@
 
 Loading: `vrha` renders and loads as an agent does, its peer is the same tool fed with the same text
 that was rendered before the clock started. `fresh` fills an empty namespace, `replace` swaps
-the rules of a live one in one transaction.
+the rules of a live one in one transaction. Rows with `CPU` are the CPU time of the same loads,
+which a busy machine changes less than the clock.
 
-Packets: one sender on one core pushes UDP packets from a tenant's machine through the router to
-the outside; what is timed is the sender's loop, in which the kernel forwards each packet before it
-takes the next. Of each measurement the lower quartile of its slices counts: those that no other
-process disturbed. In `same-flow` conntrack knows the flow and it is still new (nobody answers), so
-every packet is judged by all rules; in `new-flow` each packet opens a flow of its own as well.
+Packets: routers that differ only in their rules stand side by side, and one sender gives each of
+them a slice of packets in turn, so whatever else the machine does, it does to all of them. What
+counts is the sender's CPU time (see `packets`), of the slices of one run the lower quartile, and of
+each run the ratio to its peer. The peer has no rules, or, where packets come in, the one rule that
+lets them. Three kinds of packets each way:
+
+`established`: of a flow that was answered; `unanswered`: of a known flow that is still new, so all
+rules judge every packet; `new`: each opens a flow of its own.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import itertools
 import os
+import resource
 import socket
 import statistics
-import struct
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from ipaddress import IPv4Address, ip_address, ip_interface, ip_network
 from typing import Any
 
 from tools.benchmarks import report
 from tools.benchmarks.ownnode import inside, machine, node_kernel, own_node, sh
-from vrha.core.instance import instance_spec
+from tools.benchmarks.packets import Frames, Udp
+from tools.benchmarks.rulespecs import (
+    INGRESS_PORT,
+    Shape,
+    admitted,
+    client,
+    far,
+    gateway,
+    public,
+    spec_of,
+)
 from vrha.errors import PreconditionError
 from vrha.linux import netns, rules
 from vrha.linux.names import namespace_name
 from vrha.linux.node import NodeKernel
-from vrha.model.spec import (
-    Backend,
-    Desired,
-    Egress,
-    Ingress,
-    InstanceRef,
-    InstanceSpec,
-    Network,
-    PortRange,
-    Protocol,
-    Router,
-    Rule,
-    StaticNat,
-    Subnet,
-    Uplink,
-    Verdict,
-)
+from vrha.model.spec import Backend, InstanceSpec
 from vrha.render.iptables import iptables_texts
 from vrha.render.nft import nft_text
 
-SAME, NEW = "same-flow", "new-flow"
-_PUBLIC = 10
-_GATEWAY, _CLIENT, _OUTSIDE = "10.1.1.1", "10.1.1.11", "203.0.113.1"
-_BATCH = 64
-_SLICE = 8 * _BATCH
+_SLICE = 128
 """Packets timed together: few enough that most slices see no other process on the core."""
-_PACKETS = {SAME: 40 * _SLICE, NEW: 20 * _SLICE}
-_SLOW_PACKETS = {SAME: 8 * _SLICE, NEW: 4 * _SLICE}
-"""For linear rules, which take a hundred times as long."""
+_ROUNDS = 40
+"""Slices of each router in one run."""
+_MAC = {"client": bytes.fromhex("020000000011"), "outside": bytes.fromhex("020000000022")}
+_ESTABLISHED, _UNANSWERED, _NEW = "established", "unanswered", "new"
+_OUT, _IN = "out", "in"
+_DROP_ALL = "{ type filter hook prerouting priority -400; policy drop; }"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rules", type=int, default=10_000)
-    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--runs", type=int, default=7)
 
 
 def run(arguments: argparse.Namespace) -> report.Result:
@@ -79,72 +74,31 @@ def run(arguments: argparse.Namespace) -> report.Result:
             for name, row in _loads(arguments.rules):
                 rows.setdefault(name, []).append(row)
             report.progress(f"run {number} of {arguments.runs}: loaded")
-        with node_kernel(state) as kernel:
-            for name, row in _packets(kernel, arguments.rules, arguments.runs):
-                rows.setdefault(name, []).append(row)
-    params = {"rules": arguments.rules, "runs": arguments.runs, "packets": _PACKETS}
+        for version in (4, 6):
+            with node_kernel(state) as kernel:
+                for name, row in _packets(kernel, version, arguments.rules, arguments.runs):
+                    rows.setdefault(name, []).append(row)
+    params = {
+        "rules": arguments.rules,
+        "runs": arguments.runs,
+        "slices_per_run": _ROUNDS,
+        "packets_per_slice": _SLICE,
+    }
     return report.result(
         "rules", params, [{"row": name, "runs": runs} for name, runs in rows.items()]
     )
 
 
 def table(result: report.Result) -> str:
-    """One line per row: medians of time and of the ratio to the row's peer."""
+    """One line per row: median and quartiles of time and of the ratio to the row's peer."""
     lines = []
     for row in result["rows"]:
+        unit = "us" if "us_per_packet" in row["runs"][0] else "ms"
         per = [r.get("us_per_packet", r["ms"]) for r in row["runs"]]
-        unit = "us/packet" if "us_per_packet" in row["runs"][0] else "ms"
         ratios = [r["ratio"] for r in row["runs"] if "ratio" in r]
-        ratio = f"{statistics.median(ratios):.2f}" if ratios else "-"
-        lines.append([row["row"], unit, report.spread(per, 2), ratio])
-    return report.columns(["row", "unit", "median / worst", "ratio to peer"], lines)
-
-
-def spec_with(count: int, backend: Backend, generation: int) -> InstanceSpec:
-    """A router whose ingress and egress rules are `count` together, half each.
-
-    A quarter of them each: ingress ports from anywhere, ingress ports from a prefix, refused
-    egress ports to a prefix, refused egress to single addresses.
-    """
-    public = [ip_address(f"203.0.113.{10 + n}") for n in range(_PUBLIC)]
-    quarter = count // 4
-    ingress: dict[Any, list[Rule]] = {address: [] for address in public}
-    for n in range(quarter):
-        port = PortRange(1000 + n // _PUBLIC, 1000 + n // _PUBLIC)
-        remote = ip_network((int(IPv4Address("100.64.0.0")) + n * 16, 28))
-        ingress[public[n % _PUBLIC]] += [
-            Rule(Protocol.TCP, port),
-            Rule(Protocol.UDP, PortRange(20_000 + n, 20_000 + n), remote),
-        ]
-    refused = []
-    for n in range((count - 2 * quarter + 1) // 2):
-        one = ip_network((int(IPv4Address("198.18.0.0")) + n, 32))
-        prefix = ip_network((int(IPv4Address("100.128.0.0")) + n * 16, 28))
-        refused += [Rule(remote=one), Rule(Protocol.TCP, PortRange(25, 25), prefix)]
-    network = Network(
-        "red",
-        "br-a",
-        (Subnet(ip_network("10.1.1.0/24"), ip_address(_GATEWAY)),),
-        egress=Egress(Verdict.ALLOW, tuple(refused[: count - 2 * quarter])),
-    )
-    router = Router(
-        "edge",
-        ("red",),
-        Uplink(
-            "br-up",
-            tuple(ip_interface(f"{address}/24") for address in public),
-            (ip_address(_OUTSIDE),),
-        ),
-        source_nat=(public[0],),
-        static_nat=tuple(
-            StaticNat(address, ip_address(f"10.1.1.{100 + n}"))
-            for n, address in enumerate(public[1:])
-        ),
-        ingress=tuple(Ingress(a, tuple(r)) for a, r in ingress.items() if r),
-        backend=backend,
-    )
-    zone = Desired((network,), (router,))
-    return instance_spec(zone, router, InstanceRef("edge", generation), 1)
+        lines.append([row["row"], unit, report.quartiles(per, 2), report.quartiles(ratios, 2)])
+    header = ["row", "unit", "median (quartiles)", "ratio to peer (quartiles)"]
+    return report.columns(header, lines)
 
 
 # --- loading ---------------------------------------------------------------------------------
@@ -153,30 +107,46 @@ def spec_with(count: int, backend: Backend, generation: int) -> InstanceSpec:
 def _loads(count: int) -> Iterator[tuple[str, dict[str, Any]]]:
     found = rules.find_tools()
     for backend in Backend:
-        spec = spec_with(count, backend, 1)
+        spec = spec_of(Shape.MIXED, count, backend, 4, 1)
         for fresh in (True, False):
             kind = f"load {backend} {'fresh' if fresh else 'replace'}"
-            plain = _plain_load(found, spec, fresh)
-            with _empty_namespace(found, None if fresh else spec):
-                begin = time.monotonic()
-                rules.load(found, spec, fresh)
-                took = _ms(begin)
-            yield f"{kind}: plain tool", {"ms": plain, "count": count}
-            yield f"{kind}: vrha", {"ms": took, "count": count, "ratio": round(took / plain, 3)}
+            before = None if fresh else spec
+            feeds = _feeds(found, spec, fresh)
+            with _empty_namespace(found, before):
+                plain = _times(lambda feeds=feeds: [_feed(*feed) for feed in feeds])
+            with _empty_namespace(found, before):
+                vrha = _times(lambda spec=spec, fresh=fresh: rules.load(found, spec, fresh))
+            for what, peer, took in zip(("", ", CPU"), plain, vrha, strict=True):
+                yield f"{kind}{what}: plain tool", {"ms": peer, "count": count}
+                ratio = round(took / peer, 3)
+                yield f"{kind}{what}: vrha", {"ms": took, "count": count, "ratio": ratio}
 
 
-def _plain_load(found: rules.RuleTools, spec: InstanceSpec, fresh: bool) -> float:
+def _feeds(
+    found: rules.RuleTools, spec: InstanceSpec, fresh: bool
+) -> list[tuple[list[str], bytes]]:
+    """What the plain tools are called with, and what they read."""
     if spec.router.backend is Backend.NFTABLES:
-        feeds = [([found.nft, "-f", "-"], nft_text(spec, fresh))]
-    else:
-        text4, text6 = iptables_texts(spec)
-        feeds = [([found.restore4], text4), ([found.restore6], text6)]
-    given = [(argv, text.encode()) for argv, text in feeds]
-    with _empty_namespace(found, None if fresh else spec):
-        begin = time.monotonic()
-        for argv, text in given:
-            subprocess.run(argv, input=text, check=True, timeout=120, capture_output=True)
-        return _ms(begin)
+        return [([found.nft, "-f", "-"], nft_text(spec, fresh).encode())]
+    text4, text6 = iptables_texts(spec)
+    return [([found.restore4], text4.encode()), ([found.restore6], text6.encode())]
+
+
+def _feed(argv: list[str], text: bytes) -> None:
+    subprocess.run(argv, input=text, check=True, timeout=120, capture_output=True)
+
+
+def _times(action: Callable[[], object]) -> tuple[float, float]:
+    """Milliseconds on the clock, and of CPU in this process and the programs it started."""
+    cpu, begin = _cpu_s(), time.monotonic()
+    action()
+    clock = time.monotonic() - begin
+    return round(clock * 1000, 3), round((_cpu_s() - cpu) * 1000, 3)
+
+
+def _cpu_s() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 @contextmanager
@@ -195,173 +165,204 @@ def _empty_namespace(found: rules.RuleTools, loaded: InstanceSpec | None) -> Ite
         os.close(home)
 
 
-def _ms(begin: float) -> float:
-    return round((time.monotonic() - begin) * 1000, 3)
-
-
 # --- packets ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Variant:
+    """One router. `ways` are the directions of its packets, `base` whether it is a peer there."""
+
     name: str
     spec: InstanceSpec
-    peer: str
-    packets: dict[str, int]
+    ways: tuple[str, ...] = (_OUT, _IN)
+    peer: str = ""
     bare: bool = False
 
 
-def _packets(kernel: NodeKernel, count: int, runs: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    machine("client", "br-a", f"{_CLIENT}/24")
-    machine("outside", "br-up", f"{_OUTSIDE}/24")
-    many, nft, ipt = f"{count} rules", Backend.NFTABLES, Backend.IPTABLES
-    variants = [
-        _Variant("no ruleset at all", spec_with(0, nft, 1), "", _PACKETS, bare=True),
-        _Variant("nftables, no rules", spec_with(0, nft, 2), "", _PACKETS),
-        _Variant(f"nftables, {many}", spec_with(count, nft, 3), "nftables, no rules", _PACKETS),
-        _Variant("iptables, no rules", spec_with(0, ipt, 4), "", _PACKETS),
+def _variants(version: int, count: int) -> list[_Variant]:
+    nft, ipt = Backend.NFTABLES, Backend.IPTABLES
+    found = [
+        _Variant("no table", spec_of(Shape.NONE, 0, nft, version, 1), bare=True),
+        _Variant("nftables, no rules", spec_of(Shape.NONE, 0, nft, version, 2), (_OUT,)),
+        _Variant("nftables, one rule", spec_of(Shape.ONE, 0, nft, version, 3), (_IN,)),
+    ]
+    for number, shape in enumerate((Shape.EXACT, Shape.MIXED, Shape.SPREAD)):
+        spec = spec_of(shape, count, nft, version, 4 + number)
+        found.append(_Variant(f"nftables, {count} {shape}", spec, peer="nftables"))
+    return [
+        *found,
+        _Variant("iptables, no rules", spec_of(Shape.NONE, 0, ipt, version, 7), (_OUT,)),
+        _Variant("iptables, one rule", spec_of(Shape.ONE, 0, ipt, version, 8), (_IN,)),
         _Variant(
-            f"iptables, {many}", spec_with(count, ipt, 5), "iptables, no rules", _SLOW_PACKETS
+            f"iptables, {count} mixed",
+            spec_of(Shape.MIXED, count, ipt, version, 9),
+            peer="iptables",
         ),
     ]
-    for variant in variants:
-        kernel.build(variant.spec)
-        if variant.bare:
-            with inside(namespace_name(variant.spec.ref)):
-                sh("nft flush ruleset")
-    cpus = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(cpus)})
-    try:
-        for number in range(runs):
-            for case in (SAME, NEW):
-                yield from _round(kernel, variants, case, number)
-            report.progress(f"run {number + 1} of {runs}: packets")
-    finally:
-        os.sched_setaffinity(0, cpus)
 
 
-def _round(
-    kernel: NodeKernel, variants: list[_Variant], case: str, number: int
+def _packets(
+    kernel: NodeKernel, version: int, count: int, runs: int
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """One measurement of each variant; the peers of the same round make the ratios."""
-    taken: dict[str, float] = {}
-    for variant in variants:
-        total = variant.packets[case]
-        with _speaking(kernel, variant.spec.ref):
-            slices = _send(kernel, variant.spec, case, total, number)
-        us = statistics.quantiles(slices, n=4)[0] * 1e6 / _SLICE
-        taken[variant.name] = us
-        row = {"ms": round(sum(slices) * 1000, 3), "count": total, "us_per_packet": round(us, 3)}
-        if variant.peer:
-            row["ratio"] = round(us / taken[variant.peer], 3)
-        yield f"packet {case}: {variant.name}", row
+    variants = _variants(version, count)
+    cpus = os.sched_getaffinity(0)
+    with ExitStack() as stack:
+        sockets = {name: stack.enter_context(_machine(name)) for name in _MAC}
+        for variant in variants:
+            _set_up(kernel, variant, version)
+        os.sched_setaffinity(0, {max(cpus)})
+        stack.callback(os.sched_setaffinity, 0, cpus)
+        lanes = {
+            case: [
+                _lane(sockets, variant, case) for variant in variants if case.way in variant.ways
+            ]
+            for case in itertools.starmap(
+                _Case, itertools.product((version,), (_OUT, _IN), (_ESTABLISHED, _UNANSWERED, _NEW))
+            )
+        }
+        for number in range(1, runs + 1):
+            for case, side_by_side in lanes.items():
+                yield from _round(kernel, sockets, side_by_side, case)
+            report.progress(f"run {number} of {runs}: packets of IPv{version}")
 
 
 @contextmanager
-def _speaking(kernel: NodeKernel, ref: InstanceRef) -> Iterator[None]:
-    kernel.unmute(ref)
-    kernel.announce(ref, delays_ms=(0,))
+def _machine(name: str) -> Iterator[socket.socket]:
+    """A machine that drops what it gets, and a socket for frames on its port."""
+    machine(name, "br-a" if name == "client" else "br-up")
     try:
-        yield
+        sh(f"ip -n {name} link set e0 address {_MAC[name].hex(':')}")
+        with inside(name):
+            sh("nft add table inet deaf")
+            sh(f"nft add chain inet deaf ears {_DROP_ALL}")
+            sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        with sock:
+            with inside(name):
+                sock.bind(("e0", 0))
+            yield sock
     finally:
-        kernel.mute(ref)
+        sh(f"ip link delete p-{name}")
+        sh(f"ip netns delete {name}")
 
 
-def _send(
-    kernel: NodeKernel, spec: InstanceSpec, case: str, total: int, number: int
-) -> list[float]:
-    """Seconds of each slice of `total` packets; raises when some did not come out."""
-    port = next(p for p in spec.ports if not p.is_uplink)
-    mac = bytes.fromhex(port.mac.replace(":", ""))
-    target = IPv4Address(f"192.0.2.{number % 250 + 1}")
-    count = total if case == NEW else 1
-    frames = [_frame(mac, target, 1024 + n) for n in range(count)]
-    with inside("client"):
-        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-        sock.bind(("e0", 0))
-    with sock:
-        _warm_up(kernel, spec, sock, _frame(mac, target, 1023))
-        batches = _Batches(sock, frames, total)
-        before = _sent(kernel, spec)
-        slices = [batches.send_slice() for _ in range(total // _SLICE)]
-    passed = _sent(kernel, spec) - before
-    if passed < total:
-        raise PreconditionError("bench-lost", f"{passed} of {total} packets came out of {spec.ref}")
-    return slices
+def _set_up(kernel: NodeKernel, variant: _Variant, version: int) -> None:
+    """Build the router and let it speak; nobody will ever ask it for a MAC address."""
+    kernel.build(variant.spec)
+    with inside(namespace_name(variant.spec.ref)):
+        if variant.bare:
+            sh("nft flush ruleset")
+        for port, address, name in (
+            ("u0", gateway(version), "outside"),
+            ("n0", client(version), "client"),
+            ("n0", client(version, 1), "client"),
+        ):
+            mac = _MAC[name].hex(":")
+            sh(f"ip neigh replace {address} lladdr {mac} dev {port} nud permanent")
+    kernel.unmute(variant.spec.ref)
+    kernel.announce(variant.spec.ref, delays_ms=(0,))
 
 
-def _sent(kernel: NodeKernel, spec: InstanceSpec) -> int:
-    return kernel.counters(spec.ref)["u0"]["tx_packets"]
+@dataclass(frozen=True)
+class _Case:
+    """Packets of one family, one way, of one kind of flow."""
+
+    version: int
+    way: str
+    flow: str
+
+    @property
+    def sender(self) -> str:
+        return "client" if self.way == _OUT else "outside"
+
+    def packet(self, variant: _Variant, number: int) -> Udp:
+        """The packet of flow `number`."""
+        version, port = self.version, 1024 + number % 60_000
+        mac = _port_mac(variant.spec, "n0" if self.way == _OUT else "u0")
+        if self.way == _OUT:
+            return Udp(mac, _MAC["client"], client(version), far(version), port, 9)
+        target = client(version, 1) if variant.bare else admitted(version)
+        return Udp(mac, _MAC["outside"], far(version), target, port, INGRESS_PORT)
+
+    def answer(self, variant: _Variant, number: int) -> Udp:
+        """What the other end answers to it."""
+        asked = self.packet(variant, number)
+        version = self.version
+        if self.way == _OUT:
+            translated = version == 4 and not variant.bare
+            back = public(4) if translated else client(version)
+            mac = _port_mac(variant.spec, "u0")
+            return Udp(mac, _MAC["outside"], far(version), back, 9, asked.source_port)
+        mac = _port_mac(variant.spec, "n0")
+        source = client(version, 1)
+        return Udp(mac, _MAC["client"], source, far(version), INGRESS_PORT, asked.source_port)
 
 
-def _warm_up(kernel: NodeKernel, spec: InstanceSpec, sock: socket.socket, frame: bytes) -> None:
-    """Send until the router has found its gateway's MAC and packets come out."""
-    until = time.monotonic() + 5
-    while time.monotonic() < until:
-        before = _sent(kernel, spec)
-        for _ in range(50):
-            sock.send(frame)
-        if _sent(kernel, spec) - before >= 50:
-            return
-        time.sleep(0.01)
-    raise PreconditionError("bench-lost", f"{spec.ref} forwards nothing")
+def _port_mac(spec: InstanceSpec, name: str) -> bytes:
+    mac = next(port.mac for port in spec.ports if port.name == name)
+    return bytes.fromhex(mac.replace(":", ""))
 
 
-def _frame(mac: bytes, target: IPv4Address, source_port: int) -> bytes:
-    """An Ethernet frame with a UDP packet of 18 bytes of payload, without UDP checksum."""
-    payload = bytes(18)
-    udp = struct.pack("!HHHH", source_port, 9, 8 + len(payload), 0) + payload
-    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0)
-    head += IPv4Address(_CLIENT).packed + target.packed
-    total = sum(struct.unpack("!10H", head))
-    total = (total & 0xFFFF) + (total >> 16)
-    checksum = struct.pack("!H", ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF)
-    head = head[:10] + checksum + head[12:]
-    return mac + b"\x02\0\0\0\0\x77" + b"\x08\0" + head + udp
+@dataclass(frozen=True)
+class _Lane:
+    """One router and the packets of one case that are meant for it, slice by slice."""
+
+    variant: _Variant
+    slices: list[Frames]
 
 
-class _IoVec(ctypes.Structure):
-    _fields_ = (("base", ctypes.c_char_p), ("length", ctypes.c_size_t))
-
-
-class _MsgHdr(ctypes.Structure):
-    _fields_ = (
-        ("name", ctypes.c_void_p),
-        ("name_length", ctypes.c_uint32),
-        ("iov", ctypes.POINTER(_IoVec)),
-        ("iov_length", ctypes.c_size_t),
-        ("control", ctypes.c_void_p),
-        ("control_length", ctypes.c_size_t),
-        ("flags", ctypes.c_int),
+def _lane(sockets: dict[str, socket.socket], variant: _Variant, case: _Case) -> _Lane:
+    sock = sockets[case.sender]
+    if case.flow != _NEW:
+        return _Lane(variant, [Frames(sock, [case.packet(variant, 0).frame()] * _SLICE)] * _ROUNDS)
+    flows = [range(n * _SLICE, (n + 1) * _SLICE) for n in range(_ROUNDS)]
+    return _Lane(
+        variant,
+        [Frames(sock, [case.packet(variant, 1 + flow).frame() for flow in part]) for part in flows],
     )
 
 
-class _MMsgHdr(ctypes.Structure):
-    _fields_ = (("header", _MsgHdr), ("length", ctypes.c_uint))
+def _round(
+    kernel: NodeKernel, sockets: dict[str, socket.socket], lanes: list[_Lane], case: _Case
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """One run: slices of each router in turn. The peers of the same run make the ratios."""
+    for lane in lanes:
+        _flush(lane.variant)
+        if case.flow == _ESTABLISHED:
+            _exchange(sockets, lane.variant, case)
+    before = [_came_out(kernel, lane.variant, case) for lane in lanes]
+    taken: list[list[float]] = [[] for _ in lanes]
+    for number in range(_ROUNDS):
+        for lane, found in zip(lanes, taken, strict=True):
+            found.append(lane.slices[number].send())
+    peers: dict[str, float] = {}
+    for lane, start, found in zip(lanes, before, taken, strict=True):
+        variant = lane.variant
+        passed = _came_out(kernel, variant, case) - start
+        if passed < _ROUNDS * _SLICE:
+            raise PreconditionError(
+                "bench-lost", f"{case}: {variant.name} let only {passed} packets out"
+            )
+        us = statistics.quantiles(found, n=4)[0]
+        ms = round(sum(found) * _SLICE / 1000, 3)
+        row = {"ms": ms, "count": _ROUNDS * _SLICE, "us_per_packet": round(us, 4)}
+        if variant.peer:
+            row["ratio"] = round(us / peers[variant.peer], 4)
+        else:
+            peers[variant.name.partition(",")[0]] = us
+        yield f"IPv{case.version} {case.way}, {case.flow}: {variant.name}", row
 
 
-class _Batches:
-    """Frames in the form of sendmmsg(2), so that Python's own time per packet is negligible."""
+def _exchange(sockets: dict[str, socket.socket], variant: _Variant, case: _Case) -> None:
+    there, back = ("client", "outside") if case.way == _OUT else ("outside", "client")
+    sockets[there].send(case.packet(variant, 0).frame())
+    sockets[back].send(case.answer(variant, 0).frame())
 
-    def __init__(self, sock: socket.socket, frames: list[bytes], total: int) -> None:
-        self._fd = sock.fileno()
-        self._vectors = (_IoVec * len(frames))(*[_IoVec(f, len(f)) for f in frames])
-        self._messages = (_MMsgHdr * total)()
-        for message, index in zip(
-            self._messages, itertools.cycle(range(len(frames))), strict=False
-        ):
-            message.header.iov = ctypes.pointer(self._vectors[index])
-            message.header.iov_length = 1
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self._next = ctypes.addressof(self._messages)
 
-    def send_slice(self) -> float:
-        """Send the next slice; the seconds that it took. Raises OSError."""
-        end = self._next + _SLICE * ctypes.sizeof(_MMsgHdr)
-        begin = time.monotonic()
-        while self._next < end:
-            sent = self._libc.sendmmsg(self._fd, ctypes.c_void_p(self._next), _BATCH, 0)
-            if sent <= 0:
-                raise OSError(ctypes.get_errno(), "sendmmsg")
-            self._next += sent * ctypes.sizeof(_MMsgHdr)
-        return time.monotonic() - begin
+def _flush(variant: _Variant) -> None:
+    with inside(namespace_name(variant.spec.ref)):
+        sh("conntrack -F")
+
+
+def _came_out(kernel: NodeKernel, variant: _Variant, case: _Case) -> int:
+    port = "u0" if case.way == _OUT else "n0"
+    return kernel.counters(variant.spec.ref)[port]["tx_packets"]

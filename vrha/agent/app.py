@@ -6,6 +6,7 @@ forwards on, and the next agent adopts what it finds.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -21,6 +22,7 @@ from vrha.agent.warm import warm_up
 from vrha.bus import topology
 from vrha.bus.consumer import Consumer, Headers
 from vrha.bus.publisher import Publisher
+from vrha.config.lock import sole_user
 from vrha.config.settings import AgentSettings
 from vrha.errors import InputError, UnreachableError, VrhaError
 from vrha.linux.node import NodeKernel
@@ -39,12 +41,19 @@ class Agent:
     """One agent. `run` returns when `stop` is set."""
 
     def __init__(self, settings: AgentSettings) -> None:
-        """Raises PreconditionError when the machine or the state folder does not serve."""
+        """Raises PreconditionError when the machine or the state folder does not serve.
+
+        Raises RefusedError (`already-running`) when another agent works on the state folder.
+        """
         warm_up()
         self._node = settings.node
         self._inventory_s = settings.inventory_s
         self._life = f"{Path('/proc/sys/kernel/random/boot_id').read_text()[:8]}-{uuid.uuid4().hex}"
+        self._held = contextlib.ExitStack()
         self._kernel = NodeKernel(settings.state_dir)
+        self._held.callback(self._kernel.close)
+        # Before the epochs are read: another agent could raise them meanwhile.
+        self._held.enter_context(sole_user(settings.state_dir, "agent"))
         self._epochs = Epochs(settings.state_dir / "epochs.json")
         self._executor = Executor(self._node, self._kernel, self._epochs)
         self._kernel_lock = threading.Lock()
@@ -75,7 +84,7 @@ class Agent:
             watcher.join(timeout=5)
             self._reports.close()
             self._inventories.close()
-            self._kernel.close()
+            self._held.close()
 
     def _take(self, body: bytes, headers: Headers) -> None:
         """One command. Raises InputError for what is none; the bus sets it aside."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vrha.agent.epochs import Epochs
-from vrha.errors import InputError, VrhaError
+from vrha.errors import InputError, StepError, VrhaError
 from vrha.linux.build import Timings
 from vrha.linux.node import NodeKernel
 from vrha.model.messages import CheckIn, Command, Message, Outcome, StepReport
@@ -60,7 +60,7 @@ def _announce(kernel: NodeKernel, step: Step) -> Timings:
 
 def _configure(kernel: NodeKernel, step: Step) -> Timings:
     assert isinstance(step, Configure)
-    return kernel.configure(step.spec)
+    return kernel.configure(step.spec, step.previous)
 
 
 def _destroy(kernel: NodeKernel, step: Step) -> Timings:
@@ -123,8 +123,8 @@ class Executor:
             return _report(command, 0, Outcome.REFUSED, code, detail)
         try:
             self.epochs.raise_to(command.router, mark)
-        except OSError as error:
-            return _report(command, 0, Outcome.REFUSED, "state-not-written", str(error))
+        except StepError as error:
+            return _report(command, 0, Outcome.FAILED, error.code, error.message)
         return None
 
     def _take(

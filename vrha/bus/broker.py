@@ -33,6 +33,7 @@ USER = "vrha"
 _MARK = "VRHA_BROKER"
 _RECORD = "broker.json"
 _STOP_TIMEOUT = 15.0
+_ADOPT_TIMEOUT = 15.0
 _PROGRESS_EVERY = 2.0
 
 
@@ -138,6 +139,23 @@ class PrivateBroker:
             _end_marked(record)
             self._collect()
             raise
+
+    def resume(self, timeout: float = 60.0) -> None:
+        """Use the node that a killed predecessor has left running, else start one.
+
+        One that does not answer is ended first. The caller makes sure that the predecessor is
+        gone. Raises what `start` raises.
+        """
+        record = _load(self.folder)
+        if record is not None and record.process is not None and record.process.alive:
+            process, deadline = record.process, time.monotonic() + min(timeout, _ADOPT_TIMEOUT)
+            try:
+                self._inside(lambda: self._wait_ready(record, process, deadline))
+                return
+            except VrhaError as error:
+                self._progress(f"the RabbitMQ that was left running is ended: {error.message}")
+                self.kill()
+        self.start(timeout)
 
     def stop(self, timeout: float = _STOP_TIMEOUT) -> None:
         """End the node cleanly, by force after `timeout` seconds; its data stay."""
@@ -372,10 +390,16 @@ def _save(folder: Path, record: _Record) -> None:
 def _load(folder: Path) -> _Record | None:
     try:
         raw = json.loads((folder / _RECORD).read_text())
+        process = raw.pop("process")
+        return _Record(**raw, process=ProcessId(**process) if process else None)
     except FileNotFoundError:
         return None
-    process = raw.pop("process")
-    return _Record(**raw, process=ProcessId(**process) if process else None)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise PreconditionError(
+            "state-damaged",
+            f"{folder / _RECORD} is damaged: {error}",
+            f"End what still runs in {folder}, then remove that folder: a new broker is made.",
+        ) from error
 
 
 def _last_words(folder: Path, lines: int = 12) -> str:

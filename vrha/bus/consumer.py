@@ -23,7 +23,7 @@ from kombu import Queue
 
 from vrha.bus.connection import Link, backoff, describe, endpoints
 from vrha.bus.topology import MAX_DOWN
-from vrha.errors import InputError
+from vrha.errors import InputError, VrhaError
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,8 @@ STOP_GRACE_S = 2.0
 """How long `run` waits at its end for the handler to finish."""
 _TICK_S = 0.25
 """How often the stop flag and the heartbeats are looked at; messages do not wait for it."""
+_SAY_AGAIN_S = 30.0
+"""How often a broker that stays away is mentioned."""
 _RETRY_S = 0.1
 """Pause before a message whose handler failed goes back; doubles with every delivery."""
 _STALL_S = 5.0
@@ -112,6 +114,7 @@ class Consumer:
         worker = _Worker(self._handler, self._max_bytes)
         pauses = backoff()
         turn = 0
+        said: dict[str, float] = {}
         try:
             while not stop.is_set():
                 endpoint = self._endpoints[turn % len(self._endpoints)]
@@ -119,13 +122,22 @@ class Consumer:
                 try:
                     self._consume(Link(endpoint, self._heartbeat_s), worker, stop)
                 except Exception as error:
-                    log.warning("%s", describe(error, endpoint))
+                    said = self._complain(describe(error, endpoint), said)
                 if self.connected:
+                    said = {}
                     pauses = backoff()
                     self._connected.clear()
                 stop.wait(next(pauses))
         finally:
             worker.close()
+
+    def _complain(self, trouble: str, said: dict[str, float]) -> dict[str, float]:
+        """Log what is new, and what goes on once in a while; what was said when."""
+        now = monotonic()
+        if now - said.get(trouble, -_SAY_AGAIN_S) < _SAY_AGAIN_S:
+            return said
+        log.warning("%s; trying again", trouble)
+        return {**said, trouble: now}
 
     def _consume(self, link: Link, worker: _Worker, stop: threading.Event) -> None:
         session = _Session(link, worker, self.counts)
@@ -280,6 +292,10 @@ class _Worker:
                 "message %s refused: %s [%s]", headers.message_id, error.message, error.code
             )
             return _Verdict.REFUSED
+        except VrhaError as error:
+            # Known trouble (a full disk, say) explains itself; a traceback would hide it.
+            log.error("message %s failed: %s", headers.message_id, error)
+            return _Verdict.FAILED
         except Exception:
             log.exception("message %s failed", headers.message_id)
             return _Verdict.FAILED

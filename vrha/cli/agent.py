@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from vrha.cli.daemon import log_to_stderr, stop_on_signals
+from vrha.cli.daemon import await_file, log_to_stderr, stop_on_signals
 
 
 @click.group()
@@ -17,7 +17,7 @@ def agent() -> None:
 @agent.command("run")
 @click.option(
     "--config",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     default=Path("/etc/vrha/agent.toml"),
     show_default=True,
     help="Settings file.",
@@ -26,11 +26,14 @@ def agent() -> None:
 def run(config: Path, verbose: bool) -> None:
     """Carry out commands on this node until SIGTERM.
 
-    The routers of this node forward on when the agent stops; the next agent adopts them.
+    The routers of this node forward on when the agent stops; the next agent adopts them. It
+    waits for a `bus.url_file` that is not there yet: a private broker writes it when it is ready.
     """
     from vrha.agent.app import Agent
     from vrha.config.settings import load_agent
 
     log_to_stderr(verbose)
     stop = stop_on_signals()
-    Agent(load_agent(config)).run(stop)
+    settings = load_agent(config)
+    if await_file(settings.bus.url_file, stop):
+        Agent(settings).run(stop)

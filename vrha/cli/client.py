@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 from contextlib import closing
@@ -37,6 +38,14 @@ T = TypeVar("T")
 
 CONNECT_SECONDS = 2.0
 ANSWER_SECONDS = 30.0
+_HINTS = {
+    errno.ENOENT: "Start it (`systemctl start vrha-orchestrator`), or name the socket of one that"
+    " runs by --socket or VRHA_SOCKET.",
+    errno.ECONNREFUSED: "It has ended: start it (`systemctl start vrha-orchestrator`), or name"
+    " the socket of one that runs by --socket or VRHA_SOCKET.",
+    errno.EACCES: "This user may not open the socket: run it by sudo.",
+}
+"""What to do when the socket cannot be connected, by errno."""
 _ERRORS: dict[int, type[VrhaError]] = {
     404: NotFoundError,
     409: RefusedError,
@@ -133,7 +142,8 @@ class Client:
             try:
                 connection.connect()
             except OSError as error:
-                raise self._unreachable("orchestrator-unreachable", error.strerror) from error
+                what = error.strerror or "does not answer"
+                raise self._unreachable("orchestrator-unreachable", what, error.errno) from error
             try:
                 connection.request(method, path, body, headers)
                 answer = connection.getresponse()
@@ -150,12 +160,9 @@ class Client:
                 what = "the connection broke before the answer"
                 raise self._unreachable("orchestrator-unreachable", what) from error
 
-    def _unreachable(self, code: str, what: str | None) -> UnreachableError:
-        return UnreachableError(
-            code,
-            f"orchestrator at {self._socket_path}: {what or 'does not answer'}",
-            "Is vrha-orchestrator running, and may this user open its socket? See `vrha doctor`.",
-        )
+    def _unreachable(self, code: str, what: str, number: int | None = None) -> UnreachableError:
+        hint = _HINTS.get(number or 0, "Its log says why: `journalctl -u vrha-orchestrator`.")
+        return UnreachableError(code, f"orchestrator at {self._socket_path}: {what}", hint)
 
     def _read(self, kind: type[T], answer: _Answer) -> T:
         if answer.status < 300:

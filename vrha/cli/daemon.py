@@ -6,9 +6,16 @@ import logging
 import signal
 import sys
 import threading
+import time
+from pathlib import Path
 from types import FrameType
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+_LOOK_S, _REMIND_S = 0.2, 60.0
+
+log = logging.getLogger(__name__)
 
 
 def log_to_stderr(verbose: bool) -> None:
@@ -30,3 +37,15 @@ def stop_on_signals() -> threading.Event:
     signal.signal(signal.SIGTERM, handle)
     signal.signal(signal.SIGINT, handle)
     return stop
+
+
+def await_file(path: Path | None, stop: threading.Event) -> bool:
+    """Wait until `path` exists, if one is given; False when `stop` was set meanwhile."""
+    remind = 0.0
+    while path is not None and not path.exists():
+        if time.monotonic() >= remind:
+            remind = time.monotonic() + _REMIND_S
+            log.warning("waiting for %s", path)
+        if stop.wait(_LOOK_S):
+            return False
+    return True

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import time
 from dataclasses import asdict
 
 import click
 
+from vrha.cli.client import Client
 from vrha.errors import InputError, VrhaError
-from vrha.lab.life import remove
+from vrha.lab.life import check_root, remove
 from vrha.lab.scenario import scenario_names
 from vrha.lab.state import lab_names
 from vrha.lab.zone import Lab, LabStatus
+
+_AGENTS_S = 20.0
 
 _NAME = click.option("--name", default="lab", show_default=True, help="Name of the lab.")
 
@@ -38,10 +42,13 @@ def up(scenario: str, name: str, no_daemons: bool) -> None:
     """
     # An end by SIGTERM must clean up as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    made = Lab.up(scenario, name=name, progress=_say)
+    # Until the end the lab is ours and ends with us, also by kill -9.
+    made = Lab.up(scenario, name=name, progress=_say, ephemeral=True)
     try:
         if not no_daemons:
             made.start_daemons(progress=_say)
+            _await_agents(made)
+        made.keep()
     except BaseException:
         made.down()
         raise
@@ -53,12 +60,25 @@ def up(scenario: str, name: str, no_daemons: bool) -> None:
     click.echo(f"  remove:        vrha lab down{option}")
 
 
+def _await_agents(made: Lab) -> None:
+    """Wait until every agent was heard: who applies at once gets its routers on all nodes."""
+    client = Client(str(made.socket))
+    deadline = time.monotonic() + _AGENTS_S
+    while time.monotonic() < deadline:
+        heard = {event.node for event in client.events() if event.kind == "agent-started"}
+        if heard >= set(made.nodes):
+            return
+        time.sleep(0.05)
+    _say("not every agent was heard yet; `vrha events` and the logs tell more")
+
+
 @lab.command(name="exec", context_settings={"ignore_unknown_options": True})
 @click.argument("host")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @_NAME
 def exec_(host: str, command: tuple[str, ...], name: str) -> None:
     """Run COMMAND on HOST, a machine or node of the lab; write `--` before COMMAND."""
+    check_root()
     try:
         child = Lab.find(name).exec(host, command)
     except (FileNotFoundError, PermissionError) as error:
@@ -75,6 +95,7 @@ def exec_(host: str, command: tuple[str, ...], name: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 def status(name: str, as_json: bool) -> None:
     """Show what a lab holds and what of it is alive."""
+    check_root()
     found = Lab.find(name).status()
     click.echo(json.dumps(asdict(found), indent=2) if as_json else _describe(found))
 
@@ -95,6 +116,7 @@ def _describe(found: LabStatus) -> str:
 @click.option("--all", "every", is_flag=True, help="All labs of this machine.")
 def down(name: str, every: bool) -> None:
     """Remove a lab, also a crashed one: its processes, namespaces and files, nothing else."""
+    check_root()
     names = lab_names() if every else [name]
     problems: list[VrhaError] = []
     for each in names:

@@ -70,7 +70,7 @@ def show_network(settings: Settings, name: str) -> None:
 @click.option(
     "--timeout",
     type=duration,
-    default="60s",
+    default="90s",
     show_default=True,
     help="How long to wait; the run goes on afterwards.",
 )

@@ -30,7 +30,7 @@ def orchestrator() -> None:
 @orchestrator.command("run")
 @click.option(
     "--config",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     default=Path("/etc/vrha/orchestrator.toml"),
     show_default=True,
     help="Settings file.",
@@ -43,15 +43,19 @@ def run(config: Path, verbose: bool) -> None:
     """
     from vrha.api.app import create_app
     from vrha.api.server import listen, serve
+    from vrha.config.lock import sole_user
     from vrha.config.settings import load_orchestrator
     from vrha.orchestrator.app import Orchestrator
 
     log_to_stderr(verbose)
     stop = stop_on_signals()
     settings = load_orchestrator(config)
-    with _broker(settings) as urls:
-        daemon = Orchestrator(settings, urls)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(sole_user(settings.state_dir, "orchestrator"))
+        # Before the broker, which takes seconds to start: a socket in use is told at once.
         listener = listen(settings.api.socket)
+        stack.callback(listener.close)
+        daemon = Orchestrator(settings, stack.enter_context(_broker(settings)))
         api = threading.Thread(
             target=serve,
             args=(create_app(daemon.service), settings.api.socket, stop, listener),
@@ -74,11 +78,23 @@ def _broker(settings: OrchestratorSettings) -> Iterator[tuple[str, ...]]:
         return
     from vrha.bus.broker import PrivateBroker
 
-    with PrivateBroker(settings.state_dir / "broker", progress=log.info) as broker:
+    broker = PrivateBroker(settings.state_dir / "broker", progress=log.info)
+    try:
+        broker.resume()
         url_file = settings.state_dir / URL_FILE
-        url_file.touch(mode=0o600)
-        url_file.write_text(broker.url + "\n")
+        _write_secret(url_file, broker.url + "\n")
         try:
             yield (broker.url,)
         finally:
             url_file.unlink(missing_ok=True)
+    finally:
+        broker.stop()
+
+
+def _write_secret(path: Path, text: str) -> None:
+    """Readers see all of it or nothing."""
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.unlink(missing_ok=True)
+    fresh.touch(mode=0o600)
+    fresh.write_text(text)
+    fresh.replace(path)

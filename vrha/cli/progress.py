@@ -94,8 +94,8 @@ def demand_done(runs: Sequence[RunView]) -> None:
     )
 
 
-def _why(run: RunView) -> str:
-    words = [clean(run.status).replace("_", " "), clean(run.reason), clean(run.detail)]
+def _why(run: RunView, took: str = "") -> str:
+    words = [clean(run.status).replace("_", " ") + took, clean(run.reason), clean(run.detail)]
     return ": ".join(word for word in words if word)
 
 
@@ -105,6 +105,11 @@ def _next_steps(failed: Sequence[RunView]) -> list[str]:
         for run in failed
         if run.leftovers
     ]
+    if any(run.reason in ("no-answer", "no-check-in") for run in failed):
+        lines.append(
+            "An answer that does not come: `vrha node list` shows whether the agent is heard;"
+            " if none is, look at the broker."
+        )
     return [*lines, f"`vrha run show {failed[0].id}` shows which step failed."]
 
 
@@ -115,14 +120,14 @@ def summary(run: RunView) -> str:
         begin, end = map(datetime.fromisoformat, (run.started_at, run.ended_at))
         took = f" after {(end - begin).total_seconds():.2f} s"
     if run.status is not RunStatus.DONE:
-        return f"run {run.id} {_why(run)}{took}"
-    now = f", {run.old} gave way to {run.new}" if run.old and run.new else ""
+        return f"run {run.id} {_why(run, took)}"
+    now = f", {run.old} gave way to {run.new}" if run.old and run.new not in ("", run.old) else ""
     return f"run {run.id} done{took}: {run.kind} of router {run.router}{now}"
 
 
 def headline(run: RunView) -> str:
     """What the run is about, in one line."""
-    change = " -> ".join(name for name in (run.old, run.new) if name)
+    change = " -> ".join(dict.fromkeys(name for name in (run.old, run.new) if name))
     by = f" by strategy {run.strategy}" if run.strategy else ""
     about = f": {change}" if change else ""
     return f"run {run.id}: {run.kind} of router {run.router}{by}{about}"

@@ -8,6 +8,11 @@ from vrha.config.drafts import NetworkDraft, Placed, RouterDraft, UplinkDraft, p
 from vrha.config.place import Place
 from vrha.config.values import usable_in
 from vrha.model.spec import Address, Cidr, Node, PortForward, Subnet
+from vrha.render.dnsmasq import SHORTEST_DHCP6
+from vrha.render.rules import MAX_FORWARDED_PORTS
+
+MAX_ROUTER_RULES = 50_000
+"""Most rules of one router with those of its networks: its command stays below 16 MiB."""
 
 
 def check(networks: list[NetworkDraft], routers: list[RouterDraft], nodes: Placed[Node]) -> None:
@@ -47,9 +52,18 @@ def _hosts(network: NetworkDraft) -> None:
     if not network.whole:
         return
     subnets = plain(network.subnets)
+    for place, subnet in network.subnets:
+        if subnet.dhcp and _too_short(subnet):
+            place.wrong(
+                f"no DHCPv6 in {subnet.cidr}; the prefix must be /{SHORTEST_DHCP6} or longer"
+            )
     for place, host in network.hosts:
         for one in host.addresses:
             _host_address(place, one, subnets)
+
+
+def _too_short(subnet: Subnet) -> bool:
+    return subnet.cidr.version == 6 and subnet.cidr.prefixlen < SHORTEST_DHCP6
 
 
 def _host_address(place: Place, one: Address, subnets: Iterable[Subnet]) -> None:
@@ -60,6 +74,10 @@ def _host_address(place: Place, one: Address, subnets: Iterable[Subnet]) -> None
         place.wrong(f"address {one} is the gateway's")
     elif not usable_in(one, home.cidr):
         place.wrong(f"address {one} is the network or broadcast address of {home.cidr}")
+    elif _too_short(home):
+        place.wrong(
+            f"address {one}: no DHCPv6 in {home.cidr}, which is shorter than /{SHORTEST_DHCP6}"
+        )
 
 
 def _overlaps(found: Placed[Subnet]) -> None:
@@ -90,6 +108,7 @@ def _router(router: RouterDraft, networks: Placed[NetworkDraft]) -> None:
     known = len(networks) == len(router.networks) and all(n.whole for _, n in networks)
     subnets = [placed for _, network in networks for placed in network.subnets]
     _across_networks(networks)
+    _size(router, plain(networks))
     if router.uplink is None:
         _no_uplink(router)
     else:
@@ -102,6 +121,15 @@ def _router(router: RouterDraft, networks: Placed[NetworkDraft]) -> None:
     if known:
         _private(router, [s for _, s in subnets])
         _routes(router, [s for _, s in subnets])
+
+
+def _size(router: RouterDraft, networks: Iterable[NetworkDraft]) -> None:
+    rules = sum(len(ingress.rules) for _, ingress in router.ingress)
+    rules += sum(len(network.egress.rules) for network in networks)
+    if rules > MAX_ROUTER_RULES:
+        router.place.wrong(
+            f"{rules} rules with those of its networks; a router has at most {MAX_ROUTER_RULES}"
+        )
 
 
 def _across_networks(networks: Placed[NetworkDraft]) -> None:
@@ -178,6 +206,8 @@ def _port_forwards(router: RouterDraft, uplink: UplinkDraft) -> None:
             place.wrong(f"{forward.public} is translated as a whole by static NAT")
         key = (forward.public, forward.protocol.value)
         groups.setdefault(key, []).append((place, forward))
+    for version in (4, 6):
+        _forwarded_ports(router, version)
     for group in groups.values():
         group.sort(key=lambda placed: placed[1].ports)
         widest = group[0]
@@ -186,6 +216,21 @@ def _port_forwards(router: RouterDraft, uplink: UplinkDraft) -> None:
                 place.wrong(f"ports {forward.ports} overlap {widest[1].ports} of {_at(widest[0])}")
             if forward.ports.last > widest[1].ports.last:
                 widest = (place, forward)
+
+
+def _forwarded_ports(router: RouterDraft, version: int) -> None:
+    """Every forwarded port is an element of its own in the router's rules."""
+    ports = 0
+    for place, forward in router.port_forwards:
+        if forward.public.version != version:
+            continue
+        ports += len(forward.ports)
+        if ports > MAX_FORWARDED_PORTS:
+            place.wrong(
+                f"more than {MAX_FORWARDED_PORTS} IPv{version} ports are forwarded;"
+                " use static NAT for an address of which all ports are wanted"
+            )
+            return
 
 
 def _ingress(router: RouterDraft, uplink: UplinkDraft, subnets: list[Subnet]) -> None:

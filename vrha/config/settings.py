@@ -31,6 +31,7 @@ from vrha.model.runs import Strategy
 ORCHESTRATOR_FILE = Path("/etc/vrha/orchestrator.toml")
 AGENT_FILE = Path("/etc/vrha/agent.toml")
 ENVIRONMENT_PREFIX = "VRHA_"
+_SETTINGS_HINT = "docs/operating.md shows settings that work; --config names another file."
 
 
 def _name(value: str) -> str:
@@ -168,7 +169,7 @@ def _load(kind: type[S], path: Path | None, default: Path, environment: Mapping[
             key = ".".join(str(part) for part in problem["loc"])
             source = f"environment {overridden[key]}" if key in overridden else str(file)
             lines.append(f"{source}: {key + ': ' if key else ''}{_words(problem)}")
-        raise InputError("settings-invalid", "\n".join(lines)) from None
+        raise InputError("settings-invalid", "\n".join(lines), _SETTINGS_HINT) from None
 
 
 def _words(problem: Any) -> str:
@@ -176,6 +177,8 @@ def _words(problem: Any) -> str:
         return "unknown key"
     if problem["type"] == "missing":
         return "is missing"
+    if problem["type"] == "tuple_type":
+        return 'must be a list: ["..."]'
     return str(problem["msg"]).removeprefix("Value error, ")
 
 
@@ -184,10 +187,11 @@ def _read(file: Path) -> dict[str, Any]:
         with file.open("rb") as stream:
             return tomllib.load(stream)
     except OSError as error:
-        raise InputError("settings-invalid", f"{file}: {error.strerror}") from error
+        hint = "Run it by sudo." if isinstance(error, PermissionError) else _SETTINGS_HINT
+        raise InputError("settings-invalid", f"{file}: {error.strerror}", hint) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         # The text of the error names line and column; it does not quote the file.
-        raise InputError("settings-invalid", f"{file}: not TOML: {error}") from None
+        raise InputError("settings-invalid", f"{file}: not TOML: {error}", _SETTINGS_HINT) from None
 
 
 def _override(

@@ -41,7 +41,7 @@ def _rolled_back(run: Run, state: RouterState) -> RouterState:
     if again:
         return replace(state, failed=f"{NOT_RESTORED}: {run.reason}: {run.detail}")
     if run.kind is RunKind.CREATE:
-        return replace(state, node="", failed=f"{run.reason}: {run.detail}")
+        return replace(state, failed=f"{run.reason}: {run.detail}")
     return state
 
 

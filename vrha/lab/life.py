@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from vrha.lab.scenario import Scenario
 
 BUILD_TIMEOUT = 30.0
 _DOWN_TIMEOUT = 15.0
+_ENDINGS = (signal.SIGINT, signal.SIGTERM)
 _STRAYS_AFTER = 0.2
 _LOG = "anchor.log"
 _CONFIRM = b"."
@@ -41,9 +44,27 @@ def remove_lab(record: state.LabState, children: Sequence[subprocess.Popen[Any]]
 
     Raises DeadlineError (`lab-not-gone`).
     """
-    if record.anchor is not None:
-        _end(record.name, record.anchor, children)
-    state.remove(record.name)
+    with _undisturbed():
+        if record.anchor is not None:
+            _end(record.name, record.anchor, children)
+        state.remove(record.name)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ignore SIGINT and SIGTERM during the block: once process 1 is dead, nobody else cleans up.
+
+    A second, impatient Ctrl-C would leave the folder. The block takes `_DOWN_TIMEOUT` at most.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in _ENDINGS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _end(name: str, process_1: ProcessId, children: Sequence[subprocess.Popen[Any]]) -> None:
@@ -85,10 +106,15 @@ def _reap_strays(space: int | None) -> None:
                     os.waitpid(pid, os.WNOHANG)
 
 
-def check_machine() -> None:
-    """Raises PreconditionError (`not-root`, `missing-tool`)."""
+def check_root() -> None:
+    """Raises PreconditionError (`not-root`)."""
     if os.geteuid() != 0:
         raise PreconditionError("not-root", "a lab needs root", "Run it with sudo.")
+
+
+def check_machine() -> None:
+    """Raises PreconditionError (`not-root`, `missing-tool`)."""
+    check_root()
     if shutil.which("ip") is None:
         raise PreconditionError("missing-tool", "ip is missing", "apt-get install iproute2")
 

@@ -126,7 +126,20 @@ def load(name: str) -> LabState:
         raise NotFoundError(
             "no-lab", f"no lab named {name!r} is up", f"Up: {known}. Start one: `vrha lab up`."
         ) from error
-    return _decode(raw)
+    except ValueError as error:
+        raise _damaged(name, error) from error
+    try:
+        return _decode(raw)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise _damaged(name, error) from error
+
+
+def _damaged(name: str, error: Exception) -> PreconditionError:
+    return PreconditionError(
+        "state-damaged",
+        f"{folder_of(name) / _FILE} is damaged: {error}",
+        f"End the process that serves {folder_of(name)}/anchor.sock, then remove that folder.",
+    )
 
 
 def remove(name: str) -> None:

@@ -100,13 +100,18 @@ class Lab:
             (folder / "zone.yaml").write_text(document)
             lab._record = state.save(replace(record, ready=True))
             if not ephemeral:
-                ask(folder, {"op": "keep"})
+                lab.keep()
         except BaseException:
             with suppress(NotFoundError):
                 remove_lab(state.load(name))
             raise
         progress("machines and nodes are up")
         return lab
+
+    def keep(self) -> None:
+        """Let an ephemeral lab outlive the process that made it. Raises UnreachableError."""
+        self._record = state.save(replace(self._record, ephemeral=False))
+        ask(self.folder, {"op": "keep"})
 
     @classmethod
     def find(cls, name: str = "lab") -> Self:

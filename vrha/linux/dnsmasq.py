@@ -60,6 +60,15 @@ def copy_leases(folders: InstanceFolders, old: InstanceRef, new: InstanceRef) ->
         folders.write(new, _NAMES.leases_name, leases, 0o644)
 
 
+def check(program: str, folder: Path) -> None:
+    """Have dnsmasq read its configuration without serving: one that works is not stopped for one
+    that will not start. Raises StepError `dnsmasq-failed`.
+    """
+    done = tools.run([program, "--test", f"--conf-file={folder / _NAMES.conf_name}"], timeout=10)
+    if done.returncode != 0:
+        raise StepError("dnsmasq-failed", f"dnsmasq refuses its settings: {done.complaint}")
+
+
 def start(program: str, folder: Path) -> None:
     """Start dnsmasq with the configuration of the folder, and wait until it answers.
 

@@ -94,6 +94,7 @@ def checks() -> tuple[Check, ...]:
             required=True,
         ),
         _optional("iptables-legacy-restore", "routers with backend iptables"),
+        _optional("ip", "labs"),
         _optional("conntrack", "looking at tracked connections"),
         _optional("rabbitmq-server", "a broker on this machine"),
     ]
@@ -149,7 +150,7 @@ def _try(trial: _Trial) -> Check:
     try:
         trial.try_out()
     except VrhaError as error:
-        return Check(trial.name, False, error.message, trial.hint)
+        return Check(trial.name, False, error.message, error.hint or trial.hint)
     except (OSError, NetlinkError) as error:
         return Check(trial.name, False, str(error), trial.hint)
     return Check(trial.name, True, trial.works)

@@ -57,7 +57,10 @@ class Switch:
         Raises PreconditionError `no-nf-tables` when the kernel has no nftables for bridges.
         """
         self._nft = nft
-        self._netlink = Netlink(_NETLINK_NETFILTER)
+        try:
+            self._netlink = Netlink(_NETLINK_NETFILTER)
+        except OSError as error:
+            raise _no_nf_tables(error.strerror or str(error)) from error
         try:
             self.ensure()
         except BaseException:
@@ -73,12 +76,7 @@ class Switch:
             return
         done = tools.run([self._nft, "-f", "-"], _TABLE_TEXT)
         if done.returncode != 0 and not self._exists():
-            raise PreconditionError(
-                "no-nf-tables",
-                f"nftables for bridges does not work: {done.complaint}",
-                "The kernel needs CONFIG_NF_TABLES_BRIDGE: modprobe nf_tables_bridge;"
-                " `vrha doctor` tells more.",
-            )
+            raise _no_nf_tables(done.complaint)
 
     def active(self) -> frozenset[str]:
         """Names of all ports that may speak."""
@@ -120,6 +118,15 @@ class Switch:
             return bool(self._netlink.ask(_kind(_GETSET), body))
         except NetlinkError:
             return False
+
+
+def _no_nf_tables(complaint: str) -> PreconditionError:
+    return PreconditionError(
+        "no-nf-tables",
+        f"nftables for bridges does not work: {complaint}",
+        "The kernel needs CONFIG_NF_TABLES and CONFIG_NF_TABLES_BRIDGE: modprobe nf_tables"
+        " nf_tables_bridge; `vrha doctor` tells more.",
+    )
 
 
 def _kind(message: int) -> int:

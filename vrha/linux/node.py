@@ -120,23 +120,27 @@ class NodeKernel:
             raise
         return watch.timings
 
-    def configure(self, spec: InstanceSpec) -> Timings:
+    def configure(self, spec: InstanceSpec, previous: InstanceSpec | None = None) -> Timings:
         """Bring a live instance to `spec` in place; repeating it changes nothing.
 
-        Raises StepError: `no-instance`, `needs-rebuild`, and those of the parts as in `build`.
+        `previous` is what its rules may stand for when an earlier change was cut short. Raises
+        StepError: `no-instance`, `needs-rebuild`, and those of the parts as in `build`.
         """
         watch = Stopwatch()
-        live.refuse_other_ports(self._spec(spec.ref), spec)
+        present = self._spec(spec.ref)
+        live.refuse_other_ports(present, spec)
+        known = (present, *([previous] if previous else []))
         folder = self._folders.path(spec.ref)
         with self._inside(spec.ref) as inner:
             with watch.phase("rules"):
-                rules.load(self._site.rule_tools, spec, fresh=False)
+                rules.change(self._site.rule_tools, known, spec)
             with watch.phase("addresses"):
                 live.readdress(spec)
             with watch.phase("dnsmasq"):
                 changed = dnsmasq.write_files(self._folders, spec)
                 pid = dnsmasq.pid_of(folder, inner)
                 if pid is not None and changed:
+                    dnsmasq.check(self._site.dnsmasq, folder)
                     dnsmasq.stop(pid, inner)
                 if pid is None or changed:
                     dnsmasq.start(self._site.dnsmasq, folder)

@@ -5,15 +5,17 @@ All functions act on the network namespace of the calling thread.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vrha.errors import PreconditionError, StepError
 from vrha.linux import tools
 from vrha.model.spec import Backend, InstanceSpec
 from vrha.model.state import RulesDigest
-from vrha.render.digest import digest_of_iptables, digest_of_nft
+from vrha.render.digest import digest_of_iptables, digest_of_nft, expected_digest
 from vrha.render.iptables import iptables_texts
 from vrha.render.nft import TABLE, nft_text
+from vrha.render.nft_update import nft_update
 
 _LOCK_S = "5"
 """Seconds to wait for the lock of iptables; without the option it waits for ever."""
@@ -55,10 +57,28 @@ def load(found: RuleTools, spec: InstanceSpec, fresh: bool) -> None:
     _feed([found.restore6, "-w", _LOCK_S], text6)
 
 
+def change(found: RuleTools, known: Sequence[InstanceSpec], spec: InstanceSpec) -> None:
+    """Turn the rules of a live instance into those of `spec`, touching only what differs.
+
+    `known` are the specs that its rules may stand for now; where none of them does, or the result
+    is not right, everything is replaced, which may cost a packet. Raises as `load`.
+    """
+    if spec.router.backend is Backend.NFTABLES:
+        present = read_back(found, spec.router.backend)
+        old = next((each for each in known if expected_digest(each) == present), None)
+        if old is not None:
+            text = nft_update(old, spec)
+            accepted = not text or tools.run([found.nft, "-f", "-"], text).returncode == 0
+            if accepted and read_back(found, spec.router.backend) == expected_digest(spec):
+                return
+    load(found, spec, fresh=False)
+
+
 def read_back(found: RuleTools, backend: Backend) -> RulesDigest:
     """Number and digest of the rules that the kernel holds. Raises StepError `rules-unreadable`."""
     if backend is Backend.NFTABLES:
-        return digest_of_nft(_output([found.nft, "-j", "list", "table", "inet", TABLE]))
+        # Numeric: looking up a name for each element takes as long again.
+        return digest_of_nft(_output([found.nft, "-j", "-n", "list", "table", "inet", TABLE]))
     _need_legacy(found)
     return digest_of_iptables(_output([found.save4]), _output([found.save6]))
 

@@ -18,6 +18,7 @@ PACKAGE_OF = {
     "dnsmasq": "dnsmasq-base",
     "iptables-legacy-restore": "iptables",
     "conntrack": "conntrack",
+    "ip": "iproute2",
     "rabbitmq-server": "rabbitmq-server",
 }
 """Debian package of each program."""

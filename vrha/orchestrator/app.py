@@ -21,6 +21,8 @@ from vrha.store import OutboxRow, Store
 log = logging.getLogger(__name__)
 
 TICK_S = 0.1
+STORE_RETRY_S = 1.0
+"""Pause after a tick that the store did not take; it tells of its trouble no oftener."""
 
 
 class Orchestrator:
@@ -82,9 +84,11 @@ class Orchestrator:
                 self._engine.tick()
             except UnreachableError as error:
                 log.error("store: %s", error)
+                stop.wait(STORE_RETRY_S)
             except Exception:
                 # Without ticks no run would ever end.
                 log.exception("tick failed")
+                stop.wait(STORE_RETRY_S)
 
     def _send(self, stop: threading.Event) -> None:
         """Publish what the outbox holds; a row goes only when the broker has it."""

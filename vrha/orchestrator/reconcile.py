@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections import Counter
+from collections.abc import Sequence, Set
 from dataclasses import replace
 
 from vrha.core import plan
@@ -42,10 +43,10 @@ def converge(tx: Tx, desired: Desired, only: frozenset[str] | None = None) -> tu
     wanted = {router.name: router for router in desired.routers}
     names = only if only is not None else wanted.keys() | {s.router for s in tx.router_briefs()}
     busy = tx.open_run_ids()
-    runs = []
+    runs: list[Run] = []
     for name in sorted(names - busy.keys()):
         state = tx.router_state(name) or RouterState(name)
-        run = _converge_router(tx, desired, wanted.get(name), state)
+        run = _converge_router(tx, desired, wanted.get(name), state, runs)
         if run is not None:
             runs.append(run)
     return tuple(runs)
@@ -61,15 +62,15 @@ def leads_elsewhere(desired: Desired, run: Run) -> bool:
 
 
 def _converge_router(
-    tx: Tx, desired: Desired, wanted: Router | None, state: RouterState
+    tx: Tx, desired: Desired, wanted: Router | None, state: RouterState, planned: Sequence[Run]
 ) -> Run | None:
     live = live_of(state)
     if wanted is None:
         return _delete(tx, live, state)
     if is_unsettled(state) or (live is not None and _needs_rebuild(desired, wanted, live)):
-        return _rebuild(tx, desired, wanted, state)
+        return _rebuild(tx, desired, wanted, state, planned)
     if live is None:
-        return _create(tx, desired, wanted, state)
+        return _create(tx, desired, wanted, state, planned)
     spec = instance_spec(desired, wanted, live.ref, live.spec.epoch)
     if same_service(live.spec, spec):
         return None
@@ -83,10 +84,12 @@ def _needs_rebuild(desired: Desired, wanted: Router, live: plan.Live) -> bool:
     return not same_shape(live.spec, instance_spec(desired, wanted, live.ref, live.spec.epoch))
 
 
-def _rebuild(tx: Tx, desired: Desired, router: Router, state: RouterState) -> Run | None:
+def _rebuild(
+    tx: Tx, desired: Desired, router: Router, state: RouterState, planned: Sequence[Run]
+) -> Run | None:
     """A restart that nobody asked for; where it cannot be, the router waits and says why."""
     try:
-        return restart(tx, desired, router, Strategy.PARALLEL)
+        return restart(tx, desired, router, Strategy.PARALLEL, planned=planned)
     except RefusedError as error:
         if not is_unsettled(state):
             _not_placed(tx, state, error.message)
@@ -100,12 +103,14 @@ def _not_placed(tx: Tx, state: RouterState, why: str) -> None:
         tx.add_event("not-placed", NO_NODE, router=state.router, detail=why)
 
 
-def _create(tx: Tx, desired: Desired, router: Router, state: RouterState) -> Run | None:
-    placement = placement_of(tx, desired, router)
+def _create(
+    tx: Tx, desired: Desired, router: Router, state: RouterState, planned: Sequence[Run]
+) -> Run | None:
+    placement = placement_of(tx, desired, router, planned=planned)
     if not placement.node:
         _not_placed(tx, state, placement.explain())
         return None
-    state = _next_owner(tx, replace(state, node=placement.node))
+    state = _next_owner(tx, replace(state, failed=""))
     ref = InstanceRef(router.name, state.generation)
     spec = instance_spec(desired, router, ref, state.epoch)
     return plan.create(new_run_id(), placement.node, spec)
@@ -119,7 +124,12 @@ def _delete(tx: Tx, live: plan.Live | None, state: RouterState) -> Run | None:
 
 
 def restart(
-    tx: Tx, desired: Desired, router: Router, strategy: Strategy, dry_run: bool = False
+    tx: Tx,
+    desired: Desired,
+    router: Router,
+    strategy: Strategy,
+    dry_run: bool = False,
+    planned: Sequence[Run] = (),
 ) -> Run:
     """`restart network with cleanup` of the router. Raises RefusedError."""
     state = tx.router_state(router.name) or RouterState(router.name)
@@ -136,7 +146,7 @@ def restart(
             + (f" ({state.failed})" if state.failed else ""),
             "`vrha apply` tries again to create it; `vrha node list` shows the nodes.",
         )
-    placement = placement_of(tx, desired, router, beside=live.node)
+    placement = placement_of(tx, desired, router, live.node, planned)
     if not placement.node:
         raise RefusedError(
             NO_NODE,
@@ -174,21 +184,30 @@ def _found_live(tx: Tx, desired: Desired, state: RouterState, spec: InstanceSpec
     return plan.Live(node, replace(spec, ref=ref))
 
 
-def placement_of(tx: Tx, desired: Desired, router: Router, beside: str = "") -> Placement:
-    """Where an instance of `router` may be built now."""
-    return place(router, candidates(desired, tx.node_states(), tx.router_briefs()), beside)
+def placement_of(
+    tx: Tx, desired: Desired, router: Router, beside: str = "", planned: Sequence[Run] = ()
+) -> Placement:
+    """Where an instance of `router` may be built now; `planned` runs are about to start."""
+    hosted = _hosted(tx.router_briefs(), planned) | tx.open_builds()
+    # The instance to be replaced makes room: a full node can restart what it hosts.
+    others = {(name, node) for name, node in hosted if name != router.name}
+    return place(router, candidates(desired, tx.node_states(), others), beside)
+
+
+def _hosted(routers: Sequence[RouterState], runs: Sequence[Run]) -> set[tuple[str, str]]:
+    """Routers and the nodes that host them, or are about to."""
+    serving = {(state.router, state.node) for state in routers if state.active}
+    builds = {(r.router, s.step.node) for r in runs for s in r.steps if isinstance(s.step, Build)}
+    return serving | builds
 
 
 def candidates(
-    desired: Desired, nodes: tuple[NodeState, ...], routers: tuple[RouterState, ...]
+    desired: Desired, nodes: Sequence[NodeState], hosted: Set[tuple[str, str]]
 ) -> tuple[Candidate, ...]:
-    """The desired nodes with their load, and whether their agents are heard.
-
-    A router loads its node from the moment it is placed there.
-    """
+    """The desired nodes with their load, and whether their agents are heard."""
     seen = {state.name: state.seen_at for state in nodes}
     alive = time.time() - SILENT_AFTER_S
-    load = Counter(router.node for router in routers)
+    load = Counter(node for _, node in hosted)
     return tuple(
         Candidate(node, load[node.name], seen.get(node.name, 0.0) >= alive)
         for node in desired.nodes

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 
 import vrha
 from vrha.core.diff import diff
-from vrha.errors import NotFoundError, RefusedError
+from vrha.core.instance import instance_spec
+from vrha.errors import NotFoundError, RefusedError, UnreachableError
 from vrha.model.runs import Run, Strategy
-from vrha.model.spec import Desired, Router
+from vrha.model.spec import Desired, InstanceRef, Router
 from vrha.model.views import (
     ApplyResult,
     Change,
@@ -24,6 +25,9 @@ from vrha.orchestrator import reconcile, views
 from vrha.orchestrator.engine import Engine
 from vrha.orchestrator.metrics import Metrics
 from vrha.store import Store, Tx
+
+RECONNECT_S = 3.0
+"""How long a request that needs the broker waits for a connection that is just being made."""
 
 
 class OrchestratorService:
@@ -75,12 +79,26 @@ class OrchestratorService:
             return views.run_view(self._restart(tx, network, strategy, dry_run=True))
 
     def restart_network(self, network: str, strategy: Strategy | None) -> RunView:
+        self._demand_broker()
         with self._store.transaction() as tx:
             run = self._restart(tx, network, strategy, dry_run=False)
             run = self._engine.start(tx, run)
             view = views.run_view(run, tx.run_times(run.id))
         self._outbox_filled()
         return view
+
+    def _demand_broker(self) -> None:
+        """Raises UnreachableError: better told at once than by a run that is rolled back later."""
+        deadline = time.monotonic() + RECONNECT_S
+        while not self._broker_connected():
+            if time.monotonic() > deadline:
+                raise UnreachableError(
+                    "broker-unreachable",
+                    "the orchestrator is not connected to its broker; nothing was started",
+                    "Is RabbitMQ running, and the bus URL right? The orchestrator's log says more;"
+                    " routers serve on meanwhile.",
+                )
+            time.sleep(0.05)
 
     def _restart(self, tx: Tx, network: str, strategy: Strategy | None, dry_run: bool) -> Run:
         desired = tx.desired()[1]
@@ -127,7 +145,7 @@ class OrchestratorService:
     def health(self) -> Health:
         with self._store.transaction() as tx:
             desired = tx.desired()[1]
-            heard = reconcile.candidates(desired, tx.node_states(), tx.router_briefs())
+            heard = reconcile.candidates(desired, tx.node_states(), frozenset())
             open_runs = len(tx.open_run_ids())
         return Health(
             version=vrha.__version__,
@@ -143,10 +161,16 @@ class OrchestratorService:
 
 
 def _routers(tx: Tx, desired: Desired) -> tuple[RouterView, ...]:
-    states = {state.router: state for state in tx.router_briefs()}
+    states = {state.router: state for state in tx.router_states()}
     runs = tx.open_run_ids()
     return tuple(
-        views.router_view(r, states.get(r.name), runs.get(r.name, "")) for r in desired.routers
+        views.router_view(
+            r,
+            states.get(r.name),
+            runs.get(r.name, ""),
+            instance_spec(desired, r, InstanceRef(r.name, 0), 0),
+        )
+        for r in desired.routers
     )
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from vrha.core.instance import same_service
 from vrha.core.outcome import is_unsettled
 from vrha.core.steps import describe, node_of, undo_of
 from vrha.model.runs import Run, StepRecord
-from vrha.model.spec import Desired, Network, Node, Router
+from vrha.model.spec import Desired, InstanceSpec, Network, Node, Router
 from vrha.model.state import NodeState, RouterState
 from vrha.model.views import NetworkView, NodeView, RouterStatus, RouterView, RunView, StepView
 from vrha.store import RunTimes
@@ -52,8 +53,13 @@ def _step(record: StepRecord, timings: tuple[tuple[str, float], ...]) -> StepVie
     )
 
 
-def router_view(router: Router, state: RouterState | None, open_run: str) -> RouterView:
-    """A router and what serves it."""
+NOT_APPLIED = "not-applied"
+
+
+def router_view(
+    router: Router, state: RouterState | None, open_run: str, wanted: InstanceSpec | None
+) -> RouterView:
+    """A router and what serves it; `wanted` is what its instance should be now."""
     return RouterView(
         name=router.name,
         networks=router.networks,
@@ -62,8 +68,15 @@ def router_view(router: Router, state: RouterState | None, open_run: str) -> Rou
         node=state.node if state else "",
         epoch=state.epoch if state else 0,
         run=open_run,
-        reason=state.failed if state else "",
+        reason="" if state is None else state.failed or _behind(state, open_run, wanted),
     )
+
+
+def _behind(state: RouterState, open_run: str, wanted: InstanceSpec | None) -> str:
+    """Why a serving instance is not what it should be."""
+    if open_run or state.applied is None or wanted is None or same_service(state.applied, wanted):
+        return ""
+    return f"{NOT_APPLIED}: it serves an older desired state; `vrha apply` tries again"
 
 
 def network_view(

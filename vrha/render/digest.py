@@ -84,7 +84,7 @@ def expected_digest(spec: InstanceSpec) -> RulesDigest:
 
 
 def digest_of_nft(json_text: str) -> RulesDigest:
-    """The digest of what `nft -j list table inet vr` printed.
+    """The digest of what `nft -j list table inet vr` printed, with `-n` or without.
 
     Raises InputError (`rules-unreadable`) on anything that is not such a listing.
     """

@@ -21,6 +21,9 @@ CHECK_ADDRESS = "127.0.0.1"
 MAX_LEASES = 65536
 """Upper bound of dhcp-lease-max: what one dnsmasq may be made to remember by its tenants."""
 
+SHORTEST_DHCP6 = 64
+"""Prefix length: dnsmasq serves DHCPv6 in no shorter prefix."""
+
 
 @dataclass(frozen=True, slots=True)
 class DnsmasqFiles:
@@ -112,7 +115,7 @@ def _v6_words(network: Network, subnet: Subnet) -> tuple[str, ...]:
     lease = str(network.lease_seconds)
     start = str(subnet.cidr.network_address)
     if subnet.dhcp or _has_hosts(network, subnet):
-        if length < 64:
+        if length < SHORTEST_DHCP6:
             raise InputError(
                 "dhcp-prefix",
                 f"network {network.name}: no DHCPv6 in {subnet.cidr}, the prefix is too short",

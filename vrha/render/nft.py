@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vrha.model.spec import InstanceSpec, Protocol
 from vrha.render.rules import FamilyRules, Match, Rules, Segment, rules_of
@@ -75,15 +75,16 @@ def _text(rules: Rules, sets: tuple[NftSet, ...], listed: tuple[NftSet, ...], fr
 
 
 def _tagged(text: str) -> str:
+    sets, start, chains = text.partition("\tchain ")
     lines = []
     chain = ""
-    for line in text.splitlines():
+    for line in (start + chains).splitlines():
         if found := _CHAIN.match(line):
             chain = found.group(1)
         elif chain and (found := _RULE.match(line)):
             line += f' comment "{rule_tag(chain, found.group(1))}"'
         lines.append(line)
-    return "\n".join(lines) + "\n"
+    return sets + "\n".join(lines) + "\n"
 
 
 def _family_sets(rules: FamilyRules) -> Iterator[NftSet]:
@@ -91,13 +92,14 @@ def _family_sets(rules: FamilyRules) -> Iterator[NftSet]:
     address = f"ipv{family}_addr"
     service = f"{address} . inet_proto . inet_service"
     icmp = f"{address} . {'icmp_type' if rules.version == 4 else 'icmpv6_type'}"
+    admissions = _admitted(rules)
     yield NftSet("set", f"sources{family}", f"ifname . {address}", True, _sources(rules))
-    yield NftSet("set", f"ports{family}", service, False, _admitted_ports(rules))
-    yield NftSet(
-        "set", f"remotes{family}", f"{address} . {service}", True, _admitted_remotes(rules)
-    )
-    yield NftSet("set", f"icmp{family}", f"{address} . {icmp}", True, _admitted_icmp(rules))
-    yield NftSet("set", f"open{family}", f"{address} . {address}", True, _admitted_any(rules))
+    yield NftSet("set", f"admitted{family}", address, False, admissions.addresses)
+    yield NftSet("set", f"ports{family}", service, False, tuple(admissions.exact))
+    remotes = tuple(admissions.services)
+    yield NftSet("set", f"remotes{family}", f"{address} . {service}", True, remotes)
+    yield NftSet("set", f"icmp{family}", f"{address} . {icmp}", True, tuple(admissions.icmp))
+    yield NftSet("set", f"open{family}", f"{address} . {address}", True, tuple(admissions.all))
     yield NftSet(
         "map", f"forward{family}", f"{service} : {address} . inet_service", False, _forwards(rules)
     )
@@ -109,61 +111,54 @@ def _family_sets(rules: FamilyRules) -> Iterator[NftSet]:
     yield NftSet("map", f"public{family}", translation, False, outward)
     for segment in rules.segments:
         name = segment.port
-        yield NftSet("set", f"{name}_ports{family}", service, True, _egress_ports(segment))
-        yield NftSet("set", f"{name}_icmp{family}", icmp, True, _egress_icmp(segment))
-        yield NftSet("set", f"{name}_any{family}", address, True, _egress_any(segment))
+        egress = _exceptions(segment)
+        yield NftSet("set", f"{name}_ports{family}", service, True, tuple(egress.services))
+        yield NftSet("set", f"{name}_icmp{family}", icmp, True, tuple(egress.icmp))
+        yield NftSet("set", f"{name}_any{family}", address, True, tuple(egress.all))
 
 
 def _sources(rules: FamilyRules) -> tuple[str, ...]:
     return tuple(f"{s.port} . {subnet.cidr}" for s in rules.segments for subnet in s.subnets)
 
 
-def _is_exact(match: Match) -> bool:
-    """Whether a match fits a hash set: from anywhere to one port."""
-    return match.anywhere and match.ports.first == match.ports.last
+@dataclass(frozen=True, slots=True)
+class _Elements:
+    """Matches as elements, by the kind of set that they go into."""
+
+    addresses: tuple[str, ...] = ()
+    exact: list[str] = field(default_factory=list)
+    """One port from anywhere: what a hash set holds."""
+    services: list[str] = field(default_factory=list)
+    icmp: list[str] = field(default_factory=list)
+    all: list[str] = field(default_factory=list)
 
 
-def _has_ports(match: Match) -> bool:
-    return match.protocol in (Protocol.TCP, Protocol.UDP)
-
-
-def _admitted(rules: FamilyRules) -> Iterator[tuple[str, Match]]:
-    for admission in rules.admissions:
-        address = str(admission.address)
+def _admitted(rules: FamilyRules) -> _Elements:
+    found = _Elements(tuple(str(admission.address) for admission in rules.admissions))
+    for address, admission in zip(found.addresses, rules.admissions, strict=True):
         for match in admission.matches:
-            yield address, match
+            protocol, ports = match.protocol, match.ports
+            if protocol is Protocol.ANY:
+                found.all.append(f"{_net(match)} . {address}")
+            elif protocol is Protocol.ICMP:
+                found.icmp.append(f"{_net(match)} . {address} . {ports}")
+            elif match.anywhere and ports.first == ports.last:
+                found.exact.append(f"{address} . {protocol} . {ports.first}")
+            else:
+                found.services.append(f"{_net(match)} . {address} . {protocol} . {ports}")
+    return found
 
 
-def _admitted_ports(rules: FamilyRules) -> tuple[str, ...]:
-    return tuple(
-        f"{address} . {match.protocol} . {match.ports.first}"
-        for address, match in _admitted(rules)
-        if _has_ports(match) and _is_exact(match)
-    )
-
-
-def _admitted_remotes(rules: FamilyRules) -> tuple[str, ...]:
-    return tuple(
-        f"{_net(match)} . {address} . {match.protocol} . {match.ports}"
-        for address, match in _admitted(rules)
-        if _has_ports(match) and not _is_exact(match)
-    )
-
-
-def _admitted_icmp(rules: FamilyRules) -> tuple[str, ...]:
-    return tuple(
-        f"{_net(match)} . {address} . {match.ports}"
-        for address, match in _admitted(rules)
-        if match.protocol is Protocol.ICMP
-    )
-
-
-def _admitted_any(rules: FamilyRules) -> tuple[str, ...]:
-    return tuple(
-        f"{_net(match)} . {address}"
-        for address, match in _admitted(rules)
-        if match.protocol is Protocol.ANY
-    )
+def _exceptions(segment: Segment) -> _Elements:
+    found = _Elements()
+    for match in segment.matches:
+        if match.protocol is Protocol.ANY:
+            found.all.append(_net(match))
+        elif match.protocol is Protocol.ICMP:
+            found.icmp.append(f"{_net(match)} . {match.ports}")
+        else:
+            found.services.append(f"{_net(match)} . {match.protocol} . {match.ports}")
+    return found
 
 
 def _forwards(rules: FamilyRules) -> tuple[str, ...]:
@@ -172,26 +167,6 @@ def _forwards(rules: FamilyRules) -> tuple[str, ...]:
         for forward in rules.forwards
         for public, private in forward.each()
     )
-
-
-def _egress_ports(segment: Segment) -> tuple[str, ...]:
-    return tuple(
-        f"{_net(match)} . {match.protocol} . {match.ports}"
-        for match in segment.matches
-        if _has_ports(match)
-    )
-
-
-def _egress_icmp(segment: Segment) -> tuple[str, ...]:
-    return tuple(
-        f"{_net(match)} . {match.ports}"
-        for match in segment.matches
-        if match.protocol is Protocol.ICMP
-    )
-
-
-def _egress_any(segment: Segment) -> tuple[str, ...]:
-    return tuple(_net(match) for match in segment.matches if match.protocol is Protocol.ANY)
 
 
 def _net(match: Match) -> str:

@@ -8,9 +8,12 @@ list ever disagree about a packet, so overlap carries no meaning.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network
+from itertools import chain
+from operator import attrgetter
+from typing import NamedTuple
 
 from vrha.errors import InputError
 from vrha.model.spec import (
@@ -31,21 +34,20 @@ MAX_FORWARDED_PORTS = 65535
 
 ALL_PORTS = PortRange(0, 65535)
 ALL_TYPES = PortRange(0, 255)
+_Prefix = int
+"""A one, then the leading bits of the address: sorts by length, and shifts to wider prefixes."""
+
 _WHOLE = {
     Protocol.TCP: ALL_PORTS,
     Protocol.UDP: ALL_PORTS,
     Protocol.ICMP: ALL_TYPES,
     Protocol.ANY: PortRange(0, 0),
 }
+_ENDS = attrgetter("first", "last")
 _ANYWHERE: dict[int, Cidr] = {4: IPv4Network("0.0.0.0/0"), 6: IPv6Network("::/0")}
 
-_Span = tuple[int, int]
-_Prefix = tuple[int, int]
-"""Prefix length and the leading bits of the address as a number."""
 
-
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(NamedTuple):
     """Packets of `protocol` from or to `remote`.
 
     `ports` are destination ports of TCP and UDP, types of ICMP, and mean nothing for ANY.
@@ -142,8 +144,9 @@ def rules_of(spec: InstanceSpec) -> Rules:
 
     Raises InputError: `unknown-port` (a network without a port), `port-forward-protocol`,
     `port-forward-lengths`, `port-forward-overlap`, `too-many-forwarded-ports`,
-    `static-nat-twice`.
+    `static-nat-twice`, `scoped-address`.
     """
+    _refuse_scopes(spec)
     ports = {port.network: port.name for port in spec.ports if not port.is_uplink}
     for network in spec.networks:
         if network.name not in ports:
@@ -159,18 +162,44 @@ def rules_of(spec: InstanceSpec) -> Rules:
 
 def disjoint(rules: Iterable[Rule], version: int) -> tuple[Match, ...]:
     """The part of `rules` that concerns the family `version`, as matches that never overlap."""
-    grouped: dict[Protocol, dict[_Prefix, list[_Span]]] = {}
+    anywhere = _ANYWHERE[version]
+    family, width = type(anywhere), anywhere.max_prefixlen
+    grouped: dict[Protocol, dict[_Prefix, list[PortRange]]] = {p: {} for p in Protocol}
+    # Networks are kept, not made again: that would cost more than all the rest.
+    remotes: dict[_Prefix, Cidr] = {}
     for rule in rules:
-        remote = rule.remote or _ANYWHERE[version]
-        if remote.version == version:
-            by_prefix = grouped.setdefault(rule.protocol, {})
-            by_prefix.setdefault(_prefix(remote), []).append(_span(rule))
+        remote = rule.remote or anywhere
+        if isinstance(remote, family):
+            length = remote.prefixlen
+            prefix = 1 << length | int(remote.network_address) >> (width - length)
+            remotes[prefix] = remote
+            grouped[rule.protocol].setdefault(prefix, []).append(_span(rule))
     return tuple(
-        Match(protocol, _cidr(prefix, version), PortRange(first, last))
-        for protocol in Protocol
-        for prefix, spans in sorted(_without_covered(grouped.get(protocol, {})).items())
-        for first, last in spans
+        Match(protocol, remotes[prefix], span)
+        for protocol, by_prefix in grouped.items()
+        for prefix, spans in _without_covered(by_prefix)
+        for span in spans
     )
+
+
+def _refuse_scopes(spec: InstanceSpec) -> None:
+    """A scope (RFC 4007 section 11) is free text after `%`: it could be syntax of a ruleset."""
+    router = spec.router
+    listed = [n.egress.rules for n in spec.networks] + [i.rules for i in router.ingress]
+    remotes = (rule.remote for rules in listed for rule in rules if rule.remote is not None)
+    subnets = [subnet for network in spec.networks for subnet in network.subnets]
+    pairs = [(nat.public, nat.private) for nat in router.static_nat]
+    pairs += [(forward.public, forward.private) for forward in router.port_forwards]
+    addresses = chain(
+        (remote.network_address for remote in remotes),
+        (address for s in subnets for address in (s.cidr.network_address, s.gateway)),
+        chain.from_iterable(pairs),
+        (ingress.address for ingress in router.ingress),
+        router.source_nat,
+    )
+    for address in addresses:
+        if isinstance(address, IPv6Address) and address.scope_id is not None:
+            raise InputError("scoped-address", f"{str(address)[:60]!r} names a scope")
 
 
 def _family(spec: InstanceSpec, ports: dict[str, str], version: int) -> FamilyRules:
@@ -250,68 +279,57 @@ def _static(spec: InstanceSpec, version: int) -> tuple[StaticNat, ...]:
     return pairs
 
 
-def _span(rule: Rule) -> _Span:
-    if rule.protocol is Protocol.ICMP and rule.icmp_type is not None:
-        return (rule.icmp_type, rule.icmp_type)
-    if rule.protocol in (Protocol.TCP, Protocol.UDP) and rule.ports is not None:
-        return (rule.ports.first, rule.ports.last)
-    whole = _WHOLE[rule.protocol]
-    return (whole.first, whole.last)
+def _span(rule: Rule) -> PortRange:
+    protocol = rule.protocol
+    if protocol is Protocol.ICMP and rule.icmp_type is not None:
+        return PortRange(rule.icmp_type, rule.icmp_type)
+    if rule.ports is not None and (protocol is Protocol.TCP or protocol is Protocol.UDP):
+        return rule.ports
+    return _WHOLE[protocol]
 
 
-def _without_covered(by_prefix: dict[_Prefix, list[_Span]]) -> dict[_Prefix, list[_Span]]:
+def _without_covered(
+    by_prefix: dict[_Prefix, list[PortRange]],
+) -> Iterator[tuple[_Prefix, list[PortRange]]]:
     """Per prefix what no wider prefix has. Prefixes nest or are disjoint, so that is enough."""
-    lengths = sorted({length for length, _ in by_prefix})
-    result = {}
-    for (length, bits), spans in by_prefix.items():
-        wider = [
-            span
-            for shorter in lengths
-            if shorter < length
-            for span in by_prefix.get((shorter, bits >> (length - shorter)), ())
-        ]
-        left = _subtract(_union(spans), _union(wider))
-        if left:
-            result[(length, bits)] = left
-    return result
+    lengths = sorted({prefix.bit_length() for prefix in by_prefix})
+    shorter_by = {one: [one - other for other in lengths if other < one] for one in lengths}
+    for prefix in sorted(by_prefix):
+        left = _union(by_prefix[prefix])
+        wider: list[PortRange] = []
+        for bits in shorter_by[prefix.bit_length()]:
+            wider += by_prefix.get(prefix >> bits, ())
+        if wider:
+            left = _subtract(left, _union(wider))
+        yield prefix, left
 
 
-def _union(spans: Sequence[_Span]) -> list[_Span]:
+def _union(spans: list[PortRange]) -> list[PortRange]:
     """Overlapping spans joined; neighbours stay apart, so a list of ports stays a list."""
-    joined: list[_Span] = []
-    for first, last in sorted(set(spans)):
-        if joined and first <= joined[-1][1]:
-            joined[-1] = (joined[-1][0], max(joined[-1][1], last))
+    if len(spans) == 1:
+        return spans
+    joined: list[PortRange] = []
+    for span in sorted(set(spans), key=_ENDS):
+        if joined and span.first <= joined[-1].last:
+            joined[-1] = PortRange(joined[-1].first, max(joined[-1].last, span.last))
         else:
-            joined.append((first, last))
+            joined.append(span)
     return joined
 
 
-def _subtract(spans: list[_Span], holes: list[_Span]) -> list[_Span]:
+def _subtract(spans: list[PortRange], holes: list[PortRange]) -> list[PortRange]:
     """`spans` without `holes`; both sorted and disjoint."""
     left = []
-    for first, last in spans:
-        for hole_first, hole_last in holes:
-            if hole_last < first:
+    for span in spans:
+        first = span.first
+        for hole in holes:
+            if hole.last < first:
                 continue
-            if hole_first > last:
+            if hole.first > span.last:
                 break
-            if hole_first > first:
-                left.append((first, hole_first - 1))
-            first = hole_last + 1
-        if first <= last:
-            left.append((first, last))
+            if hole.first > first:
+                left.append(PortRange(first, hole.first - 1))
+            first = hole.last + 1
+        if first <= span.last:
+            left.append(PortRange(first, span.last))
     return left
-
-
-def _prefix(cidr: Cidr) -> _Prefix:
-    bits = int(cidr.network_address) >> (cidr.max_prefixlen - cidr.prefixlen)
-    return (cidr.prefixlen, bits)
-
-
-def _cidr(prefix: _Prefix, version: int) -> Cidr:
-    length, bits = prefix
-    # ip_network() would take a small number for an IPv4 address.
-    if version == 4:
-        return IPv4Network((bits << (32 - length), length))
-    return IPv6Network((bits << (128 - length), length))

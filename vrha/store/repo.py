@@ -34,7 +34,7 @@ class Store:
         self._where = where
         self._lock = threading.Lock()
         self._holder: int | None = None
-        self._steps = rows.Steps()
+        self._memory = rows.Memory()
         self._desired: dict[tuple[int, str], Desired] = {}
 
     @classmethod
@@ -51,7 +51,8 @@ class Store:
             raise UnreachableError(
                 "store-unavailable",
                 f"store {path}: {error.strerror}",
-                f"Create {path.parent}, or set another state_dir.",
+                f"{path.parent} must be a folder that this user may write to; set another"
+                " state_dir, or run it as root.",
             ) from error
         store = cls(db, str(path))
         try:
@@ -73,7 +74,7 @@ class Store:
         `store-damaged`, `store-io`, `store-unavailable`, `store-failed`.
         """
         with self._connection() as connection:
-            yield Tx(connection, self._steps, self._desired)
+            yield Tx(connection, self._memory, self._desired)
 
     @contextmanager
     def _connection(self) -> Iterator[Connection]:

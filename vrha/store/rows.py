@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from vrha import codec
 from vrha.model.runs import Run, StepRecord, StepStatus
 from vrha.model.spec import InstanceRef, InstanceSpec
 from vrha.model.state import RouterState
-from vrha.model.steps import Step
+from vrha.model.steps import Build, Step
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,37 +47,48 @@ class _Progress:
     result: tuple[tuple[str, str], ...]
 
 
-_LARGE = 4096
-"""Characters of a step from which on it is quicker to remember it than to decode it again."""
+class Remembered(Generic[T]):
+    """What texts mean; the last ones are kept, as many as have `budget` characters together.
 
-
-class Steps:
-    """Steps as JSON text and back; remembers the last large ones: builds with their rules.
-
-    A text always gives the same object, so comparing an unchanged step costs nothing.
+    A text that is kept always gives the same object, so comparing it with itself costs nothing.
+    The text of a router with 20,000 rules has 2 MB, and its objects take five times that. Not
+    for several threads at once.
     """
 
-    def __init__(self, remembered: int = 32) -> None:
-        self._remembered = remembered
-        self._known: dict[str, Step] = {}
+    def __init__(self, read: Callable[[str], T], budget: int = 16 * 1024 * 1024) -> None:
+        self._read = read
+        self._budget = budget
+        self._kept: dict[str, T] = {}
+        self._size = 0
 
-    def step(self, text: str) -> Step:
-        found = self._known.pop(text, None)
-        step = found or codec.decode(Step, text)  # type: ignore[arg-type]
-        self._remember(text, step)
-        return step
+    def __call__(self, text: str) -> T:
+        found = self._kept[text] if text in self._kept else self._read(text)
+        self.keep(text, found)
+        return found
 
-    def text(self, step: Step) -> str:
+    def keep(self, text: str, found: T) -> None:
+        """Remember that `text` means `found`."""
+        if self._kept.pop(text, None) is None:
+            self._size += len(text)
+        # A dict keeps the order in which keys were put in: the first is the longest unused.
+        self._kept[text] = found
+        while len(self._kept) > 1 and self._size > self._budget:
+            oldest = next(iter(self._kept))
+            self._size -= len(oldest)
+            del self._kept[oldest]
+
+
+class Memory:
+    """Steps and specifications as JSON text and back, remembered because they may be large."""
+
+    def __init__(self) -> None:
+        self.step = Remembered(_step)
+        self.applied = Remembered(lambda text: codec.decode(InstanceSpec, text))
+
+    def step_text(self, step: Step) -> str:
         text = codec.encode(step, Step).decode()
-        self._remember(text, step)
+        self.step.keep(text, step)
         return text
-
-    def _remember(self, text: str, step: Step) -> None:
-        if len(text) < _LARGE:
-            return
-        self._known[text] = step
-        if len(self._known) > self._remembered:
-            del self._known[next(iter(self._known))]
 
     def record(self, seq: int, step: str, progress: str) -> StepRecord:
         p = codec.decode(_Progress, progress)
@@ -87,6 +101,21 @@ class Steps:
             error=p.error,
             result=p.result,
         )
+
+    def router_state(self, row: Any) -> RouterState:
+        return RouterState(
+            router=row.router,
+            epoch=row.epoch,
+            generation=row.generation,
+            node=row.node,
+            active=None if row.active is None else InstanceRef(row.router, row.active),
+            applied=None if row.applied is None else self.applied(row.applied),
+            failed=row.failed,
+        )
+
+
+def _step(text: str) -> Step:
+    return codec.decode(Step, text)  # type: ignore[arg-type]
 
 
 def progress_text(record: StepRecord) -> str:
@@ -107,6 +136,11 @@ def deadline_of(run: Run) -> float | None:
     return min((r.deadline for r in started if r.deadline is not None), default=None)
 
 
+def build_node_of(run: Run) -> str:
+    """The node on which the run builds an instance; empty when it builds none."""
+    return next((r.step.node for r in run.steps if isinstance(r.step, Build)), "")
+
+
 def run_of(body: str, steps: tuple[StepRecord, ...], undo: tuple[StepRecord, ...]) -> Run:
     return replace(codec.decode(Run, body), steps=steps, undo=undo)
 
@@ -122,15 +156,3 @@ def router_values(state: RouterState) -> dict[str, Any]:
         "failed": state.failed,
         "dropped": False,
     }
-
-
-def router_state_of(row: Any) -> RouterState:
-    return RouterState(
-        router=row.router,
-        epoch=row.epoch,
-        generation=row.generation,
-        node=row.node,
-        active=None if row.active is None else InstanceRef(row.router, row.active),
-        applied=None if row.applied is None else codec.decode(InstanceSpec, row.applied),
-        failed=row.failed,
-    )

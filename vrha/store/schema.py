@@ -63,6 +63,7 @@ runs = Table(
     Column("terminal", Boolean, nullable=False),
     # The earliest deadline of its started steps: time passes without reading steps.
     Column("deadline", Float(53)),
+    Column("builds_on", String(64), nullable=False),
     # Everything of the run but its steps.
     Column("body", Text, nullable=False),
     Column("started_at", String(32), nullable=False),

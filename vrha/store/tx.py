@@ -33,11 +33,11 @@ class Tx:
     def __init__(
         self,
         connection: Connection,
-        steps: rows.Steps,
+        memory: rows.Memory,
         desired: dict[tuple[int, str], Desired],
     ) -> None:
         self._db = connection
-        self._steps = steps
+        self._memory = memory
         self._desired = desired
 
     # Desired state
@@ -79,15 +79,21 @@ class Tx:
         """
         table = schema.routers
         row = self._db.execute(select(table).where(table.c.router == router)).first()
-        return None if row is None else rows.router_state_of(row)
+        return None if row is None else self._memory.router_state(row)
+
+    def router_states(self) -> tuple[RouterState, ...]:
+        """States of all routers that were not dropped, by name."""
+        table = schema.routers
+        query = select(table).where(table.c.dropped.is_(False)).order_by(table.c.router)
+        return tuple(self._memory.router_state(row) for row in self._db.execute(query))
 
     def router_briefs(self) -> tuple[RouterState, ...]:
-        """Routers that were not dropped, by name; without what was `applied`: it may be large."""
+        """As `router_states`, without what was `applied`: it may be large."""
         table = schema.routers
         columns = [c for c in table.c if c is not table.c.applied]
         query = select(*columns, null().label("applied")).where(table.c.dropped.is_(False))
         found = self._db.execute(query.order_by(table.c.router))
-        return tuple(rows.router_state_of(row) for row in found)
+        return tuple(self._memory.router_state(row) for row in found)
 
     def put_router_state(self, state: RouterState) -> None:
         """Save `state`. Raises RefusedError (`epoch-behind`) where it would go back (I6)."""
@@ -127,6 +133,7 @@ class Tx:
                         router=run.router,
                         terminal=run.status.terminal,
                         deadline=rows.deadline_of(run),
+                        builds_on=rows.build_node_of(run),
                         body=rows.run_text(run),
                         started_at=_now(),
                         ended_at=_now() if run.status.terminal else "",
@@ -198,6 +205,14 @@ class Tx:
         query = select(table.c.router, table.c.id).where(table.c.terminal.is_(False))
         return {row.router: row.id for row in self._db.execute(query)}
 
+    def open_builds(self) -> frozenset[tuple[str, str]]:
+        """Routers with an open run that builds an instance, and the node on which it does."""
+        table = schema.runs
+        query = select(table.c.router, table.c.builds_on).where(
+            table.c.terminal.is_(False), table.c.builds_on != ""
+        )
+        return frozenset((row.router, row.builds_on) for row in self._db.execute(query))
+
     def open_run_of(self, router: str) -> Run | None:
         found = self._runs(and_(schema.runs.c.terminal.is_(False), schema.runs.c.router == router))
         return found[0][0] if found else None
@@ -228,7 +243,7 @@ class Tx:
             .order_by(table.c.seq)
         )
         return tuple(
-            self._steps.record(row.seq, row.step, row.progress) for row in self._db.execute(query)
+            self._memory.record(row.seq, row.step, row.progress) for row in self._db.execute(query)
         )
 
     def _save_steps(self, run: Run) -> None:
@@ -252,7 +267,7 @@ class Tx:
         table = schema.steps
         values: dict[str, Any] = {"progress": rows.progress_text(record)}
         if saved is None or saved.step != record.step:
-            values["step"] = self._steps.text(record.step)
+            values["step"] = self._memory.step_text(record.step)
         if saved is None:
             values |= {"run_id": run_id, "undo": undo, "seq": record.seq}
             self._db.execute(insert(table).values(values))

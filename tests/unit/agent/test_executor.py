@@ -88,9 +88,7 @@ def test_without_a_durable_mark_nothing_is_done(
 ) -> None:
     (tmp_path / "epochs.new").mkdir()
     spec = instance_spec(DESIRED, ROUTER, InstanceRef("r1", 3), 2)
-    assert outcomes(executor, command(Build("n1", spec))) == [
-        (Outcome.REFUSED, "state-not-written")
-    ]
+    assert outcomes(executor, command(Build("n1", spec))) == [(Outcome.FAILED, "state-dir")]
     assert set(kernel.instances) == {OLD, NEW}
 
 

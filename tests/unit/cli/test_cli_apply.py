@@ -51,6 +51,19 @@ def test_apply_waits_for_its_runs(vrha: Vrha, service: FakeService, zone: Path) 
     assert "step 4/4 done" in result.err
 
 
+def test_apply_waits_until_a_node_can_host_the_router(
+    vrha: Vrha, service: FakeService, zone: Path
+) -> None:
+    service.unplaced = 2
+    result = vrha("apply", "-f", str(zone), "--wait")
+    assert result.code == 0
+    assert result.err.count("router web waits: no-node: node-1: silent") == 1
+    service.unplaced = 10000
+    result = vrha("apply", "-f", str(zone), "--wait", "--timeout", "1s")
+    assert result.code == 3
+    assert "[not-placed]" in result.err
+
+
 def test_apply_fails_with_its_runs(vrha: Vrha, service: FakeService, zone: Path) -> None:
     service.ends_well = False
     result = vrha("apply", "-f", str(zone), "--wait")

@@ -124,7 +124,8 @@ def test_no_orchestrator(vrha: Vrha, tmp_path: Path, kind: str) -> None:
     result = vrha("--socket", str(path), "network", "list")
     assert (result.code, result.out) == (5, "")
     assert result.err.startswith(f"error: orchestrator at {path}: ")
-    assert "[orchestrator-unreachable]\nIs vrha-orchestrator running" in result.err
+    assert "[orchestrator-unreachable]\n" in result.err
+    assert "systemctl start vrha-orchestrator" in result.err
 
 
 def test_interruption_says_that_the_run_goes_on(service: FakeService, socket_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_a_roll_back_fails_and_says_why(vrha: Vrha, service: FakeService) -> Non
     service.ends_well = False
     result = vrha("network", "restart", "web-net", "--cleanup")
     assert result.code == 1
-    assert "rolled back: check-in-deadline: no check-in of web#2 within 10 s" in result.out
+    assert "rolled back after 11.00 s: check-in-deadline: no check-in of web#2" in result.out
     assert "undo step 1/1 done: destroy web#2 on node-1" in result.err
     assert "error: run r1 of router web rolled back: check-in-deadline" in result.err
     assert "[rolled-back]" in result.err

@@ -309,6 +309,40 @@ def test_overlapping_port_forwards_are_found_wherever_they_stand() -> None:
     assert len(problems(GOOD.replace(start, wide + start))) == 2
 
 
+def test_a_router_forwards_so_many_ports_of_each_family() -> None:
+    start = "- {public: 203.0.113.10, protocol: tcp"
+    wide = '- {public: "PUBLIC", protocol: udp, ports: 1-LAST, private: "PRIVATE"}\n      '
+    v4 = wide.replace("PUBLIC", "203.0.113.10").replace("PRIVATE", "10.2.0.6")
+    v6 = wide.replace("PUBLIC", "2001:db8::10").replace("PRIVATE", "fd00:1::6")
+    most = v6.replace("LAST", "65535") + v4.replace("LAST", "65533")
+    assert parse(GOOD.replace(start, most + start), "x")
+    (problem,) = problems(GOOD.replace(start, most.replace("65533", "65534") + start))
+    assert "routers[0].port_forwards[2]: more than 65535 IPv4 ports" in problem
+    another = v6.replace("udp", "tcp").replace("1-LAST", "1")
+    (problem,) = problems(GOOD.replace(start, most + another + start))
+    assert "routers[0].port_forwards[2]: more than 65535 IPv6 ports" in problem
+
+
+def test_no_dhcp_in_ipv6_prefixes_that_dnsmasq_does_not_serve() -> None:
+    short = GOOD.replace("cidr: fd00:1::/64", "cidr: fd00:1::/56")
+    (problem,) = problems(short)
+    assert "networks[0].hosts[0]: address fd00:1::11: no DHCPv6 in fd00:1::/56" in problem
+    short = short.replace(', "fd00:1::11"', "")
+    assert parse(short, "x")
+    dhcp = "gateway: fd00:1::1\n        dhcp: {first: fd00:1::100, last: fd00:1::200}\n"
+    (problem,) = problems(short.replace("gateway: fd00:1::1\n", dhcp))
+    assert "networks[0].subnets[1]: no DHCPv6 in fd00:1::/56" in problem
+
+
+def test_a_router_has_a_bounded_number_of_rules() -> None:
+    lists = [f"      - {{address: fd00:1::{n}, rules: [RULES]}}\n" for n in (21, 22, 23)]
+    text = GOOD.replace("    ingress:\n", "    ingress:\n" + "".join(lists))
+    # Two in the file, three by the network.
+    assert parse(text.replace("RULES", "{}, " * 16_665), "x")
+    (problem,) = problems(text.replace("RULES", "{}, " * 16_666))
+    assert "routers[0]: 50003 rules with those of its networks" in problem
+
+
 @pytest.mark.parametrize(
     ("text", "what"),
     [

@@ -14,7 +14,7 @@ from vrha.core.run import Limits
 from vrha.errors import InputError, NotFoundError, RefusedError
 from vrha.model.messages import CheckIn
 from vrha.model.runs import RunStatus, Strategy
-from vrha.model.spec import Desired, InstanceRef
+from vrha.model.spec import Desired, InstanceRef, Node
 from vrha.model.state import RulesDigest
 from vrha.model.views import RouterStatus
 
@@ -192,6 +192,49 @@ def test_a_change_of_rules_is_done_in_place_and_of_ports_by_a_restart(world: Wor
     assert world.owner().generation == old.generation + 1
 
 
+def test_after_a_rolled_back_restart_changes_are_made_in_place(world: World) -> None:
+    """The restart has raised the epoch on the node, though nothing came of it."""
+    old = world.serving()
+    (node,) = (node for node in world.nodes.values() if old in node.instances)
+    node.kernel.broken = {"build"}
+    world.service.restart_network("blue", None)
+    world.settle()
+    assert world.last_run() == (RunStatus.ROLLED_BACK, "broken")
+    node.kernel.broken = {"configure"}
+    wanted = replace(DESIRED, routers=(WITH_NAT,))
+    world.service.apply(wanted)
+    world.settle()
+    assert world.last_run() == (RunStatus.ROLLED_BACK, "broken")
+    (view,) = world.service.routers()
+    assert (view.status, view.reason.split(":")[0]) == (RouterStatus.SERVING, "not-applied")
+    node.kernel.broken = set()
+    world.service.apply(wanted)
+    world.settle()
+    assert world.last_run() == (RunStatus.DONE, "")
+    (view,) = world.service.routers()
+    assert (world.owner(), view.reason) == (old, "")
+
+
+def test_an_inventory_counts_though_a_router_cannot_be_restarted_now(world: World) -> None:
+    """One that must be, but fits no node, keeps nobody from being placed."""
+    world.serving()
+    for node in world.nodes.values():
+        node.kernel.broken = {"build"}
+    internal = replace(ROUTER, uplink=None, source_nat=())
+    lost = replace(ROUTER, name="r2", networks=("green",), zone="z3")
+    networks = (*DESIRED.networks, replace(DESIRED.networks[0], name="green"))
+    full = tuple(replace(node, capacity=0) for node in DESIRED.nodes)
+    third = Node("n3", "z3")
+    world.service.apply(Desired(networks, (internal,), DESIRED.nodes))
+    world.settle()
+    world.add_node("n3")
+    with world.store.transaction() as tx:
+        tx.put_desired(Desired(networks, (replace(internal, zone="z1"), lost), (*full, third)))
+    world.receive(world.nodes["n3"].inventory())
+    world.settle()
+    assert [view.node for view in world.service.routers()] == ["n1", "n3"]
+
+
 def test_a_removed_router_goes_and_its_epoch_is_remembered(world: World) -> None:
     world.serving()
     (before,) = world.service.routers()
@@ -223,6 +266,36 @@ def test_without_a_node_the_router_waits_and_is_placed_when_one_is_heard(world: 
     world.settle()
     (view,) = world.service.routers()
     assert (view.status, view.node) == (RouterStatus.SERVING, "n2")
+
+
+def test_routers_applied_together_are_spread(world: World) -> None:
+    """Those of one apply count, before any of them serves; so does a run that is under way."""
+    for node in world.nodes.values():
+        world.receive(node.inventory())
+    names = ("green", "red", "grey")
+    others = tuple(replace(DESIRED.networks[0], name=name) for name in names)
+    routers = tuple(replace(ROUTER, name=f"r-{n.name}", networks=(n.name,)) for n in others)
+    world.service.apply(Desired(others, routers[:2], DESIRED.nodes))
+    world.service.apply(Desired(others, routers, DESIRED.nodes))
+    world.settle()
+    assert sorted(len(node.instances) for node in world.nodes.values()) == [1, 2]
+
+
+def test_a_full_node_restarts_what_it_hosts_and_one_without_capacity_gives_it_away(
+    world: World,
+) -> None:
+    old = world.serving()
+    (home,) = (name for name, node in world.nodes.items() if old in node.instances)
+    for capacity, stays in ((1, True), (0, False)):
+        nodes = tuple(
+            replace(node, capacity=capacity) if node.name == home else node
+            for node in DESIRED.nodes
+        )
+        assert world.service.apply(replace(DESIRED, nodes=nodes)).runs == ()
+        world.service.restart_network("blue", None)
+        world.settle()
+        (view,) = world.service.routers()
+        assert (view.node == home) is stays
 
 
 def test_an_orphan_is_removed_when_it_was_seen_twice(world: World) -> None:

@@ -75,7 +75,7 @@ class FakeKernel:
         self.epochs[spec.ref] = spec.epoch
         return ()
 
-    def configure(self, spec: InstanceSpec) -> Timings:
+    def configure(self, spec: InstanceSpec, previous: InstanceSpec) -> Timings:
         self._try("configure")
         self._need(spec.ref)
         self.epochs[spec.ref] = spec.epoch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import IPv6Address, IPv6Network
 
 import pytest
 from hypothesis import given, settings
@@ -11,8 +12,9 @@ from jinja2 import UndefinedError
 
 from tests.unit.render.render_specs import small
 from vrha.errors import InputError
-from vrha.model.spec import Host, InstanceSpec
+from vrha.model.spec import Egress, Host, Ingress, InstanceSpec, Rule, StaticNat, Subnet
 from vrha.render.dnsmasq import DnsmasqFiles, dnsmasq_files
+from vrha.render.iptables import iptables_texts
 from vrha.render.nft import nft_text
 from vrha.render.templates import dnsmasq_token, guard, render
 
@@ -137,3 +139,29 @@ def test_tokens_that_pass(token: str) -> None:
 def test_a_missing_value_is_an_error() -> None:
     with pytest.raises(UndefinedError):
         render("dnsmasq.conf.j2")
+
+
+@pytest.mark.parametrize("place", ["remote", "ingress", "source_nat", "static_nat", "gateway"])
+def test_a_scope_is_no_way_into_a_ruleset(place: str) -> None:
+    """A scope is free text, and `ipaddress` keeps it (RFC 4007 section 11)."""
+    hostile = "fe80::1%x }; flush ruleset"
+    address = IPv6Address(hostile)
+    spec = small()
+    router, network = spec.router, spec.networks[0]
+    if place == "remote":
+        rule = Rule(remote=IPv6Network(f"{hostile}/128"))
+        network = replace(network, egress=Egress(rules=(rule,)))
+    elif place == "ingress":
+        router = replace(router, ingress=(Ingress(address, (Rule(),)),))
+    elif place == "source_nat":
+        router = replace(router, source_nat=(address,))
+    elif place == "static_nat":
+        router = replace(router, static_nat=(StaticNat(IPv6Address("fd00::1"), address),))
+    else:
+        subnet = Subnet(IPv6Network("fe80::/64"), address)
+        network = replace(network, subnets=(subnet,))
+    spec = replace(spec, router=router, networks=(network, *spec.networks[1:]))
+    for render_rules in (nft_text, iptables_texts):
+        with pytest.raises(InputError) as caught:
+            render_rules(spec)
+        assert caught.value.code == "scoped-address"
