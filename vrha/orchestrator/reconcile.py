@@ -235,17 +235,13 @@ def after_inventory(tx: Tx, inventory: Inventory, previous: NodeState | None) ->
 def _tell_of_strangers(tx: Tx, inventory: Inventory, previous: NodeState | None) -> None:
     """An active instance that nothing names may be a second owner: people must hear of it."""
     known = {i.ref for i in previous.instances if i.activity is Activity.ACTIVE} if previous else ()
-    for observed in inventory.instances:
-        router = observed.ref.router
-        if observed.activity is not Activity.ACTIVE or observed.ref in known:
-            continue
-        state = tx.router_state(router)
-        if state is not None and (state.active, state.node) == (observed.ref, inventory.node):
-            continue
-        if tx.open_run_of(router) is None:
-            detail = f"{observed.ref} is active and nothing names it"
+    named = {(state.active, state.node) for state in tx.router_briefs()}
+    busy = tx.open_run_ids()
+    for ref in (i.ref for i in inventory.instances if i.activity is Activity.ACTIVE):
+        if ref not in known and ref.router not in busy and (ref, inventory.node) not in named:
+            detail = f"{ref} is active and nothing names it"
             tx.add_event(
-                "stranger-found", "active", router=router, node=inventory.node, detail=detail
+                "stranger-found", "active", router=ref.router, node=inventory.node, detail=detail
             )
 
 
