@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -89,8 +90,42 @@ def test_a_command_reaches_its_node(url: str, publisher: Publisher, eventually: 
         down(publisher, b"one")
         eventually(lambda: consumer.counts.handled == 1)
     assert inbox.bodies == [b"one"]
-    assert inbox.headers[0] == Headers("m-b'one'", "n1", "vrha", 0)
+    assert replace(inbox.headers[0], received=0.0) == Headers("m-b'one'", "n1", "vrha", 0, 0.0)
     assert depth(url, "vrha.node.n1") == 0
+
+
+def test_what_has_expired_is_never_delivered(
+    url: str, publisher: Publisher, eventually: Eventually
+) -> None:
+    down(publisher, b"first", expires=time.monotonic() + 60)
+    down(publisher, b"over", expires=time.monotonic() + 0.2)
+    down(publisher, b"late", expires=time.monotonic() - 1)
+    down(publisher, b"last")
+    time.sleep(0.3)
+    inbox = Inbox()
+    consumer = Consumer([url], "vrha.node.n1", inbox)
+    with consuming(consumer):
+        eventually(lambda: consumer.counts.handled == 2)
+    assert inbox.bodies == [b"first", b"last"]
+    eventually(lambda: depth(url, "vrha.dead") == 2)
+
+
+def test_a_process_that_stood_still_asks_the_broker_again(
+    url: str, publisher: Publisher, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits in its socket may be hours old."""
+    inbox = Inbox()
+    consumer = Consumer([url], "vrha.node.n1", inbox)
+    with consuming(consumer):
+        eventually(lambda: consumer.connected)
+        monkeypatch.setattr("vrha.bus.consumer._STALL_S", -1.0)
+        eventually(lambda: consumer.counts.connects >= 2)
+        down(publisher, b"while it stands still", expires=time.monotonic() + 0.1)
+        time.sleep(0.2)
+        monkeypatch.setattr("vrha.bus.consumer._STALL_S", 5.0)
+        down(publisher, b"now")
+        eventually(lambda: b"now" in inbox.bodies)
+    assert inbox.bodies == [b"now"]
 
 
 def test_what_a_node_says_reaches_the_orchestrator(

@@ -124,7 +124,8 @@ def _vrha(agent: Executor, spec: InstanceSpec) -> dict[str, Any]:
     begin = time.monotonic()
     received = codec.decode_message(body, len(body))
     assert isinstance(received, Command)
-    said = [(message, codec.encode(message)) for message in agent.execute(received)]
+    messages = agent.execute(received, time.monotonic())
+    said = [(message, codec.encode(message)) for message in messages]
     end = time.monotonic()
     proofs = [message for message, _ in said if isinstance(message, CheckIn)]
     reports = [message for message, _ in said if isinstance(message, StepReport)]

@@ -93,7 +93,7 @@ class Agent:
         if not isinstance(command, Command):
             raise InputError("unexpected", f"an agent takes commands, not {command.type}")
         with self._kernel_lock:
-            said = self._executor.execute(command)
+            said = self._executor.execute(command, headers.received)
         for message in said:
             self._report(message)
         self._look.set()

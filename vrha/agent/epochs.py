@@ -1,4 +1,4 @@
-"""The highest epoch that this node has seen of each router, for ever (I6)."""
+"""The newest command that this node has seen of each router, for ever (I6)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from vrha.errors import PreconditionError, StepError
 
+Mark = tuple[int, int]
+"""Epoch, and the order of a command within it."""
+
 
 class Epochs:
-    """A small durable file: written and synced before a higher epoch takes effect."""
+    """A small durable file: written and synced before a newer command takes effect."""
 
     def __init__(self, path: Path) -> None:
         """Read `path`.
@@ -23,7 +27,7 @@ class Epochs:
         self._path = path
         try:
             loaded = json.loads(path.read_text()) if path.exists() else {}
-            self._highest = {str(router): int(epoch) for router, epoch in loaded.items()}
+            self._highest = {str(router): _mark(mark) for router, mark in loaded.items()}
         except OSError as error:
             raise PreconditionError(
                 "state-dir", f"cannot read {path}: {error.strerror}", "Check the file and the disk."
@@ -35,29 +39,29 @@ class Epochs:
                 "Without it an old command could win; remove it only when no command is under way.",
             ) from error
 
-    def highest(self, router: str) -> int:
-        return self._highest.get(router, 0)
+    def highest(self, router: str) -> Mark:
+        return self._highest.get(router, (0, 0))
 
-    def raise_to(self, router: str, epoch: int) -> None:
-        """Remember `epoch`; lower and equal ones change nothing.
+    def raise_to(self, router: str, mark: Mark) -> None:
+        """Remember `mark`; lower and equal ones change nothing.
 
         Raises StepError (`no-space`, `state-dir`) when it cannot be kept; then nothing changed.
         """
-        if epoch <= self.highest(router):
+        if mark <= self.highest(router):
             return
-        wanted = {**self._highest, router: epoch}
+        wanted = {**self._highest, router: mark}
         try:
             self._write(wanted)
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             raise StepError(
                 "no-space" if full else "state-dir",
-                f"cannot keep epoch {epoch} of {router} in {self._path}: {error.strerror}",
+                f"cannot keep epoch {mark[0]} of {router} in {self._path}: {error.strerror}",
                 "Free space and try again." if full else "Check the disk.",
             ) from error
         self._highest = wanted
 
-    def _write(self, wanted: Mapping[str, int]) -> None:
+    def _write(self, wanted: Mapping[str, Mark]) -> None:
         """Write and sync the file; raises OSError."""
         fresh = self._path.with_suffix(".new")
         with fresh.open("w") as file:
@@ -72,4 +76,10 @@ class Epochs:
             os.close(folder)
 
     def all(self) -> tuple[tuple[str, int], ...]:
-        return tuple(sorted(self._highest.items()))
+        """The highest epoch of every router, by name."""
+        return tuple(sorted((router, epoch) for router, (epoch, _) in self._highest.items()))
+
+
+def _mark(loaded: Any) -> Mark:
+    epoch, order = loaded
+    return int(epoch), int(order)

@@ -86,43 +86,54 @@ ACTIONS: dict[type[Step], Callable[[NodeKernel, Step], Timings]] = {
 
 @dataclass(frozen=True, slots=True)
 class Executor:
-    """Takes commands for `node`; refuses those of lower epochs than it has seen."""
+    """Takes commands for `node`; refuses what is older than what it has seen, and what is over."""
 
     node: str
     kernel: NodeKernel
     epochs: Epochs
 
-    def execute(self, command: Command) -> tuple[Message, ...]:
+    def execute(self, command: Command, received: float) -> tuple[Message, ...]:
         """Take the steps in order, stop at the first that fails; what there is to say about it.
 
-        Nothing is said before the batch has ended: between muting the old and announcing the
-        new one not even a message may cost time. Raises InputError for a command to another
-        node.
+        `received`: when the command came, in seconds of the monotonic clock. Nothing is said
+        before the batch has ended: between muting the old and announcing the new one not even a
+        message may cost time. Raises InputError for a command to another node.
         """
         if command.node != self.node:
             raise InputError("wrong-node", f"command for {command.node} reached {self.node}")
-        highest = self.epochs.highest(command.router)
-        if command.epoch < highest:
-            log.warning("run %s: epoch %d < %d: refused", command.run, command.epoch, highest)
-            detail = f"epoch {command.epoch} of {command.router} is over; this node has {highest}"
-            return (_report(command, 0, Outcome.REFUSED, "stale-epoch", detail),)
-        try:
-            self.epochs.raise_to(command.router, command.epoch)
-        except StepError as error:
-            log.error("run %s: %s", command.run, error)
-            return (_report(command, 0, Outcome.FAILED, error.code, error.message),)
+        refusal = self._refusal(command)
+        if refusal is not None:
+            log.warning("run %s: refused: %s", command.run, refusal.detail)
+            return (refusal,)
         said: list[Message] = []
         for index, step in enumerate(command.steps):
-            report, proof = self._take(command, index, step)
+            report, proof = self._take(command, index, step, received)
             said += [*proof, report]
             if report.outcome is not Outcome.DONE:
                 break
         return tuple(said)
 
+    def _refusal(self, command: Command) -> StepReport | None:
+        """Why the command is not taken at all; None when it is, and remembered as the newest."""
+        mark, highest = (command.epoch, command.order), self.epochs.highest(command.router)
+        if mark < highest:
+            code = "stale-epoch" if command.epoch < highest[0] else "stale-command"
+            detail = f"epoch {mark[0]}, order {mark[1]} of {command.router} is over; "
+            detail += f"this node has {highest[0]}, {highest[1]}"
+            return _report(command, 0, Outcome.REFUSED, code, detail)
+        try:
+            self.epochs.raise_to(command.router, mark)
+        except StepError as error:
+            return _report(command, 0, Outcome.FAILED, error.code, error.message)
+        return None
+
     def _take(
-        self, command: Command, index: int, step: Step
+        self, command: Command, index: int, step: Step, received: float
     ) -> tuple[StepReport, tuple[CheckIn, ...]]:
         start = time.monotonic()
+        if command.valid_s is not None and start > received + command.valid_s:
+            detail = f"it came {start - received:.1f} s ago and was valid for {command.valid_s:g} s"
+            return _report(command, index, Outcome.REFUSED, "expired", detail), ()
         proof: tuple[CheckIn, ...] = ()
         try:
             timings = ACTIONS[type(step)](self.kernel, step)
@@ -131,9 +142,12 @@ class Executor:
         except VrhaError as error:
             log.warning("run %s: %s failed: %s", command.run, step.kind, error)
             return _report(command, index, Outcome.FAILED, error.code, error.message), ()
-        except OSError as error:
+        except Exception as error:
+            # Also what is a bug: the run must hear of it now, not at its deadline.
             log.exception("run %s: %s failed", command.run, step.kind)
-            return _report(command, index, Outcome.FAILED, "os-error", str(error)), ()
+            code = "os-error" if isinstance(error, OSError) else "internal"
+            detail = f"{type(error).__name__}: {error}"
+            return _report(command, index, Outcome.FAILED, code, detail), ()
         total = ("total", (time.monotonic() - start) * 1000)
         log.info("run %s: %s done in %.1f ms", command.run, step.kind, total[1])
         return _report(command, index, Outcome.DONE, timings=(*timings, total)), proof

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import select
 import socket
 import ssl
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -156,8 +158,14 @@ class Link:
     def abandon(self) -> None:
         """Drop the socket without a word: nothing waits for a peer that may be gone."""
         amqp = getattr(self, "_amqp", None)
-        if amqp is not None:
-            amqp.collect()
+        if amqp is None:
+            return
+        with contextlib.suppress(*BUS_ERRORS):
+            # What is not on the wire yet is discarded: it must not arrive after what comes next.
+            # Not the property `transport`: that one connects when there is no connection.
+            sock = amqp._transport.sock
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        amqp.collect()
 
 
 def backoff(first_s: float = 0.05, most_s: float = 2.0) -> Iterator[float]:

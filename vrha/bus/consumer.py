@@ -35,6 +35,9 @@ _SAY_AGAIN_S = 30.0
 """How often a broker that stays away is mentioned."""
 _RETRY_S = 0.1
 """Pause before a message whose handler failed goes back; doubles with every delivery."""
+_STALL_S = 5.0
+"""A process that stood still for longer drops its connection: what waits in the socket may have
+been given to nobody for hours. The broker delivers again what has not expired."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,8 @@ class Headers:
     user: str
     deliveries: int
     """How often it was delivered before."""
+    received: float
+    """When it was read from the connection: seconds of the monotonic clock."""
 
 
 class _Verdict(Enum):
@@ -159,6 +164,7 @@ class _Session:
         self._worker = worker
         self._counts = counts
         self._delayed: list[tuple[float, int]] = []
+        self._turned = monotonic()
         self._poll = select.poll()
         self._poll.register(link.descriptor, select.POLLIN)
         self._poll.register(worker.wakeup, select.POLLIN)
@@ -174,10 +180,13 @@ class _Session:
         if due is not None:
             timeout_s = min(timeout_s, max(due - monotonic(), 0))
         ready = [] if self._link.pending else self._poll.poll(timeout_s * 1000)
+        if monotonic() - self._turned > _STALL_S:
+            raise ConnectionAbortedError("this process stood still")
         if self._link.pending or any(fd == self._link.descriptor for fd, _ in ready):
             self._link.read_frame()
         self._settle()
         self._link.heartbeat()
+        self._turned = monotonic()
 
     def finish(self, grace_s: float) -> None:
         """Settle what the handler is working on, if it ends within `grace_s`; then goodbye."""
@@ -197,7 +206,7 @@ class _Session:
                 channel.basic_reject(message.delivery_tag, requeue=False)
             else:
                 self._counts.failed += 1
-                pause = _RETRY_S * 2 ** min(_headers(message).deliveries, 5)
+                pause = _RETRY_S * 2 ** min(_deliveries(message), 5)
                 self._delayed.append((monotonic() + pause, message.delivery_tag))
         now = monotonic()
         for entry in [entry for entry in self._delayed if entry[0] <= now]:
@@ -221,12 +230,12 @@ class _Worker:
         self._life = 0
         self._halted = False
         self._lock = threading.Lock()
-        self._todo: SimpleQueue[tuple[int, Message] | None] = SimpleQueue()
+        self._todo: SimpleQueue[tuple[int, Message, float] | None] = SimpleQueue()
         self._done: list[tuple[int, Message, _Verdict]] = []
         threading.Thread(target=self._work, name="vrha-handler", daemon=True).start()
 
     def submit(self, message: Message) -> None:
-        self._todo.put((self._life, message))
+        self._todo.put((self._life, message, monotonic()))
 
     def forget(self) -> None:
         """The connection is gone: what was delivered over it is void."""
@@ -260,19 +269,19 @@ class _Worker:
         finally:
             os.close(self.wakeup)
 
-    def _take(self, life: int, message: Message) -> None:
+    def _take(self, life: int, message: Message, received: float) -> None:
         with self._lock:
             if life != self._life or self._halted:
                 return
             self.idle.clear()
-        verdict = self._handle(message)
+        verdict = self._handle(message, received)
         with self._lock:
             self._done.append((life, message, verdict))
             os.eventfd_write(self.wakeup, 1)
         self.idle.set()
 
-    def _handle(self, message: Message) -> _Verdict:
-        headers = _headers(message)
+    def _handle(self, message: Message, received: float) -> _Verdict:
+        headers = _headers(message, received)
         body = bytes(message.body)
         try:
             if len(body) > self._max_bytes:
@@ -293,11 +302,17 @@ class _Worker:
         return _Verdict.ACCEPTED
 
 
-def _headers(message: Message) -> Headers:
+def _deliveries(message: Message) -> int:
+    headers = message.properties.get("application_headers") or {}
+    return int(headers.get("x-delivery-count", 0))
+
+
+def _headers(message: Message, received: float) -> Headers:
     properties = message.properties
     return Headers(
         message_id=str(properties.get("message_id", "")),
         routing_key=str(message.delivery_info.get("routing_key", "")),
         user=str(properties.get("user_id", "")),
-        deliveries=int((properties.get("application_headers") or {}).get("x-delivery-count", 0)),
+        deliveries=_deliveries(message),
+        received=received,
     )

@@ -67,7 +67,13 @@ class _Session:
         self._returns.append(key)
 
     def send(
-        self, exchange: str, routing_key: str, body: bytes, message_id: str, deadline: float
+        self,
+        exchange: str,
+        routing_key: str,
+        body: bytes,
+        message_id: str,
+        deadline: float,
+        expires: float | None,
     ) -> None:
         """Raises _Nacked, _Lost, _Returned, NotFound or AccessRefused."""
         self._returns.clear()
@@ -84,6 +90,7 @@ class _Session:
                 mandatory=True,
                 message_id=message_id,
                 user_id=self.link.endpoint.user,
+                expiration=None if expires is None else max(expires - monotonic(), 0.001),
                 timeout=max(deadline - monotonic(), 0.001),
             )
             self._await_confirm(deadline)
@@ -131,11 +138,13 @@ class Publisher:
         *,
         message_id: str,
         timeout_s: float = 5.0,
+        expires: float | None = None,
     ) -> None:
         """Returns once the broker has confirmed that a queue holds the message.
 
         Tries again, with the same message id, until `timeout_s` has passed: the receiver may
-        see a message twice, and must not mind. Raises InputError (`too-large`) and
+        see a message twice, and must not mind. The broker drops the message if it is not delivered
+        before `expires` (seconds of the monotonic clock). Raises InputError (`too-large`) and
         UnreachableError: `broker-unreachable` (surely not delivered), `broker-refused` (login
         or permission), `unroutable` (no queue is bound), `not-confirmed` (outcome unknown).
         """
@@ -143,7 +152,7 @@ class Publisher:
             raise InputError("too-large", f"message of {len(body)} bytes; the limit is {MAX_DOWN}")
 
         def send(session: _Session, deadline: float) -> None:
-            session.send(exchange, routing_key, body, message_id, deadline)
+            session.send(exchange, routing_key, body, message_id, deadline, expires)
 
         with self._lock:
             self._until(timeout_s, send)

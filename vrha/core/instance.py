@@ -47,10 +47,10 @@ def same_shape(one: InstanceSpec, other: InstanceSpec) -> bool:
 
 
 def reconfigured(live: InstanceSpec, wanted: InstanceSpec) -> InstanceSpec:
-    """`wanted` as the live instance carries it: with its identity and its MAC addresses."""
+    """`wanted` as the live instance carries it: with its name and its MAC addresses."""
     macs = {port.name: port.mac for port in live.ports}
     ports = tuple(replace(port, mac=macs[port.name]) for port in wanted.ports)
-    return replace(wanted, ref=live.ref, epoch=live.epoch, ports=ports)
+    return replace(wanted, ref=live.ref, ports=ports)
 
 
 def _faceless(spec: InstanceSpec) -> InstanceSpec:

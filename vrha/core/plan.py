@@ -50,12 +50,18 @@ def update(run_id: str, live: Live, spec: InstanceSpec) -> Run:
 
 def delete(run_id: str, live: Live, epoch: int) -> Run:
     """The instance goes and nothing takes its place."""
-    return reap(run_id, live.node, live.ref, epoch)
+    steps = (Mute(live.node, live.ref), Destroy(live.node, live.ref))
+    return _removal(run_id, live.ref, epoch, steps, point_of_no_return=1)
 
 
 def reap(run_id: str, node: str, instance: InstanceRef, epoch: int) -> Run:
-    """An instance goes: the last one of a removed router, or one that nothing names."""
-    steps: tuple[Step, ...] = (Mute(node, instance), Destroy(node, instance))
+    """An instance goes that nothing names. Never undone: it must not come back to life (I6)."""
+    return _removal(run_id, instance, epoch, (Destroy(node, instance),), point_of_no_return=0)
+
+
+def _removal(
+    run_id: str, instance: InstanceRef, epoch: int, steps: tuple[Step, ...], point_of_no_return: int
+) -> Run:
     return Run(
         id=run_id,
         kind=RunKind.DELETE,
@@ -64,7 +70,7 @@ def reap(run_id: str, node: str, instance: InstanceRef, epoch: int) -> Run:
         strategy=None,
         status=RunStatus.RUNNING,
         steps=tuple(StepRecord(seq, step) for seq, step in enumerate(steps)),
-        point_of_no_return=1,
+        point_of_no_return=point_of_no_return,
         old=instance,
     )
 

@@ -14,10 +14,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from vrha.core.outcome import OWNER_UNKNOWN, is_gone
 from vrha.core.steps import describe, node_of, undo_of
 from vrha.model.runs import Run, RunStatus, StepRecord, StepStatus
 from vrha.model.spec import InstanceRef
-from vrha.model.steps import Announce, AwaitCheckIn, Build, Mute, Unmute
+from vrha.model.steps import Announce, AwaitCheckIn, Build, Destroy, Mute, Swap, Unmute
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +79,17 @@ Event = Resume | StepDone | StepFailed | CheckedIn | CheckInFailed | Tick
 
 @dataclass(frozen=True, slots=True)
 class Dispatch:
-    """Send these steps of the run, in order, to `node`."""
+    """Send these steps of the run, in order, to `node`; not after `expires` (None: however late).
+
+    `order` grows with every dispatch of a run.
+    """
 
     node: str
     undo: bool
     attempt: int
     records: tuple[StepRecord, ...]
+    order: int
+    expires: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,23 +197,33 @@ def _failed(
             for r in _records(run, undo)
         )
         return _proceed(_with_records(run, undo, retry), now, limits)
-    abandoned = replace(failed, status=StepStatus.ABANDONED)
-    leftover = f"{describe(record.step)} on {node_of(record.step)}: {failed.error}"
-    run = replace(_with_record(run, undo, abandoned), leftovers=(*run.leftovers, leftover))
-    if isinstance(record.step, Mute):
-        run = _keep_muted(run, undo)
-    return _proceed(run, now, limits)
+    return _proceed(_give_up(run, undo, failed), now, limits)
 
 
-def _keep_muted(run: Run, undo: bool) -> Run:
-    """After a mute that could not be confirmed nobody else may become owner (I1)."""
-    records = tuple(
-        replace(r, status=StepStatus.ABANDONED, error="owner-unknown: a mute was not confirmed")
-        if r.status is StepStatus.PENDING and isinstance(r.step, Unmute | Announce)
-        else r
-        for r in _records(run, undo)
-    )
-    return _with_records(run, undo, records)
+def _give_up(run: Run, undo: bool, record: StepRecord) -> Run:
+    """The step is not done, and the run says so."""
+    leftover = f"{describe(record.step)} on {node_of(record.step)}: {record.error}"
+    run = replace(run, leftovers=(*run.leftovers, leftover))
+    return _with_record(run, undo, replace(record, status=StepStatus.ABANDONED))
+
+
+def _barred(records: tuple[StepRecord, ...]) -> frozenset[int]:
+    """Steps that must not be taken after others had to be given up.
+
+    As long as a mute is not confirmed nobody else may become owner (I1). As long as a swap back
+    is not confirmed the instance that it takes the traffic from may be the only one to serve, so
+    it is not destroyed (I2).
+    """
+    barred: set[int] = set()
+    for given_up in (r.step for r in records if r.status is StepStatus.ABANDONED):
+        for record in (r for r in records if r.status is StepStatus.PENDING):
+            match given_up, record.step:
+                case Mute(), Unmute(instance=other) | Announce(instance=other):
+                    if other != given_up.instance and not is_gone(records, given_up):
+                        barred.add(record.seq)
+                case Swap(), Destroy(instance=other) if other == given_up.old:
+                    barred.add(record.seq)
+    return frozenset(barred)
 
 
 def _roll_back(run: Run, now: float, limits: Limits) -> Result:
@@ -222,8 +238,12 @@ def _proceed(run: Run, now: float, limits: Limits) -> Result:
     records = _records(run, undo)
     if any(r.status is StepStatus.STARTED for r in records):
         return run, ()
-    pending = [r for r in records if r.status is StepStatus.PENDING]
+    barred = _barred(records)
+    pending = [r for r in records if r.status is StepStatus.PENDING and r.seq not in barred]
     if not pending:
+        unsafe = f"{OWNER_UNKNOWN}: an earlier step was not confirmed"
+        for record in (r for r in records if r.seq in barred):
+            run = _give_up(run, undo, replace(record, error=unsafe))
         return _finish(run)
     if isinstance(pending[0].step, AwaitCheckIn):
         waiting = replace(
@@ -241,7 +261,11 @@ def _proceed(run: Run, now: float, limits: Limits) -> Result:
     )
     for record in started:
         run = _with_record(run, undo, record)
-    return run, (Dispatch(node_of(started[0].step), undo, attempt, started),)
+    # What can still be taken back must not happen once that has begun; the rest may come late.
+    expires = None if undo or _no_way_back(run) else now + limits.step_s
+    order = sum(r.attempt for r in (*run.steps, *run.undo))
+    node = node_of(started[0].step)
+    return run, (Dispatch(node, undo, attempt, started, order, expires),)
 
 
 def _finish(run: Run) -> Result:
@@ -264,9 +288,10 @@ def _batch(run: Run, pending: list[StepRecord]) -> list[StepRecord]:
     first = pending[0]
     batch = [first]
     for record in pending[1:]:
+        follows = record.seq == batch[-1].seq + 1
         same_node = node_of(record.step) == node_of(first.step)
         is_boundary = record.seq == run.point_of_no_return
-        if not same_node or (is_boundary and run.status is RunStatus.RUNNING):
+        if not follows or not same_node or (is_boundary and run.status is RunStatus.RUNNING):
             break
         batch.append(record)
     return batch

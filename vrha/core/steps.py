@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from vrha.model.spec import InstanceSpec, Router
 from vrha.model.steps import (
     Announce,
     AwaitCheckIn,
@@ -32,6 +35,23 @@ def undo_of(step: Step) -> tuple[Step, ...]:
             return (Configure(node, previous, spec),)
         case Destroy(node=node, spec=spec):
             return (Build(node, spec),) if spec else ()
+
+
+def outline(step: Step) -> Step:
+    """The step without what only carrying it out needs: specs may hold thousands of rules."""
+    match step:
+        case Build(spec=spec):
+            return replace(step, spec=_bare(spec))
+        case Configure(spec=spec, previous=previous):
+            return replace(step, spec=_bare(spec), previous=_bare(previous))
+        case Destroy(spec=spec) if spec is not None:
+            return replace(step, spec=_bare(spec))
+    return step
+
+
+def _bare(spec: InstanceSpec) -> InstanceSpec:
+    router = Router(spec.router.name, spec.router.networks)
+    return InstanceSpec(spec.ref, spec.epoch, router, networks=(), ports=())
 
 
 def describe(step: Step) -> str:

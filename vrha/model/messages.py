@@ -18,7 +18,9 @@ class Command:
     """Steps `first_seq`, `first_seq + 1`, .. of a run, for one node, to be taken in order.
 
     `undo` tells steps of a roll-back from those of the way forward; `token` is the one-time
-    token for the check-in of a build among the steps.
+    token for the check-in of a build among the steps. `order` grows with every command of a run:
+    a node refuses a lower one than it has seen. `valid_s`: how many seconds after its receipt a
+    step may be begun; None: however late.
     """
 
     run: str
@@ -30,6 +32,8 @@ class Command:
     undo: bool
     steps: tuple[Step, ...]
     token: str = ""
+    order: int = 0
+    valid_s: float | None = None
     type: Literal["command"] = "command"
 
 

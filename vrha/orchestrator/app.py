@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import uuid
 
 from vrha.bus import topology
@@ -11,11 +12,11 @@ from vrha.bus.consumer import Consumer, Headers
 from vrha.bus.publisher import Publisher
 from vrha.config.settings import OrchestratorSettings
 from vrha.core.run import Limits
-from vrha.errors import UnreachableError
+from vrha.errors import InputError, UnreachableError
 from vrha.orchestrator.engine import Engine
 from vrha.orchestrator.metrics import Metrics
 from vrha.orchestrator.service import OrchestratorService
-from vrha.store import Store
+from vrha.store import OutboxRow, Store
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,8 @@ class Orchestrator:
             self._store.close()
 
     def _receive(self, body: bytes, headers: Headers) -> None:
-        self._engine.receive(body)
+        # The broker lets a node's user write no keys but `node.NODE.*`.
+        self._engine.receive(body, headers.routing_key.split(".")[1])
 
     def _tick(self, stop: threading.Event) -> None:
         while not stop.wait(TICK_S):
@@ -83,35 +85,82 @@ class Orchestrator:
             except UnreachableError as error:
                 log.error("store: %s", error)
                 stop.wait(STORE_RETRY_S)
+            except Exception:
+                # Without ticks no run would ever end.
+                log.exception("tick failed")
+                stop.wait(STORE_RETRY_S)
 
     def _send(self, stop: threading.Event) -> None:
-        """Publish what the outbox holds, in order; a row goes only when the broker has it."""
+        """Publish what the outbox holds; a row goes only when the broker has it."""
         while not stop.is_set():
             self._outbox_filled.wait(1.0)
             self._outbox_filled.clear()
             try:
-                self._send_all()
-            except UnreachableError as error:
-                log.warning("outbox: %s", error.code)
+                if not self._send_all():
+                    stop.wait(0.2)
+                    self._outbox_filled.set()
+            except Exception as error:
+                # Without an outbox nothing would ever be done again.
+                known = isinstance(error, UnreachableError)
+                log.warning("outbox: %s", error, exc_info=None if known else error)
                 stop.wait(0.2)
                 self._outbox_filled.set()
 
-    def _send_all(self) -> None:
+    def _send_all(self) -> bool:
+        """Publish in order for each node; a node whose queue is full or missing holds up no other.
+
+        Returns whether all of it went. Raises UnreachableError.
+        """
         with self._store.transaction() as tx:
             nodes = frozenset(node.name for node in tx.desired()[1].nodes)
-            rows = tx.unsent()
+            rows = tx.unsent(limit=1)
         # An agent finds its queue as soon as its node is wanted, before any command for it.
-        missing = (nodes | {row.node for row in rows}) - self._declared
+        self._declare(nodes)
+        stuck: frozenset[str] = frozenset()
+        while rows:
+            (row,) = rows
+            self._declare(frozenset({row.node}))
+            settled = self._is_settled(row)
+            if not settled:
+                stuck |= {row.node}
+            with self._store.transaction() as tx:
+                if settled:
+                    tx.mark_sent([row.id])
+                rows = tx.unsent(1, stuck)
+        self._publisher.keep_alive()
+        return not stuck
+
+    def _declare(self, nodes: frozenset[str]) -> None:
+        missing = nodes - self._declared
         if missing:
             self._publisher.declare([topology.node_queue(node) for node in sorted(missing)])
             self._declared |= missing
-        for row in rows:
+
+    def _is_settled(self, row: OutboxRow) -> bool:
+        """Publish the row unless it is over; False when its node's queue takes nothing now."""
+        if is_over(row, time.monotonic()):
+            log.warning("command %d to %s is over and was not sent", row.id, row.node)
+            return True
+        try:
             self._publisher.publish(
                 topology.DOWN.name,
                 topology.down_key(row.node),
                 row.body,
                 message_id=f"{self._life}-{row.id}",
+                expires=row.expires,
             )
-            with self._store.transaction() as tx:
-                tx.mark_sent([row.id])
-        self._publisher.keep_alive()
+        except InputError as error:
+            # Sending it again would not help; its run hears nothing and ends by its deadline.
+            log.error("command %d to %s cannot be sent: %s", row.id, row.node, error)
+        except UnreachableError as error:
+            if error.code not in ("unroutable", "not-confirmed"):
+                raise
+            log.warning("node %s: %s", row.node, error)
+            self._declared -= {row.node}
+            return False
+        return True
+
+
+def is_over(row: OutboxRow, now: float) -> bool:
+    """Whether the command must not be sent any more; `now` on the monotonic clock."""
+    return row.expires is not None and now >= row.expires

@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from vrha import codec
 from vrha.core import check_in as judging
+from vrha.core.outcome import is_unsettled, outcome_of
 from vrha.core.run import (
     CheckedIn,
     CheckInFailed,
@@ -29,17 +30,21 @@ from vrha.core.run import (
     Tick,
     advance,
 )
+from vrha.core.steps import node_of, outline
 from vrha.errors import InputError
 from vrha.model.messages import CheckIn, Command, Inventory, Outcome, StepReport
-from vrha.model.runs import Run, RunKind, RunStatus, StepRecord
+from vrha.model.runs import Run, RunStatus, StepRecord, StepStatus
 from vrha.model.state import RouterState
-from vrha.model.steps import Build, Configure
+from vrha.model.steps import Build
 from vrha.orchestrator import reconcile
 from vrha.orchestrator.metrics import Metrics
 from vrha.render.digest import expected_digest
 from vrha.store import Store, Tx
 
 log = logging.getLogger(__name__)
+
+_LONGEST_DETAIL = 2000
+"""Characters of a node's complaint that are kept."""
 
 
 class Engine:
@@ -51,7 +56,10 @@ class Engine:
         limits: Limits,
         metrics: Metrics,
         outbox_filled: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`clock` counts seconds; its base may change when the orchestrator starts again."""
+        self._clock = clock
         self._store = store
         self._limits = limits
         self._metrics = metrics
@@ -67,8 +75,9 @@ class Engine:
         return self._feed(tx, run, Resume())
 
     def resume(self) -> None:
-        """Take up every open run after a start of the orchestrator."""
+        """Take up every open run after a start: what was started is sent again."""
         with self._store.transaction() as tx:
+            tx.forget_expiring()
             for run in tx.open_runs():
                 log.info("run %s: resumed", run.id)
                 tx.add_event("run-resumed", run.status, run=run.id, router=run.router)
@@ -78,15 +87,20 @@ class Engine:
     def tick(self) -> None:
         """Let deadlines pass; call it several times a second."""
         with self._store.transaction() as tx:
-            for run in tx.open_runs():
+            overdue = tx.overdue_runs(self._clock())
+            for run in overdue:
                 self._feed(tx, run, Tick())
-        self._outbox_filled()
+        if overdue:
+            self._outbox_filled()
 
     # --- what agents say --------------------------------------------------------------------
 
-    def receive(self, body: bytes) -> None:
-        """One message from an agent. Raises InputError for what is none."""
+    def receive(self, body: bytes, sender: str) -> None:
+        """One message from the agent of node `sender`. Raises InputError for what is none."""
         message = codec.decode_message(body)
+        if message.node != sender:
+            self._metrics.refused("wrong-sender")
+            raise InputError("wrong-sender", f"node {sender} speaks for node {message.node}")
         match message:
             case StepReport():
                 self._report(message)
@@ -99,11 +113,12 @@ class Engine:
         self._outbox_filled()
 
     def _report(self, report: StepReport) -> None:
+        report = replace(report, code=report.code[:100], detail=report.detail[:_LONGEST_DETAIL])
         with self._store.transaction() as tx:
             run = tx.run(report.run)
-            if run is None or report.epoch != run.epoch:
+            if run is None or report.epoch != run.epoch or not _is_from_its_node(run, report):
                 self._metrics.refused("step-report")
-                tx.add_event("report-refused", "stale", run=report.run, node=report.node)
+                tx.add_event("report-refused", "not-ours", run=report.run, node=report.node)
                 return
             tx.add_step_timings(run.id, report.seq, report.undo, report.timings_ms)
             if report.outcome is Outcome.DONE:
@@ -123,36 +138,40 @@ class Engine:
 
     def _check_in(self, message: CheckIn) -> None:
         with self._store.transaction() as tx:
+            awaited = tx.run(message.run)
+        is_awaited = awaited is not None and judging.judge_sender(awaited, message).refusal is None
+        build = judging.build_of(awaited) if awaited is not None and is_awaited else None
+        # Outside of the transaction: with ten thousand rules it takes a quarter of a second.
+        expected = expected_digest(build.spec) if build else None
+        with self._store.transaction() as tx:
             run = tx.run(message.run)
             judgement = judging.judge_sender(run, message)
             if judgement.refusal is None and not tx.consume_check_in(
                 message.run, _hash(message.token)
             ):
                 judgement = judging.Judgement(judging.Refusal.WRONG_TOKEN)
-            if run is None or judgement.refusal is not None:
+            if run is None or expected is None or judgement.refusal is not None:
                 self._refuse(tx, message, judgement)
                 return
-            build = judging.build_of(run)
-            assert build is not None, "judge_sender found it"
-            judgement = judging.judge_self_test(run, message, expected_digest(build.spec))
+            judgement = judging.judge_self_test(run, message, expected)
             if judgement.refusal is not None:
                 self._refuse(tx, message, judgement)
-                self._feed(
-                    tx,
-                    run,
-                    CheckInFailed(message.instance, judgement.refusal, judgement.detail),
-                )
+                unfit = CheckInFailed(message.instance, judgement.refusal, judgement.detail)
+                self._feed(tx, run, unfit)
                 return
-            log.info("run %s: %s checked in from %s", run.id, message.instance, message.node)
-            tx.add_event(
-                "checked-in",
-                "accepted",
-                run=run.id,
-                router=run.router,
-                node=message.node,
-                detail=f"{message.self_test.rules.count} rules, built in {message.build_ms:.1f} ms",
-            )
-            self._feed(tx, run, CheckedIn(message.instance))
+            self._believe(tx, run, message)
+
+    def _believe(self, tx: Tx, run: Run, message: CheckIn) -> None:
+        log.info("run %s: %s checked in from %s", run.id, message.instance, message.node)
+        tx.add_event(
+            "checked-in",
+            "accepted",
+            run=run.id,
+            router=run.router,
+            node=message.node,
+            detail=f"{message.self_test.rules.count} rules, built in {message.build_ms:.1f} ms",
+        )
+        self._feed(tx, run, CheckedIn(message.instance))
 
     def _refuse(self, tx: Tx, message: CheckIn, judgement: judging.Judgement) -> None:
         reason = str(judgement.refusal)
@@ -185,7 +204,7 @@ class Engine:
     # --- carrying out -----------------------------------------------------------------------
 
     def _feed(self, tx: Tx, run: Run, event: Event) -> Run:
-        after, effects = advance(run, event, time.monotonic(), self._limits)
+        after, effects = advance(run, event, self._clock(), self._limits)
         if after == run:
             return run
         if after.status is RunStatus.ROLLING_BACK and run.status is RunStatus.RUNNING:
@@ -193,7 +212,7 @@ class Engine:
             tx.add_event(
                 "rolling-back", after.reason, run=run.id, router=run.router, detail=after.detail
             )
-        tx.save_run(after)
+        tx.save_run(_outlined(after) if after.status.terminal else after)
         for effect in effects:
             self._carry_out(tx, after, effect)
         return after
@@ -221,12 +240,20 @@ class Engine:
             undo=batch.undo,
             steps=tuple(record.step for record in records),
             token=token,
+            order=batch.order,
+            valid_s=None if batch.expires is None else self._limits.step_s,
         )
-        tx.enqueue(batch.node, codec.encode(command))
+        tx.enqueue(batch.node, codec.encode(command), batch.expires)
 
     def _finish(self, tx: Tx, run: Run) -> None:
         state = tx.router_state(run.router) or RouterState(run.router)
-        tx.put_router_state(outcome_of(run, state))
+        state = outcome_of(run, state)
+        tx.put_router_state(state)
+        if is_unsettled(state):
+            log.error("router %s: %s", run.router, state.failed)
+            tx.add_event("unsettled", state.failed.partition(":")[0], run=run.id, router=run.router)
+            for node in {node_of(r.step) for r in run.undo if r.status is StepStatus.ABANDONED}:
+                tx.node_silent(node)
         self._metrics.run_ended(run.kind, run.status)
         log.info("run %s: %s", run.id, run.status)
         tx.add_event(
@@ -238,16 +265,18 @@ class Engine:
         )
 
 
-def outcome_of(run: Run, state: RouterState) -> RouterState:
-    """What is true of the router once `run` has ended."""
-    if run.status is RunStatus.ROLLED_BACK:
-        failed = f"{run.reason}: {run.detail}" if run.kind is RunKind.CREATE else state.failed
-        return replace(state, failed=failed)
-    if run.kind is RunKind.DELETE:
-        gone = run.old == state.active
-        return replace(state, active=None, applied=None, node="", failed="") if gone else state
-    step = next(r.step for r in run.steps if isinstance(r.step, Build | Configure))
-    return replace(state, active=run.new, applied=step.spec, node=step.node, failed="")
+def _outlined(run: Run) -> Run:
+    """An ended run as it is kept: a thousand of them with all their rules would fill the disk."""
+
+    def outlined(records: tuple[StepRecord, ...]) -> tuple[StepRecord, ...]:
+        return tuple(replace(record, step=outline(record.step)) for record in records)
+
+    return replace(run, steps=outlined(run.steps), undo=outlined(run.undo))
+
+
+def _is_from_its_node(run: Run, report: StepReport) -> bool:
+    records = run.undo if report.undo else run.steps
+    return any(r.seq == report.seq and node_of(r.step) == report.node for r in records)
 
 
 def _hash(token: str) -> str:

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections import Counter
 from collections.abc import Sequence, Set
 from dataclasses import replace
 
 from vrha.core import plan
 from vrha.core.instance import instance_spec, reconfigured, same_service, same_shape
+from vrha.core.outcome import OWNER_UNKNOWN, is_unsettled
 from vrha.core.placement import Candidate, Placement, place
 from vrha.errors import RefusedError
 from vrha.model.messages import Inventory
 from vrha.model.runs import Run, Strategy
-from vrha.model.spec import Desired, InstanceRef, Router
+from vrha.model.spec import Desired, InstanceRef, InstanceSpec, Router
 from vrha.model.state import Activity, NodeState, ObservedInstance, RouterState
 from vrha.model.steps import Build, Configure
 from vrha.store import Tx
@@ -36,24 +38,15 @@ def live_of(state: RouterState) -> plan.Live | None:
     return plan.Live(state.node, state.applied) if state.active and state.applied else None
 
 
-def converge(tx: Tx, desired: Desired, hard: bool = True) -> tuple[Run, ...]:
-    """The runs that bring every router without an open run to its desired state.
-
-    Raises RefusedError when a router that must be restarted cannot be; not `hard`, it waits.
-    """
+def converge(tx: Tx, desired: Desired, only: frozenset[str] | None = None) -> tuple[Run, ...]:
+    """The runs that bring routers without an open run to their desired state; `only` these."""
     wanted = {router.name: router for router in desired.routers}
-    states = {state.router: state for state in tx.router_states()}
+    names = only if only is not None else wanted.keys() | {s.router for s in tx.router_briefs()}
+    busy = tx.open_run_ids()
     runs: list[Run] = []
-    for name in sorted(wanted.keys() | states.keys()):
-        if tx.open_run_of(name) is not None:
-            continue
-        state = states.get(name, RouterState(name))
-        try:
-            run = _converge_router(tx, desired, wanted.get(name), state, runs)
-        except RefusedError:
-            if hard:
-                raise
-            continue
+    for name in sorted(names - busy.keys()):
+        state = tx.router_state(name) or RouterState(name)
+        run = _converge_router(tx, desired, wanted.get(name), state, runs)
         if run is not None:
             runs.append(run)
     return tuple(runs)
@@ -73,17 +66,41 @@ def _converge_router(
 ) -> Run | None:
     live = live_of(state)
     if wanted is None:
-        return _delete(tx, live, state) if live else None
+        return _delete(tx, live, state)
+    if is_unsettled(state) or (live is not None and _needs_rebuild(desired, wanted, live)):
+        return _rebuild(tx, desired, wanted, state, planned)
     if live is None:
         return _create(tx, desired, wanted, state, planned)
     spec = instance_spec(desired, wanted, live.ref, live.spec.epoch)
     if same_service(live.spec, spec):
         return None
-    if same_shape(live.spec, spec):
-        # With the newest epoch: a restart that was rolled back has raised it on the node.
-        wanted_live = replace(reconfigured(live.spec, spec), epoch=state.epoch)
-        return plan.update(new_run_id(), live, wanted_live)
-    return restart(tx, desired, wanted, Strategy.PARALLEL, planned=planned)
+    state = _next_epoch(tx, state)
+    return plan.update(
+        new_run_id(), live, reconfigured(live.spec, replace(spec, epoch=state.epoch))
+    )
+
+
+def _needs_rebuild(desired: Desired, wanted: Router, live: plan.Live) -> bool:
+    return not same_shape(live.spec, instance_spec(desired, wanted, live.ref, live.spec.epoch))
+
+
+def _rebuild(
+    tx: Tx, desired: Desired, router: Router, state: RouterState, planned: Sequence[Run]
+) -> Run | None:
+    """A restart that nobody asked for; where it cannot be, the router waits and says why."""
+    try:
+        return restart(tx, desired, router, Strategy.PARALLEL, planned=planned)
+    except RefusedError as error:
+        if not is_unsettled(state):
+            _not_placed(tx, state, error.message)
+        return None
+
+
+def _not_placed(tx: Tx, state: RouterState, why: str) -> None:
+    failed = f"{NO_NODE}: {why}"
+    if failed != state.failed:
+        tx.put_router_state(replace(state, failed=failed))
+        tx.add_event("not-placed", NO_NODE, router=state.router, detail=why)
 
 
 def _create(
@@ -91,10 +108,7 @@ def _create(
 ) -> Run | None:
     placement = placement_of(tx, desired, router, planned=planned)
     if not placement.node:
-        failed = f"{NO_NODE}: {placement.explain()}"
-        if failed != state.failed:
-            tx.put_router_state(replace(state, failed=failed))
-            tx.add_event("not-placed", NO_NODE, router=router.name, detail=placement.explain())
+        _not_placed(tx, state, placement.explain())
         return None
     state = _next_owner(tx, replace(state, failed=""))
     ref = InstanceRef(router.name, state.generation)
@@ -102,9 +116,11 @@ def _create(
     return plan.create(new_run_id(), placement.node, spec)
 
 
-def _delete(tx: Tx, live: plan.Live, state: RouterState) -> Run:
-    state = _next_owner(tx, state)
-    return plan.delete(new_run_id(), live, state.epoch)
+def _delete(tx: Tx, live: plan.Live | None, state: RouterState) -> Run | None:
+    if live is None:
+        tx.drop_router_state(state.router)
+        return None
+    return plan.delete(new_run_id(), live, _next_epoch(tx, state).epoch)
 
 
 def restart(
@@ -117,7 +133,12 @@ def restart(
 ) -> Run:
     """`restart network with cleanup` of the router. Raises RefusedError."""
     state = tx.router_state(router.name) or RouterState(router.name)
+    following = replace(state, epoch=state.epoch + 1, generation=state.generation + 1)
+    ref = InstanceRef(router.name, following.generation)
+    spec = instance_spec(desired, router, ref, following.epoch)
     live = live_of(state)
+    if is_unsettled(state):
+        live = _found_live(tx, desired, state, live.spec if live else spec)
     if live is None:
         raise RefusedError(
             "no-instance",
@@ -132,20 +153,42 @@ def restart(
             f"no node can host a replacement of {router.name}: {placement.explain()}",
             "`vrha node list` shows when each agent was last heard.",
         )
-    if dry_run:
-        state = replace(state, epoch=state.epoch + 1, generation=state.generation + 1)
-    else:
-        state = _next_owner(tx, state)
-    ref = InstanceRef(router.name, state.generation)
-    spec = instance_spec(desired, router, ref, state.epoch)
+    if not dry_run:
+        tx.put_router_state(following)
     return plan.restart(new_run_id(), strategy, live, placement.node, spec)
+
+
+def _found_live(tx: Tx, desired: Desired, state: RouterState, spec: InstanceSpec) -> plan.Live:
+    """What serves a router whose last roll-back was not confirmed, by what the nodes say now.
+
+    Raises RefusedError `owner-unknown` unless the nodes in question were heard since, and at
+    most one instance of the router is active: a second owner would be worse than none (I1).
+    """
+    names = {node.name for node in desired.nodes}
+    nodes = [node for node in tx.node_states() if node.name in names]
+    silent = [node.name for node in nodes if node.seen_at == 0]
+    active = [
+        (node.name, found.ref)
+        for node in nodes
+        for found in node.instances
+        if found.ref.router == state.router and found.activity is not Activity.MUTED
+    ]
+    if silent or len(active) > 1:
+        seen = ", ".join(f"{ref} on {node}" for node, ref in active) or "none"
+        raise RefusedError(
+            OWNER_UNKNOWN,
+            f"router {state.router}: active is {seen}; not heard: {', '.join(silent) or 'none'}",
+            "Start the agents of these nodes, or take a lost node out of the desired state.",
+        )
+    node, ref = active[0] if active else (state.node, state.active or spec.ref)
+    return plan.Live(node, replace(spec, ref=ref))
 
 
 def placement_of(
     tx: Tx, desired: Desired, router: Router, beside: str = "", planned: Sequence[Run] = ()
 ) -> Placement:
     """Where an instance of `router` may be built now; `planned` runs are about to start."""
-    hosted = _hosted(tx.router_states(), (*tx.open_runs(), *planned))
+    hosted = _hosted(tx.router_briefs(), planned) | tx.open_builds()
     # The instance to be replaced makes room: a full node can restart what it hosts.
     others = {(name, node) for name, node in hosted if name != router.name}
     return place(router, candidates(desired, tx.node_states(), others), beside)
@@ -164,54 +207,84 @@ def candidates(
     """The desired nodes with their load, and whether their agents are heard."""
     seen = {state.name: state.seen_at for state in nodes}
     alive = time.time() - SILENT_AFTER_S
+    load = Counter(node for _, node in hosted)
     return tuple(
-        Candidate(
-            node,
-            sum(1 for _, name in hosted if name == node.name),
-            seen.get(node.name, 0.0) >= alive,
-        )
+        Candidate(node, load[node.name], seen.get(node.name, 0.0) >= alive)
         for node in desired.nodes
     )
 
 
 def after_inventory(tx: Tx, inventory: Inventory, previous: NodeState | None) -> tuple[Run, ...]:
-    """Runs that a node's inventory gives reason to: orphans go, unplaced routers get a place."""
+    """Runs that a node's inventory gives reason to.
+
+    Orphans go; routers without a place get one; and once two inventories in a row have come
+    from a node that fell silent, routers whose owner was unknown for that are rebuilt.
+    """
+    _tell_of_strangers(tx, inventory, previous)
     runs = _orphans(tx, inventory, previous)
-    if previous is None or any(s.failed.startswith(NO_NODE) for s in tx.router_states()):
-        busy = {run.router for run in runs}
-        runs += [run for run in converge(tx, tx.desired()[1], hard=False) if run.router not in busy]
+    waiting = (NO_NODE,) if previous is None else (NO_NODE, OWNER_UNKNOWN)
+    names = {s.router for s in tx.router_briefs() if s.failed.startswith(waiting)}
+    if previous is None:
+        names |= {router.name for router in tx.desired()[1].routers}
+    names -= {run.router for run in runs}
+    if names:
+        runs += converge(tx, tx.desired()[1], frozenset(names))
     return tuple(runs)
 
 
+def _tell_of_strangers(tx: Tx, inventory: Inventory, previous: NodeState | None) -> None:
+    """An active instance that nothing names may be a second owner: people must hear of it."""
+    known = {i.ref for i in previous.instances if i.activity is Activity.ACTIVE} if previous else ()
+    named = {(state.active, state.node) for state in tx.router_briefs()}
+    busy = tx.open_run_ids()
+    for ref in (i.ref for i in inventory.instances if i.activity is Activity.ACTIVE):
+        if ref not in known and ref.router not in busy and (ref, inventory.node) not in named:
+            detail = f"{ref} is active and nothing names it"
+            tx.add_event(
+                "stranger-found", "active", router=ref.router, node=inventory.node, detail=detail
+            )
+
+
 def _orphans(tx: Tx, inventory: Inventory, previous: NodeState | None) -> list[Run]:
-    """Muted instances that no run and no router names any more.
+    """Muted instances that no run and no router names any more, one of each router.
 
     Only when two inventories in a row show one: a single one may have been taken before the
     run that removed it had ended. An instance that is active, or whose router the store has
     never heard of, is left alone: it may serve somebody (I2).
     """
     before = {i.ref for i in previous.instances} if previous else set()
-    return [
-        _reap(tx, inventory.node, state, observed)
-        for observed in inventory.instances
-        if observed.ref in before
-        and observed.activity is not Activity.ACTIVE
-        and tx.open_run_of(observed.ref.router) is None
-        and (state := tx.router_state(observed.ref.router)) is not None
-        and observed.ref.generation <= state.generation
-        and (state.active, state.node) != (observed.ref, inventory.node)
+    suspects = [
+        o for o in inventory.instances if o.ref in before and o.activity is not Activity.ACTIVE
     ]
+    runs: dict[str, Run] = {}
+    busy = tx.open_run_ids() if suspects else {}
+    for observed in suspects:
+        router = observed.ref.router
+        if router in busy or router in runs:
+            continue
+        state = tx.router_state(router)
+        if state is None or observed.ref.generation > state.generation:
+            continue
+        if is_unsettled(state) or (state.active, state.node) == (observed.ref, inventory.node):
+            continue
+        runs[router] = _reap(tx, inventory.node, state, observed)
+    return list(runs.values())
 
 
 def _reap(tx: Tx, node: str, state: RouterState, observed: ObservedInstance) -> Run:
     tx.add_event(
         "orphan-found", "not-named", router=state.router, node=node, detail=str(observed.ref)
     )
-    return plan.reap(new_run_id(), node, observed.ref, state.epoch)
+    return plan.reap(new_run_id(), node, observed.ref, _next_epoch(tx, state).epoch)
 
 
 def _next_owner(tx: Tx, state: RouterState) -> RouterState:
     """Hand out the router's next epoch and generation."""
-    state = replace(state, epoch=state.epoch + 1, generation=state.generation + 1)
+    return _next_epoch(tx, replace(state, generation=state.generation + 1))
+
+
+def _next_epoch(tx: Tx, state: RouterState) -> RouterState:
+    """Hand out the router's next epoch: every run has one of its own."""
+    state = replace(state, epoch=state.epoch + 1)
     tx.put_router_state(state)
     return state

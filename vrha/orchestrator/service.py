@@ -146,7 +146,7 @@ class OrchestratorService:
         with self._store.transaction() as tx:
             desired = tx.desired()[1]
             heard = reconcile.candidates(desired, tx.node_states(), frozenset())
-            open_runs = len(tx.open_runs())
+            open_runs = len(tx.open_run_ids())
         return Health(
             version=vrha.__version__,
             store=True,
@@ -162,7 +162,7 @@ class OrchestratorService:
 
 def _routers(tx: Tx, desired: Desired) -> tuple[RouterView, ...]:
     states = {state.router: state for state in tx.router_states()}
-    runs = {run.router: run.id for run in tx.open_runs()}
+    runs = tx.open_run_ids()
     return tuple(
         views.router_view(
             r,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from vrha.core.instance import same_service
+from vrha.core.outcome import is_unsettled
 from vrha.core.steps import describe, node_of, undo_of
 from vrha.model.runs import Run, StepRecord
 from vrha.model.spec import Desired, InstanceSpec, Network, Node, Router
@@ -110,6 +111,8 @@ def node_view(node: Node, state: NodeState | None, now: float) -> NodeView:
 def _status(state: RouterState | None, open_run: str) -> RouterStatus:
     if open_run:
         return RouterStatus.CHANGING
-    if state is not None and state.active is not None:
+    if state is None:
+        return RouterStatus.ABSENT
+    if state.active is not None and not is_unsettled(state):
         return RouterStatus.SERVING
-    return RouterStatus.FAILED if state is not None and state.failed else RouterStatus.ABSENT
+    return RouterStatus.FAILED if state.failed else RouterStatus.ABSENT

@@ -6,12 +6,10 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from vrha import codec
 from vrha.errors import UnreachableError
 from vrha.model.spec import Desired
 from vrha.store import engine, rows, schema
@@ -37,8 +35,7 @@ class Store:
         self._lock = threading.Lock()
         self._holder: int | None = None
         self._memory = rows.Memory()
-        # The desired state changes seldom, is read often and may hold 20,000 rules.
-        self._desired = lru_cache(2)(lambda body: codec.decode(Desired, body))
+        self._desired: dict[tuple[int, str], Desired] = {}
 
     @classmethod
     def open(cls, url: str) -> Store:

@@ -10,7 +10,7 @@ from vrha import codec
 from vrha.model.runs import Run, StepRecord, StepStatus
 from vrha.model.spec import InstanceRef, InstanceSpec
 from vrha.model.state import RouterState
-from vrha.model.steps import Step
+from vrha.model.steps import Build, Step
 
 T = TypeVar("T")
 
@@ -25,11 +25,15 @@ class RunTimes:
 
 @dataclass(frozen=True, slots=True)
 class OutboxRow:
-    """A message to a node that was not sent yet; `id` is never given out again."""
+    """A message to a node that was not sent yet; `id` is never given out again.
+
+    Not to be sent after `expires` (seconds of the monotonic clock; None: however late).
+    """
 
     id: int
     node: str
     body: bytes
+    expires: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +62,20 @@ class Remembered(Generic[T]):
         self._size = 0
 
     def __call__(self, text: str) -> T:
-        found = self._kept.pop(text) if text in self._kept else self._new(text)
-        # A dict keeps the order in which keys were put in: the first is the longest unused.
-        self._kept[text] = found
+        found = self._kept[text] if text in self._kept else self._read(text)
+        self.keep(text, found)
         return found
 
-    def _new(self, text: str) -> T:
-        found = self._read(text)
-        self._size += len(text)
-        while self._kept and self._size > self._budget:
+    def keep(self, text: str, found: T) -> None:
+        """Remember that `text` means `found`."""
+        if self._kept.pop(text, None) is None:
+            self._size += len(text)
+        # A dict keeps the order in which keys were put in: the first is the longest unused.
+        self._kept[text] = found
+        while len(self._kept) > 1 and self._size > self._budget:
             oldest = next(iter(self._kept))
             self._size -= len(oldest)
             del self._kept[oldest]
-        return found
 
 
 class Memory:
@@ -79,6 +84,11 @@ class Memory:
     def __init__(self) -> None:
         self.step = Remembered(_step)
         self.applied = Remembered(lambda text: codec.decode(InstanceSpec, text))
+
+    def step_text(self, step: Step) -> str:
+        text = codec.encode(step, Step).decode()
+        self.step.keep(text, step)
+        return text
 
     def record(self, seq: int, step: str, progress: str) -> StepRecord:
         p = codec.decode(_Progress, progress)
@@ -108,10 +118,6 @@ def _step(text: str) -> Step:
     return codec.decode(Step, text)  # type: ignore[arg-type]
 
 
-def step_text(record: StepRecord) -> str:
-    return codec.encode(record.step, Step).decode()
-
-
 def progress_text(record: StepRecord) -> str:
     progress = _Progress(
         record.status, record.attempt, record.deadline, record.error, record.result
@@ -122,6 +128,17 @@ def progress_text(record: StepRecord) -> str:
 def run_text(run: Run) -> str:
     """The run without its steps."""
     return codec.encode(replace(run, steps=(), undo=())).decode()
+
+
+def deadline_of(run: Run) -> float | None:
+    """When time next matters to the run."""
+    started = (r for r in (*run.steps, *run.undo) if r.status is StepStatus.STARTED)
+    return min((r.deadline for r in started if r.deadline is not None), default=None)
+
+
+def build_node_of(run: Run) -> str:
+    """The node on which the run builds an instance; empty when it builds none."""
+    return next((r.step.node for r in run.steps if isinstance(r.step, Build)), "")
 
 
 def run_of(body: str, steps: tuple[StepRecord, ...], undo: tuple[StepRecord, ...]) -> Run:

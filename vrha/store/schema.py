@@ -61,6 +61,9 @@ runs = Table(
     Column("id", String(64), nullable=False, unique=True),
     Column("router", String(64), nullable=False),
     Column("terminal", Boolean, nullable=False),
+    # The earliest deadline of its started steps: time passes without reading steps.
+    Column("deadline", Float(53)),
+    Column("builds_on", String(64), nullable=False),
     # Everything of the run but its steps.
     Column("body", Text, nullable=False),
     Column("started_at", String(32), nullable=False),
@@ -119,6 +122,8 @@ outbox = Table(
     Column("id", Integer, primary_key=True, autoincrement=True),
     Column("node", String(64), nullable=False),
     Column("body", LargeBinary, nullable=False),
+    # On the monotonic clock of the orchestrator that wrote it; null: never.
+    Column("expires", Float(53)),
     # An id names a message for ever (it is its message id), so it is never given out again.
     sqlite_autoincrement=True,
 )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, delete, insert, null, select, update
 from sqlalchemy.exc import IntegrityError
 
 from vrha import codec
@@ -34,28 +34,39 @@ class Tx:
         self,
         connection: Connection,
         memory: rows.Memory,
-        decode_desired: Callable[[str], Desired],
+        desired: dict[tuple[int, str], Desired],
     ) -> None:
         self._db = connection
         self._memory = memory
-        self._decode_desired = decode_desired
+        self._desired = desired
 
     # Desired state
 
     def desired(self) -> tuple[int, Desired]:
         """Version and content; version 0 and empty when nothing was applied yet."""
-        row = self._db.execute(select(schema.desired)).first()
-        return (0, Desired()) if row is None else (row.version, self._decode_desired(row.body))
+        table = schema.desired
+        row = self._db.execute(select(table.c.version, table.c.applied_at)).first()
+        if row is None:
+            return 0, Desired()
+        # It changes seldom, is read often and may hold 20,000 rules.
+        key = (row.version, row.applied_at)
+        if key not in self._desired:
+            self._desired.clear()
+            body = self._db.execute(select(table.c.body)).scalar_one()
+            self._desired[key] = codec.decode(Desired, body)
+        return row.version, self._desired[key]
 
     def put_desired(self, desired: Desired) -> int:
         """Replace the desired state; returns its version."""
         last = self._db.execute(select(schema.desired.c.version)).scalar() or 0
         self._db.execute(delete(schema.desired))
-        values = {
+        self._desired.clear()
+        values: dict[str, Any] = {
             "version": last + 1,
             "body": codec.encode(desired).decode(),
             "applied_at": _now(),
         }
+        self._desired[last + 1, values["applied_at"]] = desired
         self._db.execute(insert(schema.desired).values(values))
         return last + 1
 
@@ -75,6 +86,14 @@ class Tx:
         table = schema.routers
         query = select(table).where(table.c.dropped.is_(False)).order_by(table.c.router)
         return tuple(self._memory.router_state(row) for row in self._db.execute(query))
+
+    def router_briefs(self) -> tuple[RouterState, ...]:
+        """As `router_states`, without what was `applied`: it may be large."""
+        table = schema.routers
+        columns = [c for c in table.c if c is not table.c.applied]
+        query = select(*columns, null().label("applied")).where(table.c.dropped.is_(False))
+        found = self._db.execute(query.order_by(table.c.router))
+        return tuple(self._memory.router_state(row) for row in found)
 
     def put_router_state(self, state: RouterState) -> None:
         """Save `state`. Raises RefusedError (`epoch-behind`) where it would go back (I6)."""
@@ -113,6 +132,8 @@ class Tx:
                         id=run.id,
                         router=run.router,
                         terminal=run.status.terminal,
+                        deadline=rows.deadline_of(run),
+                        builds_on=rows.build_node_of(run),
                         body=rows.run_text(run),
                         started_at=_now(),
                         ended_at=_now() if run.status.terminal else "",
@@ -148,7 +169,12 @@ class Tx:
         self._db.execute(
             update(table)
             .where(table.c.id == run.id)
-            .values(terminal=run.status.terminal, body=rows.run_text(run), ended_at=ended_at)
+            .values(
+                terminal=run.status.terminal,
+                deadline=rows.deadline_of(run),
+                body=rows.run_text(run),
+                ended_at=ended_at,
+            )
         )
         self._save_steps(run)
         if run.status.terminal and not was.terminal:
@@ -166,6 +192,26 @@ class Tx:
         """Runs that have not ended, oldest first."""
         found = self._runs(schema.runs.c.terminal.is_(False))
         return tuple(run for run, _ in reversed(found))
+
+    def overdue_runs(self, now: float) -> tuple[Run, ...]:
+        """Open runs with a started step whose deadline has come, oldest first."""
+        table = schema.runs
+        found = self._runs(and_(table.c.terminal.is_(False), table.c.deadline <= now))
+        return tuple(run for run, _ in reversed(found))
+
+    def open_run_ids(self) -> Mapping[str, str]:
+        """The id of the open run by router."""
+        table = schema.runs
+        query = select(table.c.router, table.c.id).where(table.c.terminal.is_(False))
+        return {row.router: row.id for row in self._db.execute(query)}
+
+    def open_builds(self) -> frozenset[tuple[str, str]]:
+        """Routers with an open run that builds an instance, and the node on which it does."""
+        table = schema.runs
+        query = select(table.c.router, table.c.builds_on).where(
+            table.c.terminal.is_(False), table.c.builds_on != ""
+        )
+        return frozenset((row.router, row.builds_on) for row in self._db.execute(query))
 
     def open_run_of(self, router: str) -> Run | None:
         found = self._runs(and_(schema.runs.c.terminal.is_(False), schema.runs.c.router == router))
@@ -221,7 +267,7 @@ class Tx:
         table = schema.steps
         values: dict[str, Any] = {"progress": rows.progress_text(record)}
         if saved is None or saved.step != record.step:
-            values["step"] = rows.step_text(record)
+            values["step"] = self._memory.step_text(record.step)
         if saved is None:
             values |= {"run_id": run_id, "undo": undo, "seq": record.seq}
             self._db.execute(insert(table).values(values))
@@ -300,6 +346,12 @@ class Tx:
             },
         )
 
+    def node_silent(self, node: str) -> None:
+        """Count the node as not heard (`seen_at` 0) until it is heard again."""
+        self._db.execute(
+            update(schema.nodes).where(schema.nodes.c.name == node).values(seen_at=0.0)
+        )
+
     def node_states(self) -> tuple[NodeState, ...]:
         """Every node that was ever heard, by name."""
         found = self._db.execute(select(schema.nodes).order_by(schema.nodes.c.name))
@@ -307,15 +359,23 @@ class Tx:
 
     # Outbox
 
-    def enqueue(self, node: str, body: bytes) -> int:
-        """Queue a message to `node` in this transaction; returns its id."""
-        query = insert(schema.outbox).values(node=node, body=body)
+    def enqueue(self, node: str, body: bytes, expires: float | None = None) -> int:
+        """Queue a message to `node` in this transaction; returns its id.
+
+        It must not be sent after `expires` (seconds of the monotonic clock).
+        """
+        query = insert(schema.outbox).values(node=node, body=body, expires=expires)
         return int(self._db.execute(query.returning(schema.outbox.c.id)).scalar_one())
 
-    def unsent(self, limit: int = 100) -> tuple[OutboxRow, ...]:
-        """The oldest messages that were not marked sent, in order."""
-        query = select(schema.outbox).order_by(schema.outbox.c.id).limit(limit)
-        return tuple(OutboxRow(r.id, r.node, r.body) for r in self._db.execute(query))
+    def unsent(self, limit: int = 100, but_to: Collection[str] = ()) -> tuple[OutboxRow, ...]:
+        """The oldest messages that were not marked sent, in order, but those to nodes `but_to`."""
+        table = schema.outbox
+        query = select(table).where(table.c.node.not_in(but_to)).order_by(table.c.id).limit(limit)
+        return tuple(OutboxRow(r.id, r.node, r.body, r.expires) for r in self._db.execute(query))
+
+    def forget_expiring(self) -> None:
+        """Forget messages that expire: their clock ended with the process that wrote them."""
+        self._db.execute(delete(schema.outbox).where(schema.outbox.c.expires.is_not(None)))
 
     def mark_sent(self, ids: Sequence[int]) -> None:
         """Forget messages that the broker confirmed, bodies (and tokens in them) included."""

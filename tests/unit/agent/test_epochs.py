@@ -11,9 +11,9 @@ from vrha.errors import PreconditionError, StepError
 
 
 def test_the_highest_survives(tmp_path: Path) -> None:
-    Epochs(tmp_path / "epochs.json").raise_to("r1", 3)
+    Epochs(tmp_path / "epochs.json").raise_to("r1", (3, 1))
     again = Epochs(tmp_path / "epochs.json")
-    again.raise_to("r1", 2)
+    again.raise_to("r1", (2, 9))
     assert Epochs(tmp_path / "epochs.json").all() == (("r1", 3),)
 
 
@@ -36,6 +36,6 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 def test_what_cannot_be_kept_is_not_remembered(folder: str, code: str) -> None:
     epochs = Epochs(Path(folder) / "epochs.json")
     with pytest.raises(StepError) as caught:
-        epochs.raise_to("r1", 3)
+        epochs.raise_to("r1", (3, 1))
     assert caught.value.code == code
-    assert epochs.highest("r1") == 0
+    assert epochs.highest("r1") == (0, 0)

@@ -199,7 +199,8 @@ def test_undo_is_tried_a_bounded_number_of_times() -> None:
     assert "node-gone" in driver.run.leftovers[0]
 
 
-def test_nobody_is_unmuted_when_a_mute_could_not_be_confirmed() -> None:
+def mute_given_up() -> Driver:
+    """On the way back across nodes; the mute of the new one was never confirmed."""
     driver = Driver(parallel("n2"))
     driver.succeed()
     driver.succeed()
@@ -208,10 +209,39 @@ def test_nobody_is_unmuted_when_a_mute_could_not_be_confirmed() -> None:
     for _ in range(LIMITS.undo_attempts):
         driver.fail(code="no-answer-at-all")
     assert driver.steps() == [Destroy("n2", NEW)]
-    driver.to_the_end()
+    return driver
+
+
+def test_nobody_is_unmuted_when_a_mute_could_not_be_confirmed() -> None:
+    driver = mute_given_up()
+    for _ in range(LIMITS.undo_attempts):
+        driver.fail(code="no-answer-at-all")
     sent = [r.step for d in driver.dispatched if d.undo for r in d.records]
     assert Unmute("n1", OLD) not in sent
     assert driver.finished == [RunStatus.ROLLED_BACK]
+    assert any("owner-unknown" in leftover for leftover in driver.run.leftovers)
+
+
+def test_what_is_destroyed_need_not_be_muted() -> None:
+    driver = mute_given_up()
+    driver.succeed()
+    assert driver.steps() == [Unmute("n1", OLD), Announce("n1", OLD)]
+    driver.succeed()
+    assert driver.finished == [RunStatus.ROLLED_BACK]
+
+
+def test_what_may_be_the_only_one_to_serve_is_not_destroyed() -> None:
+    driver = Driver(parallel())
+    driver.succeed()
+    driver.fail(seq=3)
+    for _ in range(LIMITS.undo_attempts):
+        assert driver.steps()[0] == Swap("n1", NEW, OLD)
+        driver.fail(code="no-instance")
+    for _ in range(LIMITS.undo_attempts):
+        assert driver.steps() == [Announce("n1", OLD)]
+        driver.fail(code="not-active")
+    assert driver.finished == [RunStatus.ROLLED_BACK]
+    assert [r.status for r in driver.run.undo] == [StepStatus.ABANDONED] * 3
 
 
 def test_resume_sends_started_steps_again_with_a_new_attempt() -> None:

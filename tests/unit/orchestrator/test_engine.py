@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.orchestrator.world import DESIRED, ROUTER, WITH_NAT, FakeNode, World
+from tests.unit.orchestrator.world import DESIRED, ROUTER, WITH_NAT, World
 from vrha import codec
 from vrha.core.run import Limits
 from vrha.errors import InputError, NotFoundError, RefusedError
@@ -73,7 +73,7 @@ def test_unknown_networks_and_runs(world: World) -> None:
 
 def test_a_failing_build_leaves_the_old_one_and_nothing_else(world: World) -> None:
     old = world.serving()
-    world.nodes["n1"].broken = "build"
+    world.nodes["n1"].kernel.broken = {"build"}
     world.service.restart_network("blue", None)
     world.settle()
     assert world.last_run() == (RunStatus.ROLLED_BACK, "broken")
@@ -85,7 +85,7 @@ def test_no_check_in_by_the_deadline_rolls_back(tmp_path: Path) -> None:
     world = World(tmp_path, Limits(check_in_s=0.0))
     node = world.nodes["n1"]
     for other in world.nodes.values():
-        world.engine.receive(other.inventory())
+        world.receive(other.inventory())
     world.service.apply(DESIRED)
     world.settle()
     old = world.owner()
@@ -140,7 +140,7 @@ def test_a_token_serves_once(world: World) -> None:
     world.nodes["n1"].change_check_in = keep
     run = world.service.restart_network("blue", None)
     world.step()
-    world.engine.receive(codec.encode(proofs[0]))
+    world.receive(codec.encode(proofs[0]))
     reasons = [e.reason for e in world.service.events() if e.kind == "check-in-refused"]
     assert reasons == ["wrong-token"]
     world.settle()
@@ -164,13 +164,13 @@ def test_a_killed_orchestrator_takes_up_its_runs(
 
 def test_every_message_twice_is_as_good_as_once(world: World) -> None:
     world.serving()
-    receive = world.engine.receive
+    receive = world.receive
 
     def twice(body: bytes) -> None:
         receive(body)
         receive(body)
 
-    world.engine.receive = twice  # type: ignore[method-assign]
+    world.receive = twice  # type: ignore[method-assign]
     world.service.restart_network("blue", None)
     world.settle()
     assert world.last_run()[0] is RunStatus.DONE
@@ -196,18 +196,18 @@ def test_after_a_rolled_back_restart_changes_are_made_in_place(world: World) -> 
     """The restart has raised the epoch on the node, though nothing came of it."""
     old = world.serving()
     (node,) = (node for node in world.nodes.values() if old in node.instances)
-    node.broken = "build"
+    node.kernel.broken = {"build"}
     world.service.restart_network("blue", None)
     world.settle()
     assert world.last_run() == (RunStatus.ROLLED_BACK, "broken")
-    node.broken = "configure"
+    node.kernel.broken = {"configure"}
     wanted = replace(DESIRED, routers=(WITH_NAT,))
     world.service.apply(wanted)
     world.settle()
     assert world.last_run() == (RunStatus.ROLLED_BACK, "broken")
     (view,) = world.service.routers()
     assert (view.status, view.reason.split(":")[0]) == (RouterStatus.SERVING, "not-applied")
-    node.broken = ""
+    node.kernel.broken = set()
     world.service.apply(wanted)
     world.settle()
     assert world.last_run() == (RunStatus.DONE, "")
@@ -219,7 +219,7 @@ def test_an_inventory_counts_though_a_router_cannot_be_restarted_now(world: Worl
     """One that must be, but fits no node, keeps nobody from being placed."""
     world.serving()
     for node in world.nodes.values():
-        node.broken = "build"
+        node.kernel.broken = {"build"}
     internal = replace(ROUTER, uplink=None, source_nat=())
     lost = replace(ROUTER, name="r2", networks=("green",), zone="z3")
     networks = (*DESIRED.networks, replace(DESIRED.networks[0], name="green"))
@@ -227,11 +227,10 @@ def test_an_inventory_counts_though_a_router_cannot_be_restarted_now(world: Worl
     third = Node("n3", "z3")
     world.service.apply(Desired(networks, (internal,), DESIRED.nodes))
     world.settle()
-    world.nodes["n3"] = FakeNode("n3")
-    world.reachable.add("n3")
+    world.add_node("n3")
     with world.store.transaction() as tx:
         tx.put_desired(Desired(networks, (replace(internal, zone="z1"), lost), (*full, third)))
-    world.engine.receive(world.nodes["n3"].inventory())
+    world.receive(world.nodes["n3"].inventory())
     world.settle()
     assert [view.node for view in world.service.routers()] == ["n1", "n3"]
 
@@ -263,7 +262,7 @@ def test_without_a_node_the_router_waits_and_is_placed_when_one_is_heard(world: 
     assert view.status is RouterStatus.FAILED
     assert "no-node" in view.reason
     assert "silent" in view.reason
-    world.engine.receive(world.nodes["n2"].inventory())
+    world.receive(world.nodes["n2"].inventory())
     world.settle()
     (view,) = world.service.routers()
     assert (view.status, view.node) == (RouterStatus.SERVING, "n2")
@@ -272,7 +271,7 @@ def test_without_a_node_the_router_waits_and_is_placed_when_one_is_heard(world: 
 def test_routers_applied_together_are_spread(world: World) -> None:
     """Those of one apply count, before any of them serves; so does a run that is under way."""
     for node in world.nodes.values():
-        world.engine.receive(node.inventory())
+        world.receive(node.inventory())
     names = ("green", "red", "grey")
     others = tuple(replace(DESIRED.networks[0], name=name) for name in names)
     routers = tuple(replace(ROUTER, name=f"r-{n.name}", networks=(n.name,)) for n in others)
@@ -304,10 +303,10 @@ def test_an_orphan_is_removed_when_it_was_seen_twice(world: World) -> None:
     node = world.nodes["n1"]
     orphan = InstanceRef("r1", 0)
     node.instances[orphan] = False
-    world.engine.receive(node.inventory())
+    world.receive(node.inventory())
     assert world.settle() is None
     assert orphan in node.instances
-    world.engine.receive(node.inventory())
+    world.receive(node.inventory())
     world.settle()
     assert world.all_instances() == {owner}
 
@@ -316,22 +315,24 @@ def test_active_and_unknown_instances_are_left_alone(world: World) -> None:
     owner = world.serving()
     node = world.nodes["n1"]
     stranger, active = InstanceRef("r9", 1), InstanceRef("r1", 0)
-    node.instances |= {stranger: False, active: True}
+    node.instances.update({stranger: False, active: True})
     for _ in range(3):
-        world.engine.receive(node.inventory())
+        world.receive(node.inventory())
     world.settle()
     assert world.all_instances() == {owner, stranger, active}
+    told = [e.detail for e in world.service.events() if e.kind == "stranger-found"]
+    assert told == ["r1#0 is active and nothing names it"]
 
 
 def test_a_failed_create_says_why_and_the_next_apply_tries_again(world: World) -> None:
-    world.nodes["n1"].broken = "build"
+    world.nodes["n1"].kernel.broken = {"build"}
     for node in world.nodes.values():
-        world.engine.receive(node.inventory())
+        world.receive(node.inventory())
     world.service.apply(DESIRED)
     world.settle()
     (view,) = world.service.routers()
     assert (view.status, "broken" in view.reason) == (RouterStatus.FAILED, True)
-    world.nodes["n1"].broken = ""
+    world.nodes["n1"].kernel.broken = set()
     world.service.apply(DESIRED)
     world.settle()
     assert world.service.routers()[0].status is RouterStatus.SERVING
@@ -340,4 +341,4 @@ def test_a_failed_create_says_why_and_the_next_apply_tries_again(world: World) -
 def test_what_is_no_message_is_refused(world: World) -> None:
     for body in (b"", b"{}", b'{"type":"check-in"}', b"[" * 100, b"\xff\xfe"):
         with pytest.raises(InputError):
-            world.engine.receive(body)
+            world.engine.receive(body, "n1")

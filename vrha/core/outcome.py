@@ -1,0 +1,64 @@
+"""What is true of a router once a run has ended."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from vrha.core.steps import describe, node_of
+from vrha.model.runs import Run, RunKind, RunStatus, StepRecord, StepStatus
+from vrha.model.state import RouterState
+from vrha.model.steps import Build, Configure, Destroy, Mute, Swap, Unmute
+
+OWNER_UNKNOWN = "owner-unknown"
+"""A roll-back could not be confirmed: the old instance serves, the new one, or neither."""
+NOT_RESTORED = "not-restored"
+"""As above, and the one restart that was tried on that account did not help."""
+
+
+def is_unsettled(state: RouterState) -> bool:
+    """Whether it is not known who serves the router, if anybody."""
+    return state.failed.startswith((OWNER_UNKNOWN, NOT_RESTORED))
+
+
+def outcome_of(run: Run, state: RouterState) -> RouterState:
+    """The router's state after the ended `run`."""
+    if run.status is RunStatus.ROLLED_BACK:
+        return _rolled_back(run, state)
+    if run.kind is RunKind.DELETE:
+        gone = run.old == state.active
+        return replace(state, active=None, applied=None, node="", failed="") if gone else state
+    step = next(r.step for r in run.steps if isinstance(r.step, Build | Configure))
+    return replace(state, active=run.new, applied=step.spec, node=step.node, failed="")
+
+
+def _rolled_back(run: Run, state: RouterState) -> RouterState:
+    doubt = next((r for r in run.undo if _leaves_doubt(run, r)), None)
+    again = is_unsettled(state) and run.kind is not RunKind.DELETE
+    if doubt is not None:
+        word = NOT_RESTORED if again else OWNER_UNKNOWN
+        why = f"{describe(doubt.step)} on {node_of(doubt.step)}: {doubt.error}"
+        return replace(state, failed=f"{word}: {why}")
+    if again:
+        return replace(state, failed=f"{NOT_RESTORED}: {run.reason}: {run.detail}")
+    if run.kind is RunKind.CREATE:
+        return replace(state, failed=f"{run.reason}: {run.detail}")
+    return state
+
+
+def _leaves_doubt(run: Run, record: StepRecord) -> bool:
+    """Whether `record` of a roll-back was given up and decides who serves."""
+    if record.status is not StepStatus.ABANDONED:
+        return False
+    if isinstance(record.step, Mute):
+        return not is_gone(run.undo, record.step)
+    return isinstance(record.step, Build | Swap | Unmute)
+
+
+def is_gone(records: tuple[StepRecord, ...], mute: Mute) -> bool:
+    """Whether the instance to be muted was destroyed, which is as good."""
+    return any(
+        isinstance(r.step, Destroy)
+        and r.step.instance == mute.instance
+        and r.status is StepStatus.DONE
+        for r in records
+    )
