@@ -30,6 +30,8 @@ class Limits:
     forward_attempts: int = 5
     """Attempts of a step after the point of no return."""
     undo_attempts: int = 5
+    retry_s: float = 0.5
+    """Pause before the second attempt of a step that failed; doubles with every further one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,7 @@ def _resume(run: Run, event: Event, now: float, limits: Limits) -> Result:
     undo = run.status is RunStatus.ROLLING_BACK
     records = tuple(
         replace(r, status=StepStatus.PENDING, deadline=None)
-        if r.status is StepStatus.STARTED
+        if r.status is StepStatus.STARTED or _waits_for_retry(r)
         else r
         for r in _records(run, undo)
     )
@@ -166,6 +168,9 @@ def _tick(run: Run, event: Event, now: float, limits: Limits) -> Result:
     undo = run.status is RunStatus.ROLLING_BACK
     for record in _records(run, undo):
         overdue = record.deadline is not None and now >= record.deadline
+        if overdue and _waits_for_retry(record):
+            again = replace(record, status=StepStatus.PENDING, deadline=None)
+            return _proceed(_with_record(run, undo, again), now, limits)
         if record.status is StepStatus.STARTED and overdue:
             waited = "no check-in" if isinstance(record.step, AwaitCheckIn) else "no answer"
             code = "no-check-in" if isinstance(record.step, AwaitCheckIn) else "no-answer"
@@ -190,6 +195,9 @@ def _failed(
     if not undo and not _no_way_back(run):
         return _roll_back(replace(run, reason=code, detail=detail), now, limits)
     if record.attempt < (limits.undo_attempts if undo else limits.forward_attempts):
+        if code != "no-answer":
+            pause = limits.retry_s * 2 ** (record.attempt - 1)
+            return _with_record(run, undo, replace(failed, deadline=now + pause)), ()
         retry = tuple(
             replace(r, status=StepStatus.PENDING, deadline=None)
             if r.status in (StepStatus.FAILED, StepStatus.STARTED)
@@ -198,6 +206,10 @@ def _failed(
         )
         return _proceed(_with_records(run, undo, retry), now, limits)
     return _proceed(_give_up(run, undo, failed), now, limits)
+
+
+def _waits_for_retry(record: StepRecord) -> bool:
+    return record.status is StepStatus.FAILED and record.deadline is not None
 
 
 def _give_up(run: Run, undo: bool, record: StepRecord) -> Run:
@@ -376,11 +388,19 @@ TRANSITIONS: tuple[Row, ...] = (
     Row(_R, CheckedIn, _checked_in, (_R, _D), "the replacement is complete and ready"),
     Row(_R, CheckInFailed, _check_in_failed, (_B, _R), "the replacement is not fit to serve"),
     Row(_R, StepFailed, _step_failed, (_B, _R, _D), "back while that is possible, else forward"),
-    Row(_R, Tick, _tick, (_R, _B, _D), "a step without an answer in time counts as failed"),
+    Row(
+        _R,
+        Tick,
+        _tick,
+        (_R, _B, _D),
+        "no answer in time counts as failed; what failed is tried again",
+    ),
     Row(_B, Resume, _resume, (_B, _U), "as above, for the steps of the way back"),
     Row(_B, StepDone, _step_done, (_B, _U), "after the last step back: rolled back"),
     Row(_B, StepFailed, _step_failed, (_B, _U), "tried again, then given up and named"),
-    Row(_B, Tick, _tick, (_B, _U), "a step without an answer in time counts as failed"),
+    Row(
+        _B, Tick, _tick, (_B, _U), "no answer in time counts as failed; what failed is tried again"
+    ),
 )
 """In a terminal status nothing happens any more; a check-in during a roll-back is too late."""
 

@@ -132,8 +132,8 @@ def run_text(run: Run) -> str:
 
 def deadline_of(run: Run) -> float | None:
     """When time next matters to the run."""
-    started = (r for r in (*run.steps, *run.undo) if r.status is StepStatus.STARTED)
-    return min((r.deadline for r in started if r.deadline is not None), default=None)
+    deadlines = (r.deadline for r in (*run.steps, *run.undo))
+    return min((each for each in deadlines if each is not None), default=None)
 
 
 def build_node_of(run: Run) -> str:

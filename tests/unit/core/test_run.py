@@ -30,7 +30,7 @@ from vrha.model.runs import Run, RunStatus, StepStatus, Strategy
 from vrha.model.spec import InstanceRef, InstanceSpec, Network, PortSpec, Router, Subnet
 from vrha.model.steps import Announce, Build, Destroy, Mute, Swap, Unmute
 
-LIMITS = Limits(step_s=10, check_in_s=10, forward_attempts=3, undo_attempts=2)
+LIMITS = Limits(step_s=10, check_in_s=10, forward_attempts=3, undo_attempts=2, retry_s=0)
 OLD, NEW = InstanceRef("r1", 1), InstanceRef("r1", 2)
 
 
@@ -82,6 +82,7 @@ class Driver:
         batch = self.dispatched[-1]
         seq = batch.records[0].seq if seq is None else seq
         self.feed(StepFailed(seq, batch.undo, batch.attempt, code, "it broke"))
+        self.feed(Tick())
 
     def steps(self) -> list[object]:
         return [record.step for record in self.dispatched[-1].records]
@@ -175,6 +176,38 @@ def test_after_the_point_of_no_return_it_only_goes_forward_and_names_what_is_lef
     assert driver.finished == [RunStatus.DONE]
     assert driver.run.steps[-1].status is StepStatus.ABANDONED
     assert "namespace-busy" in driver.run.leftovers[0]
+
+
+def test_attempts_after_a_failure_wait_longer_and_longer() -> None:
+    limits = replace(LIMITS, retry_s=1.0)
+    run, _ = advance(parallel(), Resume(), 0.0, limits)
+    run, _ = advance(run, CheckedIn(NEW), 0.0, limits)
+    for seq in (2, 3):
+        run, effects = advance(run, StepDone(seq, False, 1), 0.0, limits)
+    now, sent_at = 0.0, []
+    while not run.status.terminal:
+        for effect in effects:
+            if isinstance(effect, Dispatch):
+                sent_at.append(now)
+                failed = StepFailed(4, False, effect.attempt, "busy", "")
+                run, _ = advance(run, failed, now, limits)
+        now += 0.5
+        run, effects = advance(run, Tick(), now, limits)
+    assert sent_at == [0.0, 1.0, 3.0]
+    assert run.status is RunStatus.DONE
+    assert "busy" in run.leftovers[0]
+
+
+def test_an_orchestrator_that_comes_back_does_not_wait_for_the_old_clock() -> None:
+    limits = replace(LIMITS, retry_s=1000.0)
+    driver = Driver(serial())
+    driver.fail(seq=2)
+    undo = driver.dispatched[-1]
+    failed = StepFailed(undo.records[0].seq, True, undo.attempt, "busy", "")
+    waiting, effects = advance(driver.run, failed, 0.0, limits)
+    assert effects == ()
+    _, effects = advance(waiting, Resume(), 0.0, limits)
+    assert isinstance(effects[0], Dispatch)
 
 
 def test_serial_failure_rebuilds_the_old_one() -> None:

@@ -178,7 +178,7 @@ class World:
         self.folder = folder
         self.url = f"sqlite:///{folder}/store.db"
         self.now = 1000.0
-        self.limits = limits or Limits()
+        self.limits = replace(limits or Limits(), retry_s=0.0)
         self.nodes = {name: FakeNode(name, folder) for name in ("n1", "n2")}
         self.reachable = {"n1", "n2"}
         self.start()
@@ -245,7 +245,9 @@ class World:
     def settle(self) -> None:
         for _ in range(100):
             if not self.step():
-                return
+                self.engine.tick()
+                if not self.step():
+                    return
         raise AssertionError("the world does not come to rest")
 
     def owners(self) -> list[InstanceRef]:
