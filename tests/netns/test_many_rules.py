@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_network
 from pathlib import Path
@@ -49,7 +50,7 @@ def test_many_rules_are_loaded_proved_and_replaced(
     assert len(body) < MAX_DOWN
     command = codec.decode_message(body, MAX_DOWN)
     assert isinstance(command, Command)
-    check_in, report = agent.execute(command)
+    check_in, report = agent.execute(command, time.monotonic())
     assert len(codec.encode(check_in)) < MAX_UP
     assert isinstance(check_in, CheckIn)
     assert check_in.self_test.rules == expected_digest(large)
