@@ -57,7 +57,8 @@ def test_many_rules_are_loaded_proved_and_replaced(
     assert check_in.self_test.rules.count > RULES
 
     step = Configure("n1", small, large)
-    (report,) = agent.execute(Command("run", ref.router, 1, "n1", 1, 0, False, (step,)))
+    update = Command("run", ref.router, 1, "n1", 1, 0, False, (step,))
+    (report,) = agent.execute(update, time.monotonic())
     assert isinstance(report, StepReport)
     assert report.outcome is Outcome.DONE
     assert kernel.self_test(small).rules == expected_digest(small)
