@@ -30,7 +30,7 @@ from vrha.linux.files import SPEC
 from vrha.linux.names import folder_name, namespace_name
 from vrha.model.runs import RunKind, RunStatus, Strategy
 from vrha.model.spec import Desired, Host, Ingress, InstanceRef, Protocol, Rule, StaticNat
-from vrha.model.views import RunView
+from vrha.model.views import RouterView, RunView
 from vrha.probe.result import Stream
 
 pytestmark = [pytest.mark.root, pytest.mark.system]
@@ -85,6 +85,11 @@ def guest(made: Zone) -> Dhcp:
     made.lab.run("guest", ["ip", "address", "replace", f"{client.address}/24", "dev", "eth0"])
     made.lab.run("guest", ["ip", "route", "replace", "default", "via", GATEWAY])
     return client
+
+
+def but_for_epoch(view: RouterView) -> RouterView:
+    """Every run takes an epoch; what else there is to see of a router."""
+    return replace(view, epoch=0)
 
 
 def all_ways(made: Zone) -> tuple[Stream, ...]:
@@ -307,7 +312,7 @@ def test_an_update_in_place_loses_nothing(served: Zone) -> None:
         RunStatus.DONE,
     )
     assert results[0].lost == 0
-    assert served.router() == before
+    assert but_for_epoch(served.router()) == but_for_epoch(before)
     assert served.unreached(news, wait_s=1) != []
     assert resolve(served.lab, "vm1", GATEWAY, "spare.blue.example") == ""
 
@@ -365,6 +370,6 @@ def test_a_failing_update_is_rolled_back(served: Zone, tool: str, script: str, r
     assert results[0].lost == 0
     after = served.router()
     assert after.reason.startswith("not-applied")
-    assert replace(after, reason="") == before
+    assert but_for_epoch(replace(after, reason="")) == but_for_epoch(before)
     assert served.in_instance("r1", "nft", "-s", "list", "ruleset") == rules
     assert resolve(served.lab, "vm1", GATEWAY, "vm1.blue.example") == "10.1.1.11"
