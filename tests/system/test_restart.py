@@ -7,6 +7,7 @@ on as if nothing had happened, and nothing of the replacement may stay.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -256,3 +257,21 @@ def test_a_dead_dnsmasq_is_started_again(served: Zone) -> None:
         )
     assert results[0].lost == 0
     assert served.router() == before
+
+
+def test_a_router_that_its_node_has_lost_is_built_again(served: Zone) -> None:
+    """As after a reboot: namespace, ports and dnsmasq are gone, the agent starts anew."""
+    before = served.router()
+    agent = served.lab.agent(before.node)
+    agent.kill()
+    name = before.instance.replace("#", "-")
+    pid = served.lab.run(before.node, ["pidof", "dnsmasq"]).strip()
+    served.lab.run(before.node, ["kill", "-9", pid])
+    served.lab.run(before.node, ["ip", "netns", "del", f"vrha-{name}"])
+    shutil.rmtree(served.lab.folder / "state" / f"agent-{before.node}" / "instances" / name)
+    agent.start()
+    wait_for(lambda: served.router().instance != before.instance, 40, "another instance")
+    wait_for(lambda: served.router().status is RouterStatus.SERVING, 20, "a serving router")
+    with probing(served.streams()) as results:
+        pass
+    assert not results[0].unrestored

@@ -218,9 +218,11 @@ def after_inventory(tx: Tx, inventory: Inventory, previous: NodeState | None) ->
     """Runs that a node's inventory gives reason to.
 
     Orphans go; routers without a place get one; and once two inventories in a row have come
-    from a node that fell silent, routers whose owner was unknown for that are rebuilt.
+    from a node that fell silent, or lost an instance (a reboot), routers whose owner is unknown
+    for that are rebuilt.
     """
     _tell_of_strangers(tx, inventory, previous)
+    _miss(tx, inventory, previous)
     runs = _orphans(tx, inventory, previous)
     waiting = (NO_NODE,) if previous is None else (NO_NODE, OWNER_UNKNOWN)
     names = {s.router for s in tx.router_briefs() if s.failed.startswith(waiting)}
@@ -230,6 +232,28 @@ def after_inventory(tx: Tx, inventory: Inventory, previous: NodeState | None) ->
     if names:
         runs += converge(tx, tx.desired()[1], frozenset(names))
     return tuple(runs)
+
+
+def _miss(tx: Tx, inventory: Inventory, previous: NodeState | None) -> None:
+    """A serving instance that its node has not got any more serves nobody.
+
+    Only when two inventories in a row lack it: one may be older than the run that built it. Were
+    they wrong all the same, the rebuild would mute what is there before it enables another.
+    """
+    before = {i.ref for i in previous.instances} if previous else set()
+    present = before | {i.ref for i in inventory.instances}
+    busy = tx.open_run_ids()
+    for brief in tx.router_briefs():
+        gone = brief.active is not None and brief.active not in present
+        if not gone or brief.node != inventory.node or brief.router in busy or brief.failed:
+            continue
+        why = f"{OWNER_UNKNOWN}: {brief.active} is no longer on {inventory.node}"
+        state = tx.router_state(brief.router)
+        assert state is not None
+        tx.put_router_state(replace(state, failed=why))
+        tx.add_event(
+            "instance-missing", OWNER_UNKNOWN, router=brief.router, node=inventory.node, detail=why
+        )
 
 
 def _tell_of_strangers(tx: Tx, inventory: Inventory, previous: NodeState | None) -> None:

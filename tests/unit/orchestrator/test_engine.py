@@ -342,3 +342,28 @@ def test_what_is_no_message_is_refused(world: World) -> None:
     for body in (b"", b"{}", b'{"type":"check-in"}', b"[" * 100, b"\xff\xfe"):
         with pytest.raises(InputError):
             world.engine.receive(body, "n1")
+
+
+def test_what_a_reboot_took_away_is_built_again(world: World) -> None:
+    owner = world.serving()
+    world.heard()
+    world.nodes["n1"].instances.clear()
+    world.nodes["n1"].restart()
+    world.heard()
+    world.settle()
+    assert world.all_instances() == set(), "one inventory may be older than the last run"
+    world.heard()
+    world.settle()
+    assert world.owner().generation > owner.generation
+    (view,) = world.service.routers()
+    assert (view.status, view.instance) == (RouterStatus.SERVING, str(world.owner()))
+    assert "instance-missing" in {event.kind for event in world.service.events()}
+
+
+def test_nothing_is_missed_during_a_run(world: World) -> None:
+    world.serving()
+    world.service.restart_network("blue", Strategy.SERIAL)
+    world.nodes["n1"].instances.clear()
+    world.heard(3)
+    world.settle()
+    assert "instance-missing" not in {event.kind for event in world.service.events()}
