@@ -121,7 +121,11 @@ class PrivateBroker:
         epmd = _tools()
         if self.alive:
             raise RefusedError("broker-running", f"a broker already runs in {self.folder}")
-        _end_marked(_load(self.folder))
+        old = _load(self.folder)
+        if old is not None and old.process is not None:
+            # Killed a moment ago: other threads of it may still hold its ports.
+            old.process.wait_gone(_STOP_TIMEOUT)
+        _end_marked(old)
         record = self._inside(lambda: self._choose(_load(self.folder)))
         self._write_files(record)
         env = _environment(self.folder, record, self.listen)
