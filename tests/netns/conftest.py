@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.netns.probekit import Pair, wired
 from vrha.linux import netns
 from vrha.linux.node import NodeKernel
+from vrha.probe.process import serving
 
 _CLONE_FS, _CLONE_NEWNS, _CLONE_NEWNET = 0x00000200, 0x00020000, 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -91,3 +93,25 @@ def kernel(node: None, state_dir: Path) -> Iterator[NodeKernel]:
         for instance in made.observe():
             made.destroy(instance.ref)
         made.close()
+
+
+@pytest.fixture(scope="module")
+def wire() -> Iterator[Pair]:
+    """Two namespaces and a veth pair between them, for the probes."""
+    with wired() as made:
+        yield made
+
+
+@pytest.fixture
+def pair(wire: Pair) -> Pair:
+    """The wire without faults, whatever the test before has left."""
+    for path in (wire.a, wire.b):
+        wire.call(path, "nft", "flush", "ruleset")
+    return wire
+
+
+@pytest.fixture
+def served(pair: Pair) -> Iterator[Pair]:
+    """The pair with a responder in both namespaces, all from one process."""
+    with serving(7, [pair.a, pair.b]):
+        yield pair

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -36,7 +36,6 @@ from tests.netns.probekit import (
     udp_counter,
     undrop,
     wait_until,
-    wired,
 )
 from vrha.core.gaps import Gap
 from vrha.errors import PreconditionError, UnreachableError
@@ -48,27 +47,6 @@ from vrha.probe.result import Result, Stream, StreamResult
 from vrha.probe.wire import PAYLOAD, REQUEST, IcmpProbe, attach_icmp_filter
 
 pytestmark = pytest.mark.root
-
-
-@pytest.fixture(scope="module")
-def wire() -> Iterator[Pair]:
-    with wired() as made:
-        yield made
-
-
-@pytest.fixture
-def pair(wire: Pair) -> Pair:
-    """The wire without faults, whatever the test before has left."""
-    for path in (wire.a, wire.b):
-        wire.call(path, "nft", "flush", "ruleset")
-    return wire
-
-
-@pytest.fixture
-def served(pair: Pair) -> Iterator[Pair]:
-    """The pair with a responder in both namespaces, all from one process."""
-    with serving(7, [pair.a, pair.b]):
-        yield pair
 
 
 @dataclass

@@ -6,7 +6,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -21,32 +21,9 @@ from tests.netns.probekit import (
     packets,
     plain_echo,
     wait_until,
-    wired,
 )
-from vrha.probe.process import serving
 
 pytestmark = pytest.mark.root
-
-
-@pytest.fixture(scope="module")
-def wire() -> Iterator[Pair]:
-    with wired() as made:
-        yield made
-
-
-@pytest.fixture
-def pair(wire: Pair) -> Pair:
-    """The wire without faults, whatever the test before has left."""
-    for path in (wire.a, wire.b):
-        wire.call(path, "nft", "flush", "ruleset")
-    return wire
-
-
-@pytest.fixture
-def served(pair: Pair) -> Iterator[Pair]:
-    """The pair with a responder in both namespaces, all from one process."""
-    with serving(7, [pair.a, pair.b]):
-        yield pair
 
 
 def command(*argv: str, path: str = "", limit_s: float = 30.0) -> subprocess.CompletedProcess[str]:
