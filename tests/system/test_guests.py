@@ -165,8 +165,8 @@ def test_a_move_away_from_a_node_that_does_not_answer_is_rolled_back(served: Zon
     assert ended.leftovers == ()
     assert served.router().instance == before.instance
     assert watch.owners(GATEWAY) == [mac_of(served.ref(), "n0")]
-    # When it wakes it takes the mute and, one message later, what undoes it.
-    assert results[0].lost < 4 * 500
+    # When it wakes the mute has expired; were it taken, what undoes it is one message behind.
+    assert results[0].lost < 4 * 60
     assert not results[0].unrestored
 
 
