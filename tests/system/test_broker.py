@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import amqp
@@ -100,10 +101,14 @@ def test_only_the_random_password_opens_it(running: PrivateBroker) -> None:
 def test_it_listens_on_loopback_only(running: PrivateBroker) -> None:
     inodes = set()
     for pid in marked(running.folder):
-        for fd in Path(f"/proc/{pid}/fd").iterdir():
-            match = re.fullmatch(r"socket:\[(\d+)\]", os.readlink(fd))
-            if match:
-                inodes.add(match[1])
+        with suppress(FileNotFoundError):
+            descriptors = list(Path(f"/proc/{pid}/fd").iterdir())
+        for descriptor in descriptors:
+            # The broker closes files while we look.
+            with suppress(FileNotFoundError):
+                match = re.fullmatch(r"socket:\[(\d+)\]", os.readlink(descriptor))
+                if match:
+                    inodes.add(match[1])
     listening = {}
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
