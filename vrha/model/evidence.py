@@ -1,0 +1,40 @@
+"""What a handover carried over and what it cost, as counted and measured on the nodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """State moved from the old instance into its replacement.
+
+    `what` is "conntrack", "neighbours" or "leases". Each of the `sent` objects was taken, or
+    refused for one of the reasons, which are kebab-case words with how often each occurred.
+    """
+
+    what: str
+    sent: int
+    taken: int
+    refused: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One stream of probes that a node sent through an instance while traffic changed over.
+
+    `began` in seconds of the wall clock (Unix time); `interval_ms` between probes; `gaps_ms` are
+    times without a reply as (start after `began`, length) in milliseconds, as in RFC 3357 loss
+    periods. `duplicates`: replies beyond the first of a probe, which would mean two owners.
+    """
+
+    stream: str
+    began: float
+    interval_ms: float
+    sent: int
+    lost: int
+    duplicates: int = 0
+    late_ticks: int = 0
+    gaps_ms: tuple[tuple[float, float], ...] = ()
+    unavailable: str = ""
+    """Why nothing was measured; empty when it was."""
