@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from vrha.model.runs import Strategy
+from vrha.model.runs import AS_CONFIGURED, RestartOptions
 from vrha.model.spec import Desired
 from vrha.model.views import (
     ApplyResult,
@@ -35,14 +35,24 @@ class Service(Protocol):
         Raises RefusedError (`run-in-progress`) when a router to be changed has an open run.
         """
 
-    def plan_restart(self, network: str, strategy: Strategy | None) -> RunView:
+    def plan_restart(self, network: str, options: RestartOptions = AS_CONFIGURED) -> RunView:
         """The run that `restart_network` would start, its steps and their undo; starts nothing."""
 
-    def restart_network(self, network: str, strategy: Strategy | None) -> RunView:
-        """Start `restart network with cleanup`; None picks the default strategy.
+    def restart_network(self, network: str, options: RestartOptions = AS_CONFIGURED) -> RunView:
+        """Start `restart network with cleanup`.
 
         Raises RefusedError: `run-in-progress` (the message names the open run), `no-instance`
-        (nothing to restart), `no-node` (placement found none).
+        (nothing to restart), `no-node` (placement found none), `strategy-impossible` (the one
+        that was asked for, and why).
+        """
+
+    def plan_move(self, router: str, options: RestartOptions) -> RunView:
+        """The run that `move_router` would start; starts nothing."""
+
+    def move_router(self, router: str, options: RestartOptions) -> RunView:
+        """Move the router to node `options.node`; errors as `restart_network`.
+
+        Raises NotFoundError (`no-such-node`), RefusedError (`already-there`).
         """
 
     def networks(self) -> tuple[NetworkView, ...]: ...

@@ -187,7 +187,7 @@ def test_a_broker_that_goes_away_during_a_run_ends_it(made: Zone) -> None:
     before = made.router()
     broker = made.lab.broker()
     made.lab.agent(before.node).kill(signal.SIGSTOP)
-    run = made.client.restart_network(made.network, None)
+    run = made.client.restart_network(made.network)
     os.kill(broker.pid, signal.SIGSTOP)
     made.lab.agent(before.node).kill(signal.SIGCONT)
     try:

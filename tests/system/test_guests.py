@@ -151,7 +151,7 @@ def test_a_move_away_from_a_node_that_does_not_answer_is_rolled_back(served: Zon
     with watch, probing(all_ways(served)) as results:
         agent.kill(signal.SIGSTOP)
         try:
-            run = served.client.restart_network(served.network, None)
+            run = served.client.restart_network(served.network)
             wait_for(
                 lambda: served.client.run(run.id).status is RunStatus.ROLLING_BACK,
                 20,
@@ -240,7 +240,7 @@ def test_only_the_active_instance_advertises_itself(served: Zone) -> None:
         served.broken_tool(node, "dnsmasq", slow),
         Watch(served.lab, "guest", GATEWAY, "fe80::1") as watch,
     ):
-        run = served.client.restart_network(served.network, None)
+        run = served.client.restart_network(served.network)
         wait_for(lambda: len(served.namespaces(node)) == 2, 10, "a build under way")
         orchestrator.kill(signal.SIGSTOP)
         try:

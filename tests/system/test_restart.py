@@ -16,7 +16,7 @@ import pytest
 
 from tests.system.zonekit import VRHA, Zone, probing, wait_for, zone
 from vrha.errors import RefusedError
-from vrha.model.runs import RunStatus, StepStatus, Strategy
+from vrha.model.runs import RestartOptions, RunStatus, StepStatus, Strategy
 from vrha.model.views import RouterStatus
 
 pytestmark = [pytest.mark.root, pytest.mark.system]
@@ -115,7 +115,7 @@ def test_an_agent_killed_during_the_build(served: Zone) -> None:
     slow = 'touch "$REAL.begun"; sleep 30'
     with probing(served.streams()) as results:
         with served.broken_tool(before.node, "dnsmasq", slow):
-            run = served.client.restart_network(served.network, None)
+            run = served.client.restart_network(served.network)
             build = run.steps[0]
             assert build.status is StepStatus.STARTED
             wait_for(lambda: len(served.namespaces(before.node)) == 2, 10, "a build under way")
@@ -140,7 +140,7 @@ def test_a_broker_restarted_during_the_build(served: Zone) -> None:
         probing(served.streams()) as results,
         served.broken_tool(before.node, "dnsmasq", slow),
     ):
-        run = served.client.restart_network(served.network, None)
+        run = served.client.restart_network(served.network)
         wait_for(lambda: len(served.namespaces(before.node)) == 2, 10, "a build under way")
         broker.kill()
         wait_for(
@@ -159,7 +159,7 @@ def test_a_replacement_that_never_checks_in(served: Zone) -> None:
     agent = served.lab.agent(before.node)
     with probing(served.streams()) as results:
         agent.kill(signal.SIGSTOP)
-        run = served.client.restart_network(served.network, None)
+        run = served.client.restart_network(served.network)
         wait_for(
             lambda: served.client.run(run.id).status is RunStatus.ROLLING_BACK,
             CHECK_IN_S * 3,
@@ -203,7 +203,7 @@ def test_an_orchestrator_killed_in_the_middle_takes_the_run_up(
     slow = 'sleep 0.3; exec $REAL "$@"'
     node = served.router().node
     with served.broken_tool(node, "dnsmasq", slow):
-        run = served.client.restart_network(served.network, strategy)
+        run = served.client.restart_network(served.network, RestartOptions(strategy))
         orchestrator = served.lab.orchestrator()
         orchestrator.kill()
         served.lab.socket.unlink(missing_ok=True)
@@ -214,9 +214,9 @@ def test_an_orchestrator_killed_in_the_middle_takes_the_run_up(
 
 
 def test_a_second_restart_is_refused_with_the_id_of_the_first(served: Zone) -> None:
-    run = served.client.restart_network(served.network, None)
+    run = served.client.restart_network(served.network)
     with pytest.raises(RefusedError, match=run.id):
-        served.client.restart_network(served.network, None)
+        served.client.restart_network(served.network)
     served.await_run(run.id)
 
 

@@ -22,7 +22,7 @@ from tests.system.zonekit import (
 )
 from vrha.config.export import to_yaml
 from vrha.linux.names import host_port
-from vrha.model.runs import RunKind, RunStatus, Strategy
+from vrha.model.runs import RestartOptions, RunKind, RunStatus, Strategy
 from vrha.model.spec import Backend, Egress, InstanceRef, Protocol, Rule, Verdict
 from vrha.model.views import RouterStatus
 from vrha.probe.result import Result, Stream
@@ -196,7 +196,7 @@ def test_an_agent_killed_directly_after_the_switch(served: Zone, strategy: Strat
     new = InstanceRef(old.router, old.generation + 1)
     agent = served.lab.agent(before.node)
     with probing(both_ways(served, *FIRST_VM)) as results:
-        run = served.client.restart_network("red", strategy)
+        run = served.client.restart_network("red", RestartOptions(strategy))
         wait_for(lambda: is_active(served, before.node, new), 10, "the switch")
         agent.kill()
         agent.start()
@@ -233,7 +233,7 @@ def test_an_agent_restarted_before_every_switch(served: Zone) -> None:
         probing(both_ways(served, *FIRST_VM)) as results,
         served.broken_tool(node, "dnsmasq", slow),
     ):
-        run = served.client.restart_network("red", Strategy.PARALLEL)
+        run = served.client.restart_network("red", RestartOptions(Strategy.PARALLEL))
         wait_for(lambda: len(served.namespaces(node)) == 2, 10, "a build under way")
         served.lab.agent(node).kill()
         served.lab.agent(node).start()

@@ -18,7 +18,7 @@ from vrha.config.desired import load
 from vrha.lab.scenario import Scenario
 from vrha.lab.zone import Lab
 from vrha.linux.names import namespace_name
-from vrha.model.runs import Strategy
+from vrha.model.runs import RestartOptions, Strategy
 from vrha.model.spec import Desired, InstanceRef
 from vrha.model.views import RouterStatus, RouterView, RunView
 from vrha.probe.process import ProbeProcess
@@ -71,7 +71,7 @@ class Zone:
     def restart(
         self, strategy: Strategy | None = None, timeout_s: float = 60, network: str = ""
     ) -> RunView:
-        run = self.client.restart_network(network or self.network, strategy)
+        run = self.client.restart_network(network or self.network, RestartOptions(strategy))
         return self.await_run(run.id, timeout_s)
 
     @property

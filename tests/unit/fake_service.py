@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from vrha.errors import NotFoundError, RefusedError
-from vrha.model.runs import RunKind, RunStatus, StepStatus, Strategy
+from vrha.model.runs import AS_CONFIGURED, RestartOptions, RunKind, RunStatus, StepStatus, Strategy
 from vrha.model.spec import Desired
 from vrha.model.views import (
     ApplyResult,
@@ -96,6 +96,7 @@ class FakeService:
         self.unplaced = 0
         self.error: Exception | None = None
         self.applied: list[Desired] = []
+        self.moved: list[tuple[str, RestartOptions]] = []
         self.started: list[tuple[str, Strategy | None]] = []
         self.threads: set[str] = set()
 
@@ -125,11 +126,11 @@ class FakeService:
         self.open["r7"] = restart_of("web", None, "r7")
         return ApplyResult(len(self.applied), changes, ("r7",))
 
-    def plan_restart(self, network: str, strategy: Strategy | None) -> RunView:
+    def plan_restart(self, network: str, options: RestartOptions = AS_CONFIGURED) -> RunView:
         self._known(network)
-        return restart_of("web", strategy, "")
+        return restart_of("web", options.strategy, "")
 
-    def restart_network(self, network: str, strategy: Strategy | None) -> RunView:
+    def restart_network(self, network: str, options: RestartOptions = AS_CONFIGURED) -> RunView:
         self._known(network)
         for run in self.open.values():
             if not run.status.terminal:
@@ -138,8 +139,19 @@ class FakeService:
                     f"router web has an open run: {run.id}",
                     f"`vrha run watch {run.id}` shows it.",
                 )
-        self.started.append((network, strategy))
-        run = restart_of("web", strategy, f"r{len(self.started)}")
+        self.started.append((network, options.strategy))
+        run = restart_of("web", options.strategy, f"r{len(self.started)}")
+        self.open[run.id] = run
+        return run
+
+    def plan_move(self, router: str, options: RestartOptions) -> RunView:
+        self._called()
+        return restart_of(router, options.strategy, "")
+
+    def move_router(self, router: str, options: RestartOptions) -> RunView:
+        self._called()
+        self.moved.append((router, options))
+        run = restart_of(router, options.strategy, f"m{len(self.moved)}")
         self.open[run.id] = run
         return run
 

@@ -11,7 +11,7 @@ from vrha.cli.client import Client
 from vrha.config.desired import load
 from vrha.errors import DeadlineError, VrhaError
 from vrha.lab.zone import Lab
-from vrha.model.runs import RunStatus, Strategy
+from vrha.model.runs import RestartOptions, RunStatus, Strategy
 from vrha.model.spec import Desired
 from vrha.model.views import RouterStatus, RunView
 from vrha.probe.process import ProbeProcess, serving
@@ -57,7 +57,7 @@ class MeasuredZone:
         with ProbeProcess(self.streams) as probes:
             time.sleep(WARM_S)
             began = time.time_ns()
-            run = self.client.restart_network(self.network, strategy)
+            run = self.client.restart_network(self.network, RestartOptions(strategy))
             run = _await_run(self.client, run.id)
             time.sleep(SETTLE_S)
             result = probes.stop()

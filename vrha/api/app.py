@@ -17,7 +17,7 @@ from vrha import __version__
 from vrha.api import errors
 from vrha.api.limit import BodyLimit
 from vrha.codec import decode
-from vrha.model.runs import Strategy
+from vrha.model.runs import RestartOptions, Strategy
 from vrha.model.spec import Desired
 from vrha.model.views import (
     ApplyResult,
@@ -48,12 +48,23 @@ Name = Annotated[str, Path(max_length=100)]
 
 
 class RestartRequest(BaseModel):
-    """How to restart a network with cleanup."""
+    """How to restart a network with cleanup, or to move a router."""
 
     model_config = ConfigDict(extra="forbid")
 
-    strategy: Strategy | None = Field(None, description="Absent: the default strategy.")
+    strategy: Strategy | None = Field(
+        None, description="Absent: the best that the nodes are capable of."
+    )
+    node: str = Field("", max_length=100, description="Where to; empty: placement decides.")
+    hold: bool = Field(False, description="Hold packets while the last connections move.")
+    max_lost: int | None = Field(
+        None, ge=0, description="Turn back when more probes than that were lost."
+    )
     dry_run: bool = Field(False, description="Answer with the run that would start; start none.")
+
+    @property
+    def options(self) -> RestartOptions:
+        return RestartOptions(self.strategy, self.node, self.hold, self.max_lost)
 
 
 async def _body(request: Request) -> bytes:
@@ -135,8 +146,15 @@ def _runs(service: Service) -> APIRouter:
     def restart(name: Name, request: RestartRequest) -> RunView:
         """Restart the network with cleanup; refused while its router has an open run."""
         if request.dry_run:
-            return service.plan_restart(name, request.strategy)
-        return service.restart_network(name, request.strategy)
+            return service.plan_restart(name, request.options)
+        return service.restart_network(name, request.options)
+
+    @router.post("/routers/{name}/move")
+    def move(name: Name, request: RestartRequest) -> RunView:
+        """Move the router to the node of the request; refused while it has an open run."""
+        if request.dry_run:
+            return service.plan_move(name, request.options)
+        return service.move_router(name, request.options)
 
     @router.get("/runs")
     def runs(

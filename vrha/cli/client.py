@@ -6,7 +6,7 @@ import errno
 import json
 import socket
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from http.client import HTTPConnection, HTTPException
 from typing import TypeVar
 from urllib.parse import quote, urlencode
@@ -21,7 +21,7 @@ from vrha.errors import (
     UnreachableError,
     VrhaError,
 )
-from vrha.model.runs import Strategy
+from vrha.model.runs import AS_CONFIGURED, RestartOptions
 from vrha.model.spec import Desired
 from vrha.model.views import (
     ApplyResult,
@@ -100,11 +100,17 @@ class Client:
     def apply(self, desired: Desired) -> ApplyResult:
         return self._read(ApplyResult, self._send("PUT", "/v1/desired", encode(desired)))
 
-    def plan_restart(self, network: str, strategy: Strategy | None) -> RunView:
-        return self._restart(network, strategy, dry_run=True)
+    def plan_restart(self, network: str, options: RestartOptions = AS_CONFIGURED) -> RunView:
+        return self._start("networks", network, "restart", options, dry_run=True)
 
-    def restart_network(self, network: str, strategy: Strategy | None) -> RunView:
-        return self._restart(network, strategy, dry_run=False)
+    def restart_network(self, network: str, options: RestartOptions = AS_CONFIGURED) -> RunView:
+        return self._start("networks", network, "restart", options, dry_run=False)
+
+    def plan_move(self, router: str, options: RestartOptions) -> RunView:
+        return self._start("routers", router, "move", options, dry_run=True)
+
+    def move_router(self, router: str, options: RestartOptions) -> RunView:
+        return self._start("routers", router, "move", options, dry_run=False)
 
     def networks(self) -> tuple[NetworkView, ...]:
         return self._get(tuple[NetworkView, ...], "/v1/networks")
@@ -127,9 +133,11 @@ class Client:
     def health(self) -> Health:
         return self._get(Health, "/v1/health")
 
-    def _restart(self, network: str, strategy: Strategy | None, *, dry_run: bool) -> RunView:
-        path = f"/v1/networks/{quote(network, safe='')}/restart"
-        body = json.dumps({"strategy": strategy, "dry_run": dry_run}).encode()
+    def _start(
+        self, nouns: str, name: str, verb: str, options: RestartOptions, *, dry_run: bool
+    ) -> RunView:
+        path = f"/v1/{nouns}/{quote(name, safe='')}/{verb}"
+        body = json.dumps({**asdict(options), "dry_run": dry_run}).encode()
         return self._read(RunView, self._send("POST", path, body))
 
     def _get(self, kind: type[T], path: str, **query: int) -> T:

@@ -8,7 +8,7 @@ from vrha.cli.options import duration
 from vrha.cli.output import output_options, record, show, table
 from vrha.cli.settings import Settings
 from vrha.errors import NotFoundError
-from vrha.model.runs import Strategy
+from vrha.model.runs import RestartOptions, Strategy
 
 CLEANUP_MISSING = """\
 a restart needs --cleanup, so that nobody does it by mistake.
@@ -63,7 +63,14 @@ def show_network(settings: Settings, name: str) -> None:
 @click.option(
     "--strategy",
     type=click.Choice([strategy.value for strategy in Strategy]),
-    help="How to hand over; default: what the orchestrator is configured for.",
+    help="How to hand over; default: the best that the nodes are capable of.",
+)
+@click.option("--hold", is_flag=True, help="Hold packets for a millisecond during a handover.")
+@click.option(
+    "--max-lost",
+    type=click.IntRange(0),
+    help="Turn the traffic back when the node lost more probes than that; default: only when"
+    " none comes through.",
 )
 @click.option("--dry-run", is_flag=True, help="Show the steps and their undo; start nothing.")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait for the end.")
@@ -81,6 +88,8 @@ def restart(
     name: str,
     cleanup: bool,
     strategy: str | None,
+    hold: bool,
+    max_lost: int | None,
     dry_run: bool,
     wait: bool,
     timeout: float,
@@ -90,13 +99,13 @@ def restart(
         raise click.UsageError(CLEANUP_MISSING)
     from vrha.cli import progress, runview
 
-    chosen = Strategy(strategy) if strategy else None
+    options = RestartOptions(Strategy(strategy) if strategy else None, "", hold, max_lost)
     client = settings.client()
     if dry_run:
-        plan = client.plan_restart(name, chosen)
+        plan = client.plan_restart(name, options)
         show(settings, plan, lambda: runview.plan(plan))
         return
-    run = client.restart_network(name, chosen)
+    run = client.restart_network(name, options)
     if not wait:
         show(settings, run, lambda: progress.headline(run))
         return

@@ -101,7 +101,17 @@ class RunSettings(_Table):
 
     check_in_s: Seconds = 10.0
     step_s: Seconds = 10.0
-    strategy: Strategy = Strategy.PARALLEL
+    sync_s: Seconds = 60.0
+    """For carrying connections over: about a second for ten thousand."""
+    strategy: Strategy = Strategy.HANDOVER
+    """Preferred; where it is impossible, `parallel` takes its place."""
+
+
+class NetworkSettings(_Table):
+    """What holds for all networks."""
+
+    rolling_restart: bool = True
+    """False: restarts are serial, as before there was anything better."""
 
 
 class ApiSettings(_Table):
@@ -117,6 +127,12 @@ class OrchestratorSettings(_Table):
     api: ApiSettings = ApiSettings()
     bus: BusSettings = BusSettings()
     run: RunSettings = RunSettings()
+    network: NetworkSettings = NetworkSettings()
+
+    @property
+    def preferred(self) -> Strategy:
+        """The strategy of a restart for which none was asked."""
+        return self.run.strategy if self.network.rolling_restart else Strategy.SERIAL
 
     @property
     def store_url(self) -> str:
@@ -130,6 +146,8 @@ class AgentSettings(_Table):
     state_dir: AbsolutePath = Path("/var/lib/vrha-agent")
     inventory_s: Seconds = 5.0
     """How often the agent tells what is on its node."""
+    sync_listen: str = ""
+    """`address:port` where other agents bring routers to this node; empty: no moves."""
     bus: BusSettings
 
     @model_validator(mode="after")

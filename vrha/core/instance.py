@@ -48,9 +48,14 @@ def same_shape(one: InstanceSpec, other: InstanceSpec) -> bool:
 
 def reconfigured(live: InstanceSpec, wanted: InstanceSpec) -> InstanceSpec:
     """`wanted` as the live instance carries it: with its name and its MAC addresses."""
+    return replace(in_disguise(live, wanted), ref=live.ref)
+
+
+def in_disguise(live: InstanceSpec, wanted: InstanceSpec) -> InstanceSpec:
+    """`wanted` with the MAC addresses of `live`, so that no neighbour notices the change."""
     macs = {port.name: port.mac for port in live.ports}
     ports = tuple(replace(port, mac=macs[port.name]) for port in wanted.ports)
-    return replace(wanted, ref=live.ref, ports=ports)
+    return replace(wanted, ports=ports)
 
 
 def _faceless(spec: InstanceSpec) -> InstanceSpec:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from vrha.core.steps import describe, node_of
 from vrha.model.runs import Run, RunKind, RunStatus, StepRecord, StepStatus
 from vrha.model.state import RouterState
-from vrha.model.steps import Build, Configure, Destroy, Mute, Swap, Unmute
+from vrha.model.steps import Build, Configure, Destroy, Flip, Mute, Relay, Swap, Unmute
 
 OWNER_UNKNOWN = "owner-unknown"
 """A roll-back could not be confirmed: the old instance serves, the new one, or neither."""
@@ -49,13 +49,13 @@ def _leaves_doubt(run: Run, record: StepRecord) -> bool:
     """Whether `record` of a roll-back was given up and decides who serves."""
     if record.status is not StepStatus.ABANDONED:
         return False
-    if isinstance(record.step, Mute):
+    if isinstance(record.step, Mute | Relay):
         return not is_gone(run.undo, record.step)
-    return isinstance(record.step, Build | Swap | Unmute)
+    return isinstance(record.step, Build | Swap | Flip | Unmute)
 
 
-def is_gone(records: tuple[StepRecord, ...], mute: Mute) -> bool:
-    """Whether the instance to be muted was destroyed, which is as good."""
+def is_gone(records: tuple[StepRecord, ...], mute: Mute | Relay) -> bool:
+    """Whether the instance to be silenced was destroyed, which is as good."""
     return any(
         isinstance(r.step, Destroy)
         and r.step.instance == mute.instance

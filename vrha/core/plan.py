@@ -12,10 +12,15 @@ from vrha.model.steps import (
     Build,
     Configure,
     Destroy,
+    Flip,
     Mute,
+    Offer,
+    Peer,
     Step,
     Swap,
+    Sync,
     Unmute,
+    Verify,
 )
 
 
@@ -75,12 +80,44 @@ def _removal(
     )
 
 
-def restart(run_id: str, strategy: Strategy, live: Live, node: str, spec: InstanceSpec) -> Run:
-    """`restart network with cleanup`: `live` is replaced by an instance of `spec` on `node`."""
-    steps = {Strategy.SERIAL: _serial, Strategy.PARALLEL: _parallel}[strategy](live, node, spec)
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a replacement takes over, once it has been decided.
+
+    `old_peer` and `new_peer` are the agents of the two nodes of a handover between them.
+    """
+
+    strategy: Strategy
+    hold: bool = False
+    max_lost: int | None = None
+    old_peer: Peer | None = None
+    new_peer: Peer | None = None
+
+
+def restart(
+    run_id: str,
+    way: Way,
+    live: Live,
+    node: str,
+    spec: InstanceSpec,
+    kind: RunKind = RunKind.RESTART,
+) -> Run:
+    """`restart network with cleanup`: `live` is replaced by an instance of `spec` on `node`.
+
+    A handover on one node needs a `spec` with the MACs of `live`.
+    """
+    match way.strategy:
+        case Strategy.SERIAL:
+            steps = _serial(live, node, spec)
+        case Strategy.PARALLEL:
+            steps = _parallel(live, node, spec)
+        case Strategy.HANDOVER if node == live.node:
+            steps = _handover(way, live, spec)
+        case Strategy.HANDOVER:
+            steps = _handover_to(node, way, live, spec)
     # Serial has no such point: its way back rebuilds the old instance from its spec.
-    point = len(steps) - 1 if strategy is Strategy.PARALLEL else None
-    return _run(run_id, RunKind.RESTART, spec, steps, strategy, point, old=live.ref, new=spec.ref)
+    point = None if way.strategy is Strategy.SERIAL else len(steps) - 1
+    return _run(run_id, kind, spec, steps, way.strategy, point, old=live.ref, new=spec.ref)
 
 
 def _serial(live: Live, node: str, spec: InstanceSpec) -> tuple[Step, ...]:
@@ -112,6 +149,35 @@ def _parallel(live: Live, node: str, spec: InstanceSpec) -> tuple[Step, ...]:
         )
         build = Build(node, spec)
     return (build, AwaitCheckIn(spec.ref), *switch, Destroy(live.node, live.ref))
+
+
+def _handover(way: Way, live: Live, spec: InstanceSpec) -> tuple[Step, ...]:
+    """Everything is carried over while the old one serves; then one flip, nothing is lost."""
+    node, old, new = live.node, live.ref, spec.ref
+    return (
+        Build(node, spec, leases_from=old),
+        AwaitCheckIn(new),
+        Sync(node, old, new),
+        Flip(node, old, new, way.hold),
+        Verify(node, old, new, way.max_lost),
+        Destroy(node, old),
+    )
+
+
+def _handover_to(node: str, way: Way, live: Live, spec: InstanceSpec) -> tuple[Step, ...]:
+    """As above between two nodes, whose agents speak to each other."""
+    assert way.old_peer is not None
+    assert way.new_peer is not None
+    old, new = live.ref, spec.ref
+    return (
+        Build(node, spec),
+        AwaitCheckIn(new),
+        Offer(live.node, old, new, way.new_peer),
+        Sync(node, old, new, way.old_peer),
+        Flip(node, old, new, from_peer=live.node),
+        Verify(node, old, new, way.max_lost),
+        Destroy(live.node, old),
+    )
 
 
 def _run(

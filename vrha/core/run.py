@@ -18,7 +18,19 @@ from vrha.core.outcome import OWNER_UNKNOWN, is_gone
 from vrha.core.steps import describe, node_of, undo_of
 from vrha.model.runs import Run, RunStatus, StepRecord, StepStatus
 from vrha.model.spec import InstanceRef
-from vrha.model.steps import Announce, AwaitCheckIn, Build, Destroy, Mute, Swap, Unmute
+from vrha.model.steps import (
+    Announce,
+    AwaitCheckIn,
+    Build,
+    Destroy,
+    Flip,
+    Mute,
+    Relay,
+    Step,
+    Swap,
+    Sync,
+    Unmute,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +38,18 @@ class Limits:
     """Deadlines in seconds and numbers of attempts."""
 
     step_s: float = 10.0
+    sync_s: float = 60.0
+    """Of a sync: a second or so for every ten thousand connections."""
     check_in_s: float = 10.0
     forward_attempts: int = 5
     """Attempts of a step after the point of no return."""
     undo_attempts: int = 5
     retry_s: float = 0.5
     """Pause before the second attempt of a step that failed; doubles with every further one."""
+
+    def of(self, step: Step) -> float:
+        """Seconds that a node has for `step`."""
+        return self.sync_s if isinstance(step, Sync) else self.step_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +101,7 @@ Event = Resume | StepDone | StepFailed | CheckedIn | CheckInFailed | Tick
 class Dispatch:
     """Send these steps of the run, in order, to `node`; not after `expires` (None: however late).
 
-    `order` grows with every dispatch of a run.
+    `order` grows with every dispatch of a run. `valid_s`: seconds from now to `expires`.
     """
 
     node: str
@@ -92,6 +110,7 @@ class Dispatch:
     records: tuple[StepRecord, ...]
     order: int
     expires: float | None
+    valid_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,10 +249,10 @@ def _barred(records: tuple[StepRecord, ...]) -> frozenset[int]:
     for given_up in (r.step for r in records if r.status is StepStatus.ABANDONED):
         for record in (r for r in records if r.status is StepStatus.PENDING):
             match given_up, record.step:
-                case Mute(), Unmute(instance=other) | Announce(instance=other):
+                case Mute() | Relay(), Unmute(instance=other) | Announce(instance=other):
                     if other != given_up.instance and not is_gone(records, given_up):
                         barred.add(record.seq)
-                case Swap(), Destroy(instance=other) if other == given_up.old:
+                case Swap() | Flip(), Destroy(instance=other) if other == given_up.old:
                     barred.add(record.seq)
     return frozenset(barred)
 
@@ -267,17 +286,18 @@ def _proceed(run: Run, now: float, limits: Limits) -> Result:
         return _with_record(run, undo, waiting), ()
     batch = _batch(run, pending)
     attempt = max(r.attempt for r in batch) + 1
+    limit = max(limits.of(r.step) for r in batch)
     started = tuple(
-        replace(r, status=StepStatus.STARTED, attempt=attempt, deadline=now + limits.step_s)
-        for r in batch
+        replace(r, status=StepStatus.STARTED, attempt=attempt, deadline=now + limit) for r in batch
     )
     for record in started:
         run = _with_record(run, undo, record)
     # What can still be taken back must not happen once that has begun; the rest may come late.
-    expires = None if undo or _no_way_back(run) else now + limits.step_s
+    valid = None if undo or _no_way_back(run) else limit
+    expires = None if valid is None else now + valid
     order = sum(r.attempt for r in (*run.steps, *run.undo))
     node = node_of(started[0].step)
-    return run, (Dispatch(node, undo, attempt, started, order, expires),)
+    return run, (Dispatch(node, undo, attempt, started, order, expires, valid),)
 
 
 def _finish(run: Run) -> Result:

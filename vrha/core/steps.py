@@ -11,10 +11,15 @@ from vrha.model.steps import (
     Build,
     Configure,
     Destroy,
+    Flip,
     Mute,
+    Offer,
+    Relay,
     Step,
     Swap,
+    Sync,
     Unmute,
+    Verify,
 )
 
 
@@ -23,8 +28,12 @@ def undo_of(step: Step) -> tuple[Step, ...]:
     match step:
         case Build(node=node, spec=spec):
             return (Destroy(node, spec.ref),)
-        case AwaitCheckIn() | Announce():
+        case AwaitCheckIn() | Announce() | Offer() | Sync() | Verify() | Relay():
             return ()
+        case Flip(node=node, old=old, new=new, from_peer=""):
+            return (Flip(node, new, old),)
+        case Flip(node=node, old=old, new=new, from_peer=other):
+            return (Relay(node, new), Unmute(other, old), Announce(other, old))
         case Swap(node=node, old=old, new=new):
             return (Swap(node, new, old), Announce(node, old))
         case Mute(node=node, instance=instance):
@@ -46,6 +55,10 @@ def outline(step: Step) -> Step:
             return replace(step, spec=_bare(spec), previous=_bare(previous))
         case Destroy(spec=spec) if spec is not None:
             return replace(step, spec=_bare(spec))
+        case Offer(peer=peer):
+            return replace(step, peer=replace(peer, certificate="", token=""))
+        case Sync(peer=peer) if peer is not None:
+            return replace(step, peer=replace(peer, certificate="", token=""))
     return step
 
 
@@ -73,6 +86,25 @@ def describe(step: Step) -> str:
             return f"configure {spec.ref} in place"
         case Destroy(instance=instance):
             return f"destroy {instance}"
+        case Offer() | Sync() | Flip() | Verify() | Relay():
+            return _describe_handover(step)
+
+
+def _describe_handover(step: Offer | Sync | Flip | Verify | Relay) -> str:
+    match step:
+        case Offer(old=old, peer=peer):
+            return f"offer {old} to {peer.node}"
+        case Sync(old=old, new=new):
+            return f"carry connections and neighbours of {old} into {new}, and follow them"
+        case Flip(old=old, new=new, hold=hold):
+            held = ", packets held meanwhile" if hold else ""
+            return f"turn the traffic from {old} to {new}{held}"
+        case Verify(new=new, max_lost=None):
+            return f"verify that packets pass through {new}"
+        case Verify(new=new, max_lost=most):
+            return f"verify that packets pass through {new}, at most {most} lost"
+        case Relay(instance=instance):
+            return f"silence {instance}; it forwards what still reaches it"
 
 
 def node_of(step: Step) -> str:

@@ -38,3 +38,14 @@ class Measured:
     gaps_ms: tuple[tuple[float, float], ...] = ()
     unavailable: str = ""
     """Why nothing was measured; empty when it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that one step carried and measured."""
+
+    carried: tuple[Carried, ...] = ()
+    measured: tuple[Measured, ...] = ()
+
+
+NO_EVIDENCE = Evidence()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
+from vrha.model.evidence import NO_EVIDENCE, Evidence
 from vrha.model.spec import InstanceRef
 from vrha.model.state import ObservedInstance, SelfTest
 from vrha.model.steps import Step
@@ -60,6 +61,7 @@ class StepReport:
     code: str = ""
     detail: str = ""
     timings_ms: tuple[tuple[str, float], ...] = ()
+    evidence: Evidence = NO_EVIDENCE
     type: Literal["step-report"] = "step-report"
 
 
@@ -89,6 +91,10 @@ class Inventory:
     capabilities: tuple[str, ...]
     instances: tuple[ObservedInstance, ...]
     highest_epochs: tuple[tuple[str, int], ...] = ()
+    sync_address: str = ""
+    """Where other agents reach this one to move routers (`host:port`); empty: nowhere."""
+    certificate: str = ""
+    """How they recognise it (PEM); made anew at every start of the agent."""
     type: Literal["inventory"] = "inventory"
 
 

@@ -15,6 +15,7 @@ class RunKind(StrEnum):
     CREATE = "create"
     UPDATE = "update"
     RESTART = "restart"
+    MOVE = "move"
     DELETE = "delete"
 
 
@@ -23,6 +24,25 @@ class Strategy(StrEnum):
 
     SERIAL = "serial"
     PARALLEL = "parallel"
+    HANDOVER = "handover"
+
+
+@dataclass(frozen=True, slots=True)
+class RestartOptions:
+    """How a restart or move is to be done.
+
+    `strategy` None: the best that the nodes are capable of. `node` empty: placement decides.
+    `hold` and `max_lost` as in `vrha.model.steps.Flip` and `Verify`.
+    """
+
+    strategy: Strategy | None = None
+    node: str = ""
+    hold: bool = False
+    max_lost: int | None = None
+
+
+AS_CONFIGURED = RestartOptions()
+"""Nothing in particular is asked for."""
 
 
 class RunStatus(StrEnum):

@@ -13,6 +13,8 @@ class Activity(StrEnum):
 
     MUTED = "muted"
     ACTIVE = "active"
+    RELAY = "relay"
+    """Forwards what still reaches it, and answers nobody: it is not an owner."""
     PARTIAL = "partial"
     """Some port missing, or only some of them active: the remains of an interrupted step."""
 
@@ -86,3 +88,5 @@ class NodeState:
     instances: tuple[ObservedInstance, ...]
     seen_at: float
     highest_epochs: tuple[tuple[str, int], ...] = ()
+    sync_address: str = ""
+    certificate: str = ""

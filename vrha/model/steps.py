@@ -38,6 +38,84 @@ class Swap:
 
 
 @dataclass(frozen=True, slots=True)
+class Peer:
+    """The agent at the other end of a move: where it listens and how it is recognised.
+
+    `certificate` is PEM, the only one that is accepted; `token` is good for one stream.
+    """
+
+    node: str
+    address: str
+    certificate: str
+    token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Be ready to hand `old` over to `new`, which is on the node of `peer`."""
+
+    node: str
+    old: InstanceRef
+    new: InstanceRef
+    peer: Peer
+    kind: Literal["offer"] = "offer"
+
+
+@dataclass(frozen=True, slots=True)
+class Sync:
+    """Bring neighbours and connections of `old` into `new`, and keep following them.
+
+    `peer` has offered `old`; None: it is on this node, and both have the same MACs.
+    """
+
+    node: str
+    old: InstanceRef
+    new: InstanceRef
+    peer: Peer | None = None
+    kind: Literal["sync"] = "sync"
+
+
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """The traffic moves from `old` to `new`; `old` forwards on as a relay, and is silent.
+
+    `hold`: packets wait for about a millisecond while the last connections are carried over.
+    With `from_peer`, `old` is on that node, at the other end of the sync.
+    """
+
+    node: str
+    old: InstanceRef
+    new: InstanceRef
+    hold: bool = False
+    from_peer: str = ""
+    kind: Literal["flip"] = "flip"
+
+
+@dataclass(frozen=True, slots=True)
+class Verify:
+    """Prove that packets pass through `new` and that the neighbours have found it.
+
+    `max_lost`: fail when more probes than that were lost since the sync; None: only when none
+    comes through.
+    """
+
+    node: str
+    old: InstanceRef
+    new: InstanceRef
+    max_lost: int | None = None
+    kind: Literal["verify"] = "verify"
+
+
+@dataclass(frozen=True, slots=True)
+class Relay:
+    """The instance forwards what still reaches it, silent on ARP, ND, RA and DHCP."""
+
+    node: str
+    instance: InstanceRef
+    kind: Literal["relay"] = "relay"
+
+
+@dataclass(frozen=True, slots=True)
 class Mute:
     """The kernel drops all that the instance's ports send or would receive."""
 
@@ -87,4 +165,18 @@ class Destroy:
     kind: Literal["destroy"] = "destroy"
 
 
-Step = Build | AwaitCheckIn | Swap | Mute | Unmute | Announce | Configure | Destroy
+Step = (
+    Build
+    | AwaitCheckIn
+    | Swap
+    | Offer
+    | Sync
+    | Flip
+    | Verify
+    | Relay
+    | Mute
+    | Unmute
+    | Announce
+    | Configure
+    | Destroy
+)

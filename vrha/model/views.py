@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from vrha.model.evidence import NO_EVIDENCE, Evidence
 from vrha.model.runs import RunKind, RunStatus, StepStatus, Strategy
 
 
@@ -102,6 +103,7 @@ class StepView:
     timings_ms: tuple[tuple[str, float], ...] = ()
     kind: str = ""
     """The kind of the step: `build`, `swap`, `destroy`, ..."""
+    evidence: Evidence = NO_EVIDENCE
 
 
 @dataclass(frozen=True, slots=True)

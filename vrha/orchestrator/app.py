@@ -34,7 +34,8 @@ class Orchestrator:
         self._outbox_filled = threading.Event()
         self._store = Store.open(settings.store_url)
         metrics = Metrics()
-        limits = Limits(step_s=settings.run.step_s, check_in_s=settings.run.check_in_s)
+        run = settings.run
+        limits = Limits(step_s=run.step_s, sync_s=run.sync_s, check_in_s=run.check_in_s)
         self._engine = Engine(self._store, limits, metrics, self._outbox_filled.set)
         self.service = OrchestratorService(
             self._store,
@@ -42,7 +43,7 @@ class Orchestrator:
             metrics,
             self._outbox_filled.set,
             lambda: self._messages.connected,
-            settings.run.strategy,
+            settings.preferred,
         )
         self._publisher = Publisher(urls)
         self._messages = Consumer(

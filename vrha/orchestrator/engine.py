@@ -32,6 +32,7 @@ from vrha.core.run import (
 )
 from vrha.core.steps import node_of, outline
 from vrha.errors import InputError
+from vrha.model.evidence import NO_EVIDENCE
 from vrha.model.messages import CheckIn, Command, Inventory, Outcome, StepReport
 from vrha.model.runs import Run, RunStatus, StepRecord, StepStatus
 from vrha.model.state import RouterState
@@ -121,6 +122,8 @@ class Engine:
                 tx.add_event("report-refused", "not-ours", run=report.run, node=report.node)
                 return
             tx.add_step_timings(run.id, report.seq, report.undo, report.timings_ms)
+            if report.evidence != NO_EVIDENCE:
+                tx.add_step_evidence(run.id, report.seq, report.undo, report.evidence)
             if report.outcome is Outcome.DONE:
                 self._feed(tx, run, StepDone(report.seq, report.undo, report.attempt))
                 return
@@ -241,7 +244,7 @@ class Engine:
             steps=tuple(record.step for record in records),
             token=token,
             order=batch.order,
-            valid_s=None if batch.expires is None else self._limits.step_s,
+            valid_s=batch.valid_s,
         )
         tx.enqueue(batch.node, codec.encode(command), batch.expires)
 

@@ -5,22 +5,30 @@ Level-triggered: it looks at what is, not at what was told, so a lost message co
 
 from __future__ import annotations
 
+import secrets
 import time
 import uuid
 from collections import Counter
 from collections.abc import Sequence, Set
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from vrha.core import plan
-from vrha.core.instance import instance_spec, reconfigured, same_service, same_shape
+from vrha.core.choice import Choice, choose
+from vrha.core.instance import (
+    in_disguise,
+    instance_spec,
+    reconfigured,
+    same_service,
+    same_shape,
+)
 from vrha.core.outcome import OWNER_UNKNOWN, is_unsettled
 from vrha.core.placement import Candidate, Placement, place
-from vrha.errors import RefusedError
+from vrha.errors import NotFoundError, RefusedError
 from vrha.model.messages import Inventory
-from vrha.model.runs import Run, Strategy
+from vrha.model.runs import AS_CONFIGURED, RestartOptions, Run, RunKind, Strategy
 from vrha.model.spec import Desired, InstanceRef, InstanceSpec, Router
 from vrha.model.state import Activity, NodeState, ObservedInstance, RouterState
-from vrha.model.steps import Build, Configure
+from vrha.model.steps import Build, Configure, Peer
 from vrha.store import Tx
 
 SILENT_AFTER_S = 15.0
@@ -89,7 +97,7 @@ def _rebuild(
 ) -> Run | None:
     """A restart that nobody asked for; where it cannot be, the router waits and says why."""
     try:
-        return restart(tx, desired, router, Strategy.PARALLEL, planned=planned)
+        return restart(tx, desired, router, Wanted(Strategy.PARALLEL, planned=planned))
     except RefusedError as error:
         if not is_unsettled(state):
             _not_placed(tx, state, error.message)
@@ -123,15 +131,20 @@ def _delete(tx: Tx, live: plan.Live | None, state: RouterState) -> Run | None:
     return plan.delete(new_run_id(), live, _next_epoch(tx, state).epoch)
 
 
-def restart(
-    tx: Tx,
-    desired: Desired,
-    router: Router,
-    strategy: Strategy,
-    dry_run: bool = False,
-    planned: Sequence[Run] = (),
-) -> Run:
-    """`restart network with cleanup` of the router. Raises RefusedError."""
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is asked of a restart. `preferred` gives way to what is possible; `strategy` not."""
+
+    preferred: Strategy
+    options: RestartOptions = AS_CONFIGURED
+    kind: RunKind = RunKind.RESTART
+    dry_run: bool = False
+    planned: Sequence[Run] = ()
+    """Runs that are about to start."""
+
+
+def restart(tx: Tx, desired: Desired, router: Router, wanted: Wanted) -> Run:
+    """`restart network with cleanup` of the router, or its move. Raises RefusedError."""
     state = tx.router_state(router.name) or RouterState(router.name)
     following = replace(state, epoch=state.epoch + 1, generation=state.generation + 1)
     ref = InstanceRef(router.name, following.generation)
@@ -146,6 +159,18 @@ def restart(
             + (f" ({state.failed})" if state.failed else ""),
             "`vrha apply` tries again to create it; `vrha node list` shows the nodes.",
         )
+    node = wanted.options.node or _placed(tx, desired, router, live, wanted.planned)
+    way = _way(tx, state, live, node, spec, wanted)
+    if way.strategy is Strategy.HANDOVER and node == live.node:
+        spec = in_disguise(live.spec, spec)
+    if not wanted.dry_run:
+        tx.put_router_state(following)
+    return plan.restart(new_run_id(), way, live, node, spec, wanted.kind)
+
+
+def _placed(
+    tx: Tx, desired: Desired, router: Router, live: plan.Live, planned: Sequence[Run]
+) -> str:
     placement = placement_of(tx, desired, router, live.node, planned)
     if not placement.node:
         raise RefusedError(
@@ -153,9 +178,35 @@ def restart(
             f"no node can host a replacement of {router.name}: {placement.explain()}",
             "`vrha node list` shows when each agent was last heard.",
         )
-    if not dry_run:
-        tx.put_router_state(following)
-    return plan.restart(new_run_id(), strategy, live, placement.node, spec)
+    return placement.node
+
+
+def _way(
+    tx: Tx, state: RouterState, live: plan.Live, node: str, spec: InstanceSpec, wanted: Wanted
+) -> plan.Way:
+    """How the replacement takes over. Raises RefusedError `strategy-impossible`."""
+    nodes = {n.name: n for n in tx.node_states()}
+    old, new = nodes.get(live.node), nodes.get(node)
+    asked = wanted.options.strategy
+    choice = choose(asked or wanted.preferred, live, spec, old, new)
+    if is_unsettled(state) and choice.strategy is Strategy.HANDOVER:
+        choice = Choice(Strategy.PARALLEL, "it is not certain which instance serves")
+    if asked is not None and choice.strategy is not asked:
+        raise RefusedError(
+            "strategy-impossible",
+            f"router {state.router} cannot be restarted by strategy {asked}: {choice.why}",
+            f"Without --strategy it would be {choice.strategy}.",
+        )
+    options = wanted.options
+    way = plan.Way(choice.strategy, options.hold, options.max_lost)
+    if choice.strategy is Strategy.HANDOVER and old is not None and new is not None and old != new:
+        token = secrets.token_urlsafe(32)
+        way = replace(way, old_peer=_peer(old, token), new_peer=_peer(new, token))
+    return way
+
+
+def _peer(node: NodeState, token: str) -> Peer:
+    return Peer(node.name, node.sync_address, node.certificate, token)
 
 
 def _found_live(tx: Tx, desired: Desired, state: RouterState, spec: InstanceSpec) -> plan.Live:
@@ -171,7 +222,8 @@ def _found_live(tx: Tx, desired: Desired, state: RouterState, spec: InstanceSpec
         (node.name, found.ref)
         for node in nodes
         for found in node.instances
-        if found.ref.router == state.router and found.activity is not Activity.MUTED
+        if found.ref.router == state.router
+        and found.activity not in (Activity.MUTED, Activity.RELAY)
     ]
     if silent or len(active) > 1:
         seen = ", ".join(f"{ref} on {node}" for node, ref in active) or "none"
@@ -182,6 +234,26 @@ def _found_live(tx: Tx, desired: Desired, state: RouterState, spec: InstanceSpec
         )
     node, ref = active[0] if active else (state.node, state.active or spec.ref)
     return plan.Live(node, replace(spec, ref=ref))
+
+
+def refuse_target(tx: Tx, desired: Desired, router: Router, node: str) -> None:
+    """Whether the router may be moved to `node`, as a user asks for it.
+
+    Raises NotFoundError `no-such-node`, RefusedError `already-there`, `no-node`.
+    """
+    if node not in (n.name for n in desired.nodes):
+        known = ", ".join(n.name for n in desired.nodes)
+        raise NotFoundError("no-such-node", f"no node {node}", f"Nodes: {known}.")
+    state = tx.router_state(router.name)
+    if state is not None and state.active and state.node == node:
+        raise RefusedError(
+            "already-there",
+            f"router {router.name} is on {node} already",
+            "`vrha network restart` replaces it there.",
+        )
+    reason = placement_of(tx, desired, router).unfit.get(node)
+    if reason is not None:
+        raise RefusedError(NO_NODE, f"{node} cannot host router {router.name}: {reason}")
 
 
 def placement_of(

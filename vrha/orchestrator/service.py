@@ -9,7 +9,7 @@ import vrha
 from vrha.core.diff import diff
 from vrha.core.instance import instance_spec
 from vrha.errors import NotFoundError, RefusedError, UnreachableError
-from vrha.model.runs import Run, Strategy
+from vrha.model.runs import AS_CONFIGURED, RestartOptions, Run, RunKind, Strategy
 from vrha.model.spec import Desired, InstanceRef, Router
 from vrha.model.views import (
     ApplyResult,
@@ -24,6 +24,7 @@ from vrha.model.views import (
 from vrha.orchestrator import reconcile, views
 from vrha.orchestrator.engine import Engine
 from vrha.orchestrator.metrics import Metrics
+from vrha.orchestrator.reconcile import Wanted
 from vrha.store import Store, Tx
 
 RECONNECT_S = 3.0
@@ -40,14 +41,14 @@ class OrchestratorService:
         metrics: Metrics,
         outbox_filled: Callable[[], None],
         broker_connected: Callable[[], bool],
-        default_strategy: Strategy,
+        preferred: Strategy,
     ) -> None:
         self._store = store
         self._engine = engine
         self._metrics = metrics
         self._outbox_filled = outbox_filled
         self._broker_connected = broker_connected
-        self._default = default_strategy
+        self._preferred = preferred
 
     # --- desired state ----------------------------------------------------------------------
 
@@ -74,18 +75,31 @@ class OrchestratorService:
 
     # --- restart ----------------------------------------------------------------------------
 
-    def plan_restart(self, network: str, strategy: Strategy | None) -> RunView:
+    def plan_restart(self, network: str, options: RestartOptions = AS_CONFIGURED) -> RunView:
         with self._store.transaction() as tx:
-            return views.run_view(self._restart(tx, network, strategy, dry_run=True))
+            return views.run_view(self._restart(tx, network, options, dry_run=True))
 
-    def restart_network(self, network: str, strategy: Strategy | None) -> RunView:
+    def restart_network(self, network: str, options: RestartOptions = AS_CONFIGURED) -> RunView:
         self._demand_broker()
         with self._store.transaction() as tx:
-            run = self._restart(tx, network, strategy, dry_run=False)
-            run = self._engine.start(tx, run)
-            view = views.run_view(run, tx.run_times(run.id))
+            view = self._begin(tx, self._restart(tx, network, options, dry_run=False))
         self._outbox_filled()
         return view
+
+    def plan_move(self, router: str, options: RestartOptions) -> RunView:
+        with self._store.transaction() as tx:
+            return views.run_view(self._move(tx, router, options, dry_run=True))
+
+    def move_router(self, router: str, options: RestartOptions) -> RunView:
+        self._demand_broker()
+        with self._store.transaction() as tx:
+            view = self._begin(tx, self._move(tx, router, options, dry_run=False))
+        self._outbox_filled()
+        return view
+
+    def _begin(self, tx: Tx, run: Run) -> RunView:
+        run = self._engine.start(tx, run)
+        return views.run_view(run, tx.run_times(run.id))
 
     def _demand_broker(self) -> None:
         """Raises UnreachableError: better told at once than by a run that is rolled back later."""
@@ -100,11 +114,22 @@ class OrchestratorService:
                 )
             time.sleep(0.05)
 
-    def _restart(self, tx: Tx, network: str, strategy: Strategy | None, dry_run: bool) -> Run:
+    def _restart(self, tx: Tx, network: str, options: RestartOptions, dry_run: bool) -> Run:
         desired = tx.desired()[1]
         router = _router_of(desired, network)
         _refuse_open_run(tx, router.name)
-        return reconcile.restart(tx, desired, router, strategy or self._default, dry_run)
+        wanted = Wanted(self._preferred, options, dry_run=dry_run)
+        return reconcile.restart(tx, desired, router, wanted)
+
+    def _move(self, tx: Tx, name: str, options: RestartOptions, dry_run: bool) -> Run:
+        desired = tx.desired()[1]
+        router = desired.router(name)
+        if router is None:
+            raise NotFoundError("no-such-router", f"no router {name}", "See `vrha router list`.")
+        _refuse_open_run(tx, name)
+        reconcile.refuse_target(tx, desired, router, options.node)
+        wanted = Wanted(Strategy.HANDOVER, options, RunKind.MOVE, dry_run)
+        return reconcile.restart(tx, desired, router, wanted)
 
     # --- what is ----------------------------------------------------------------------------
 
@@ -132,7 +157,9 @@ class OrchestratorService:
                 raise NotFoundError(
                     "no-such-run", f"no run {run_id}", "`vrha run list` shows the runs."
                 )
-            return views.run_view(run, tx.run_times(run_id), tx.step_timings(run_id))
+            return views.run_view(
+                run, tx.run_times(run_id), tx.step_timings(run_id), tx.step_evidence(run_id)
+            )
 
     def runs(self, open_only: bool = False, limit: int = 50) -> Sequence[RunView]:
         with self._store.transaction() as tx:

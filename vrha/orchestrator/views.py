@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from vrha.core.instance import same_service
 from vrha.core.outcome import is_unsettled
 from vrha.core.steps import describe, node_of, undo_of
+from vrha.model.evidence import NO_EVIDENCE, Evidence
 from vrha.model.runs import Run, StepRecord
 from vrha.model.spec import Desired, InstanceSpec, Network, Node, Router
 from vrha.model.state import NodeState, RouterState
@@ -14,11 +15,21 @@ from vrha.model.views import NetworkView, NodeView, RouterStatus, RouterView, Ru
 from vrha.store import RunTimes
 
 Timings = Mapping[tuple[int, bool], tuple[tuple[str, float], ...]]
+Evidences = Mapping[tuple[int, bool], Evidence]
 
 
-def run_view(run: Run, times: RunTimes | None = None, timings: Timings | None = None) -> RunView:
+def run_view(
+    run: Run,
+    times: RunTimes | None = None,
+    timings: Timings | None = None,
+    evidence: Evidences | None = None,
+) -> RunView:
     """A run as people see it; without times: one that was only planned."""
-    timings = timings or {}
+
+    def step(record: StepRecord, undo: bool) -> StepView:
+        key = (record.seq, undo)
+        return _step(record, (timings or {}).get(key, ()), (evidence or {}).get(key, NO_EVIDENCE))
+
     return RunView(
         id=run.id,
         kind=run.kind,
@@ -26,8 +37,8 @@ def run_view(run: Run, times: RunTimes | None = None, timings: Timings | None = 
         epoch=run.epoch,
         strategy=run.strategy,
         status=run.status,
-        steps=tuple(_step(r, timings.get((r.seq, False), ())) for r in run.steps),
-        undo=tuple(_step(r, timings.get((r.seq, True), ())) for r in run.undo),
+        steps=tuple(step(r, False) for r in run.steps),
+        undo=tuple(step(r, True) for r in run.undo),
         point_of_no_return=run.point_of_no_return,
         old=str(run.old or ""),
         new=str(run.new or ""),
@@ -39,7 +50,9 @@ def run_view(run: Run, times: RunTimes | None = None, timings: Timings | None = 
     )
 
 
-def _step(record: StepRecord, timings: tuple[tuple[str, float], ...]) -> StepView:
+def _step(
+    record: StepRecord, timings: tuple[tuple[str, float], ...], evidence: Evidence
+) -> StepView:
     return StepView(
         seq=record.seq,
         what=describe(record.step),
@@ -50,6 +63,7 @@ def _step(record: StepRecord, timings: tuple[tuple[str, float], ...]) -> StepVie
         undo="; ".join(describe(step) for step in undo_of(record.step)),
         timings_ms=timings,
         kind=record.step.kind,
+        evidence=evidence,
     )
 
 

@@ -22,11 +22,13 @@ from sqlalchemy import (
     inspect,
     select,
     text,
+    update,
 )
 
 from vrha.errors import PreconditionError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""1: without `evidence`."""
 
 metadata = MetaData()
 
@@ -100,6 +102,15 @@ timings = Table(
     Column("timings", Text, nullable=False),
 )
 
+evidence = Table(
+    "evidence",
+    metadata,
+    Column("run_id", String(64), primary_key=True),
+    Column("undo", Boolean, primary_key=True),
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("evidence", Text, nullable=False),
+)
+
 check_ins = Table(
     "check_ins",
     metadata,
@@ -144,7 +155,8 @@ events = Table(
 
 
 def prepare(connection: Connection, where: str) -> None:
-    """Create the tables in an empty database, or check that they are ours and of this version.
+    """Create the tables in an empty database, or check that they are ours, and bring them to
+    this version: what older ones lack are whole tables.
 
     Raises PreconditionError: `store-version`, `store-foreign`.
     """
@@ -160,7 +172,10 @@ def prepare(connection: Connection, where: str) -> None:
             "Give vrha a state folder of its own.",
         )
     found = connection.execute(select(schema_version.c.version)).scalar()
-    if found != SCHEMA_VERSION:
+    if found is not None and 0 < found < SCHEMA_VERSION:
+        metadata.create_all(connection)
+        connection.execute(update(schema_version).values(version=SCHEMA_VERSION))
+    elif found != SCHEMA_VERSION:
         raise PreconditionError(
             "store-version",
             f"{where} has layout version {found}; this vrha reads version {SCHEMA_VERSION}",

@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 
 from vrha import codec
 from vrha.errors import NotFoundError, RefusedError
+from vrha.model.evidence import Evidence
 from vrha.model.messages import Inventory
 from vrha.model.runs import Run, StepRecord
 from vrha.model.spec import Desired
@@ -290,7 +291,7 @@ class Tx:
         old = [row.id for row in self._db.execute(ended)]
         if not old:
             return
-        for part in (schema.steps, schema.timings, schema.check_ins):
+        for part in (schema.steps, schema.timings, schema.evidence, schema.check_ins):
             self._db.execute(delete(part).where(part.c.run_id.in_(old)))
         self._db.execute(delete(table).where(table.c.id.in_(old)))
 
@@ -306,6 +307,19 @@ class Tx:
         table = schema.timings
         found = self._db.execute(select(table).where(table.c.run_id == run_id))
         return {(row.seq, row.undo): codec.decode(Timings, row.timings) for row in found}
+
+    def add_step_evidence(self, run_id: str, seq: int, undo: bool, evidence: Evidence) -> None:
+        """Keep what a step carried and measured; a later attempt replaces it."""
+        table = schema.evidence
+        where = and_(table.c.run_id == run_id, table.c.undo.is_(undo), table.c.seq == seq)
+        body = codec.encode(evidence).decode()
+        self._upsert(table, where, {"run_id": run_id, "undo": undo, "seq": seq, "evidence": body})
+
+    def step_evidence(self, run_id: str) -> Mapping[tuple[int, bool], Evidence]:
+        """What steps carried and measured, by (seq, undo)."""
+        table = schema.evidence
+        found = self._db.execute(select(table).where(table.c.run_id == run_id))
+        return {(row.seq, row.undo): codec.decode(Evidence, row.evidence) for row in found}
 
     # Check-ins
 
@@ -421,6 +435,8 @@ def _node_state(row: Any) -> NodeState:
         instances=inventory.instances,
         seen_at=row.seen_at,
         highest_epochs=inventory.highest_epochs,
+        sync_address=inventory.sync_address,
+        certificate=inventory.certificate,
     )
 
 

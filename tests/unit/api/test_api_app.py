@@ -72,7 +72,7 @@ def test_diff_changes_nothing(api: httpx.Client, service: FakeService) -> None:
 def test_lists_are_views(
     api: httpx.Client, service: FakeService, path: str, kind: type[object]
 ) -> None:
-    service.restart_network("web-net", None)
+    service.restart_network("web-net")
     assert codec.decode(kind, api.get(f"/v1/{path}").content) == tuple(getattr(service, path)())
 
 

@@ -57,7 +57,7 @@ def test_silence_to_a_question_is_unreachable(tmp_path: Path) -> None:
 
 def test_silence_to_a_request_may_mean_that_it_is_done(tmp_path: Path) -> None:
     with peer(tmp_path / "s", None) as path, pytest.raises(DeadlineError) as caught:
-        Client(str(path), answer_seconds=0.1).restart_network("web-net", None)
+        Client(str(path), answer_seconds=0.1).restart_network("web-net")
     assert caught.value.code == "no-answer"
 
 

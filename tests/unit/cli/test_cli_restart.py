@@ -10,7 +10,7 @@ from tests.unit.cli.conftest import Vrha
 from tests.unit.fake_service import FakeService
 from vrha.cli import progress
 from vrha.errors import RefusedError, UnreachableError
-from vrha.model.runs import RunStatus, Strategy
+from vrha.model.runs import RestartOptions, RunStatus, Strategy
 
 
 def test_waits_and_tells_the_end_in_one_line(vrha: Vrha, service: FakeService) -> None:
@@ -111,7 +111,7 @@ def test_names_stay_in_their_place_in_the_path(vrha: Vrha, service: FakeService,
 
 
 def test_watch_shows_a_run_to_its_end(vrha: Vrha, service: FakeService) -> None:
-    service.restart_network("web-net", None)
+    service.restart_network("web-net")
     result = vrha("run", "watch", "r1")
     assert result.code == 0
     assert result.out.startswith("run r1 done")
@@ -133,7 +133,7 @@ class Blinking:
 
 def test_an_orchestrator_that_restarts_is_waited_for() -> None:
     service = FakeService()
-    service.restart_network("web-net", Strategy.SERIAL)
+    service.restart_network("web-net", RestartOptions(Strategy.SERIAL))
     client = Blinking(service, away=3)
     ended = progress.follow(client, "r1", 30.0, progress.PlainProgress())  # type: ignore[arg-type]
     assert ended.status is RunStatus.DONE
@@ -148,7 +148,7 @@ def test_an_orchestrator_that_stays_away_is_an_error() -> None:
 def test_the_live_picture_shows_every_step(service: FakeService) -> None:
     from rich.console import Console
 
-    run = service.restart_network("web-net", None)
+    run = service.restart_network("web-net")
     live = progress.LiveProgress()
     console = Console(width=100, no_color=True)
     with console.capture() as capture:

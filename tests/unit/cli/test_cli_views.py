@@ -31,7 +31,7 @@ def test_networks_as_a_table(vrha: Vrha) -> None:
 def test_lists_as_json(
     vrha: Vrha, service: FakeService, noun: str, before: tuple[str, ...], after: tuple[str, ...]
 ) -> None:
-    service.restart_network("web-net", None)
+    service.restart_network("web-net")
     result = vrha(*before, noun, "list", *after)
     assert result.code == 0
     assert json.loads(result.out) == codec.plain(getattr(service, f"{noun}s")())
@@ -62,7 +62,7 @@ def test_unknown_objects(vrha: Vrha, noun: str) -> None:
 
 
 def test_why_names_the_reason_and_the_last_runs(vrha: Vrha, service: FakeService) -> None:
-    service.open["r1"] = rolled_back(service.restart_network("web-net", None))
+    service.open["r1"] = rolled_back(service.restart_network("web-net"))
     service.open["r2"] = replace(service.open["r1"], id="r2", router="other")
     lines = vrha("router", "why", "web").out.splitlines()
     assert lines[0] == ("web is failed, instance web#1 on node-1, epoch 1: check-in-deadline")
@@ -71,7 +71,7 @@ def test_why_names_the_reason_and_the_last_runs(vrha: Vrha, service: FakeService
 
 
 def test_a_run_with_its_roll_back(vrha: Vrha, service: FakeService) -> None:
-    service.open["r1"] = rolled_back(service.restart_network("web-net", None))
+    service.open["r1"] = rolled_back(service.restart_network("web-net"))
     out = vrha("run", "show", "r1").out
     assert "status:      rolled back" in out
     assert "   1  undone     build web#2 on node-1" in out
@@ -81,8 +81,8 @@ def test_a_run_with_its_roll_back(vrha: Vrha, service: FakeService) -> None:
 
 
 def test_only_open_runs(vrha: Vrha, service: FakeService) -> None:
-    service.open["r1"] = rolled_back(service.restart_network("web-net", None))
-    service.restart_network("web-net", None)
+    service.open["r1"] = rolled_back(service.restart_network("web-net"))
+    service.restart_network("web-net")
     assert [r["id"] for r in json.loads(vrha("run", "list", "--json").out)] == ["r1", "r2"]
     assert [r["id"] for r in json.loads(vrha("run", "list", "--open", "--json").out)] == ["r2"]
 

@@ -45,11 +45,11 @@ LIVE = plan.Live("n1", spec(OLD, 1))
 
 
 def parallel(node: str = "n1") -> Run:
-    return plan.restart("run", Strategy.PARALLEL, LIVE, node, spec(NEW))
+    return plan.restart("run", plan.Way(Strategy.PARALLEL), LIVE, node, spec(NEW))
 
 
 def serial() -> Run:
-    return plan.restart("run", Strategy.SERIAL, LIVE, "n1", spec(NEW))
+    return plan.restart("run", plan.Way(Strategy.SERIAL), LIVE, "n1", spec(NEW))
 
 
 class Driver:

@@ -13,7 +13,7 @@ from vrha import codec
 from vrha.core.run import Limits
 from vrha.errors import InputError, NotFoundError, RefusedError
 from vrha.model.messages import CheckIn
-from vrha.model.runs import RunStatus, Strategy
+from vrha.model.runs import RestartOptions, RunStatus, Strategy
 from vrha.model.spec import Desired, InstanceRef, Node
 from vrha.model.state import RulesDigest
 from vrha.model.views import RouterStatus
@@ -26,7 +26,7 @@ def world(tmp_path: Path) -> World:
 
 def test_apply_creates_and_a_restart_replaces(world: World) -> None:
     old = world.serving()
-    run = world.service.restart_network("blue", Strategy.PARALLEL)
+    run = world.service.restart_network("blue", RestartOptions(Strategy.PARALLEL))
     world.settle()
     assert world.owner() == InstanceRef("r1", old.generation + 1)
     assert world.all_instances() == {world.owner()}
@@ -37,7 +37,7 @@ def test_apply_creates_and_a_restart_replaces(world: World) -> None:
 
 def test_serial_replaces_as_well(world: World) -> None:
     old = world.serving()
-    world.service.restart_network("blue", Strategy.SERIAL)
+    world.service.restart_network("blue", RestartOptions(Strategy.SERIAL))
     world.settle()
     assert world.owner().generation == old.generation + 1
     assert world.all_instances() == {world.owner()}
@@ -45,28 +45,28 @@ def test_serial_replaces_as_well(world: World) -> None:
 
 def test_a_second_run_is_refused_with_the_id_of_the_first(world: World) -> None:
     world.serving()
-    first = world.service.restart_network("blue", None)
+    first = world.service.restart_network("blue")
     with pytest.raises(RefusedError, match=first.id) as refused:
-        world.service.restart_network("blue", None)
+        world.service.restart_network("blue")
     assert refused.value.code == "run-in-progress"
     world.settle()
-    world.service.restart_network("blue", None)
+    world.service.restart_network("blue")
 
 
 def test_a_plan_changes_nothing(world: World) -> None:
     old = world.serving()
-    plan = world.service.plan_restart("blue", None)
+    plan = world.service.plan_restart("blue")
     assert plan.steps[0].what.startswith("build")
     assert plan.point_of_no_return == len(plan.steps) - 1
     world.settle()
     assert world.owner() == old
-    assert world.service.restart_network("blue", None).epoch == plan.epoch
+    assert world.service.restart_network("blue").epoch == plan.epoch
 
 
 def test_unknown_networks_and_runs(world: World) -> None:
     world.serving()
     with pytest.raises(NotFoundError, match="no network red"):
-        world.service.restart_network("red", None)
+        world.service.restart_network("red")
     with pytest.raises(NotFoundError):
         world.service.run("nonsense")
 
@@ -74,7 +74,7 @@ def test_unknown_networks_and_runs(world: World) -> None:
 def test_a_failing_build_leaves_the_old_one_and_nothing_else(world: World) -> None:
     old = world.serving()
     world.nodes["n1"].kernel.broken = {"build"}
-    world.service.restart_network("blue", None)
+    world.service.restart_network("blue")
     world.settle()
     assert world.last_run() == (RunStatus.ROLLED_BACK, "broken")
     assert world.all_instances() == {old}
@@ -90,7 +90,7 @@ def test_no_check_in_by_the_deadline_rolls_back(tmp_path: Path) -> None:
     world.settle()
     old = world.owner()
     node.checks_in = False
-    world.service.restart_network("blue", None)
+    world.service.restart_network("blue")
     world.settle()
     world.engine.tick()
     world.settle()
@@ -118,7 +118,7 @@ def test_a_wrong_check_in_is_refused_logged_and_counted(
 ) -> None:
     old = world.serving()
     world.nodes["n1"].change_check_in = change
-    run = world.service.restart_network("blue", None)
+    run = world.service.restart_network("blue")
     world.settle()
     assert world.owner() == old
     refused = [e for e in world.service.events() if e.kind == "check-in-refused"]
@@ -138,7 +138,7 @@ def test_a_token_serves_once(world: World) -> None:
         return message
 
     world.nodes["n1"].change_check_in = keep
-    run = world.service.restart_network("blue", None)
+    run = world.service.restart_network("blue")
     world.step()
     world.receive(codec.encode(proofs[0]))
     reasons = [e.reason for e in world.service.events() if e.kind == "check-in-refused"]
@@ -153,7 +153,7 @@ def test_a_killed_orchestrator_takes_up_its_runs(
     world: World, strategy: Strategy, crash_after: int
 ) -> None:
     world.serving()
-    run = world.service.restart_network("blue", strategy)
+    run = world.service.restart_network("blue", RestartOptions(strategy))
     for _ in range(crash_after):
         world.step()
     world.restart_orchestrator()
@@ -171,7 +171,7 @@ def test_every_message_twice_is_as_good_as_once(world: World) -> None:
         receive(body)
 
     world.receive = twice  # type: ignore[method-assign]
-    world.service.restart_network("blue", None)
+    world.service.restart_network("blue")
     world.settle()
     assert world.last_run()[0] is RunStatus.DONE
     assert world.all_instances() == {world.owner()}
@@ -197,7 +197,7 @@ def test_after_a_rolled_back_restart_changes_are_made_in_place(world: World) -> 
     old = world.serving()
     (node,) = (node for node in world.nodes.values() if old in node.instances)
     node.kernel.broken = {"build"}
-    world.service.restart_network("blue", None)
+    world.service.restart_network("blue")
     world.settle()
     assert world.last_run() == (RunStatus.ROLLED_BACK, "broken")
     node.kernel.broken = {"configure"}
@@ -249,7 +249,7 @@ def test_a_removed_router_goes_and_its_epoch_is_remembered(world: World) -> None
 
 def test_an_apply_that_leads_elsewhere_waits_for_the_open_run(world: World) -> None:
     world.serving()
-    run = world.service.restart_network("blue", None)
+    run = world.service.restart_network("blue")
     assert world.service.apply(DESIRED).runs == ()
     with pytest.raises(RefusedError, match=run.id):
         world.service.apply(replace(DESIRED, routers=(WITH_NAT,)))
@@ -292,7 +292,7 @@ def test_a_full_node_restarts_what_it_hosts_and_one_without_capacity_gives_it_aw
             for node in DESIRED.nodes
         )
         assert world.service.apply(replace(DESIRED, nodes=nodes)).runs == ()
-        world.service.restart_network("blue", None)
+        world.service.restart_network("blue")
         world.settle()
         (view,) = world.service.routers()
         assert (view.node == home) is stays
@@ -362,7 +362,7 @@ def test_what_a_reboot_took_away_is_built_again(world: World) -> None:
 
 def test_nothing_is_missed_during_a_run(world: World) -> None:
     world.serving()
-    world.service.restart_network("blue", Strategy.SERIAL)
+    world.service.restart_network("blue", RestartOptions(Strategy.SERIAL))
     world.nodes["n1"].instances.clear()
     world.heard(3)
     world.settle()

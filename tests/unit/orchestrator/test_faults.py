@@ -11,7 +11,7 @@ from tests.unit.orchestrator.world import DESIRED, ROUTER, WITH_NAT, World
 from vrha import codec
 from vrha.errors import InputError
 from vrha.model.messages import Outcome, StepReport
-from vrha.model.runs import RunKind, RunStatus, Strategy
+from vrha.model.runs import RestartOptions, RunKind, RunStatus, Strategy
 from vrha.model.spec import Desired, InstanceRef, Node
 from vrha.model.steps import Build, Destroy
 from vrha.model.views import RouterStatus
@@ -69,7 +69,7 @@ def test_an_inventory_is_taken_also_when_a_router_finds_no_place(world: World) -
 def test_a_change_after_a_rolled_back_restart_is_not_refused_as_stale(world: World) -> None:
     old = world.serving()
     world.nodes["n1"].kernel.broken = {"build"}
-    world.service.restart_network("blue", None)
+    world.service.restart_network("blue")
     world.settle()
     world.nodes["n1"].kernel.broken = set()
     (run_id,) = world.service.apply(replace(DESIRED, routers=(WITH_NAT,))).runs
@@ -112,7 +112,7 @@ def test_what_may_serve_is_not_destroyed_when_the_swap_back_fails(world: World) 
         node.kernel.broken = {"announce", "swap"}
 
     node.kernel.swap = breaks_the_old_one  # type: ignore[method-assign]
-    world.service.restart_network("blue", None)
+    world.service.restart_network("blue")
     world.settle()
     world.pass_deadlines(20)
     world.settle()
@@ -127,7 +127,7 @@ def across_nodes(world: World) -> None:
     """A restart from n1 to n2 that has muted the old one, when n2 falls silent."""
     world.serving()
     world.service.apply(replace(DESIRED, routers=(replace(ROUTER, zone="z2"),)))
-    world.service.restart_network("blue", Strategy.PARALLEL)
+    world.service.restart_network("blue", RestartOptions(Strategy.PARALLEL))
     world.step()
     world.step()
     assert world.owners() == []
@@ -175,7 +175,7 @@ def test_the_old_one_is_unmuted_once_the_new_one_is_surely_gone(world: World) ->
 def test_a_serial_restart_that_cannot_rebuild_the_old_one_says_so(world: World) -> None:
     world.serving()
     world.nodes["n1"].kernel.broken = {"build"}
-    world.service.restart_network("blue", Strategy.SERIAL)
+    world.service.restart_network("blue", RestartOptions(Strategy.SERIAL))
     world.settle()
     assert world.last_run()[0] is RunStatus.ROLLED_BACK
     (view,) = world.service.routers()
@@ -189,7 +189,7 @@ def test_a_serial_restart_that_cannot_rebuild_the_old_one_says_so(world: World) 
 
 def test_an_ended_run_is_kept_without_its_rules_and_reads_as_before(world: World) -> None:
     world.serving()
-    run = world.service.restart_network("blue", Strategy.SERIAL)
+    run = world.service.restart_network("blue", RestartOptions(Strategy.SERIAL))
     world.settle()
     ended = world.service.run(run.id)
     assert [(s.what, s.node, s.undo) for s in ended.steps] == [
@@ -210,7 +210,7 @@ def test_nodes_speak_only_for_themselves(world: World) -> None:
     world.serving()
     with pytest.raises(InputError, match="n2 speaks for node n1"):
         world.engine.receive(world.nodes["n1"].inventory(), "n2")
-    run = world.service.restart_network("blue", None)
+    run = world.service.restart_network("blue")
     forged = StepReport(run.id, "r1", run.epoch, "n2", 1, 0, False, Outcome.FAILED, "forged")
     world.engine.receive(codec.encode(forged), "n2")
     assert world.service.run(run.id).status is RunStatus.RUNNING
@@ -219,7 +219,7 @@ def test_nodes_speak_only_for_themselves(world: World) -> None:
 
 def test_a_tick_with_nothing_due_reads_no_steps(world: World, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     world.serving()
-    world.service.restart_network("blue", None)
+    world.service.restart_network("blue")
 
     def read(self: Tx, run_id: str, undo: bool) -> None:
         raise AssertionError("steps were read")

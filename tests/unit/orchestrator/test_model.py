@@ -21,7 +21,7 @@ from vrha import codec
 from vrha.bus.topology import MAX_DOWN
 from vrha.errors import RefusedError
 from vrha.model.messages import Command
-from vrha.model.runs import Strategy
+from vrha.model.runs import RestartOptions, Strategy
 from vrha.model.spec import Desired
 from vrha.model.views import RouterStatus
 from vrha.orchestrator.app import is_over
@@ -59,7 +59,7 @@ class Faults(RuleBasedStateMachine):
     @rule(strategy=st.sampled_from(Strategy))
     def restart(self, strategy: Strategy) -> None:
         with suppress(RefusedError):
-            self.world.service.restart_network("blue", strategy)
+            self.world.service.restart_network("blue", RestartOptions(strategy))
 
     @rule(which=st.integers(0, len(DESIREDS) - 1))
     def apply(self, which: int) -> None:
@@ -186,7 +186,7 @@ class Faults(RuleBasedStateMachine):
         if wanted and world.service.routers()[0].status is not RouterStatus.SERVING:
             # What failed for good while it was broken needs a user; then it must work.
             if world.owners() or world.service.routers()[0].instance:
-                world.service.restart_network("blue", None)
+                world.service.restart_network("blue")
             else:
                 world.service.apply(world.service.desired())
             self._come_to_rest()
