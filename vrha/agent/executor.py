@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from vrha import failpoints
 from vrha.agent.epochs import Epochs
 from vrha.errors import InputError, StepError, VrhaError
 from vrha.linux.build import Timings
 from vrha.linux.node import NodeKernel
+from vrha.model.evidence import NO_EVIDENCE, Evidence
 from vrha.model.messages import CheckIn, Command, Message, Outcome, StepReport
 from vrha.model.steps import (
     Announce,
@@ -18,64 +20,96 @@ from vrha.model.steps import (
     Build,
     Configure,
     Destroy,
+    Flip,
     Mute,
+    Relay,
     Step,
     Swap,
+    Sync,
     Unmute,
+    Verify,
 )
 
 log = logging.getLogger(__name__)
 
-CAPABILITIES = ("serial", "parallel", "nftables", "iptables")
+CAPABILITIES = ("serial", "parallel", "handover", "nftables", "iptables")
+
+Done = tuple[Timings, Evidence]
+"""Phases of a step, and what it carried and measured."""
 
 
-def _build(kernel: NodeKernel, step: Step) -> Timings:
+def _build(kernel: NodeKernel, step: Step) -> Done:
     assert isinstance(step, Build)
-    return kernel.build(step.spec, step.leases_from)
+    return kernel.build(step.spec, step.leases_from), NO_EVIDENCE
 
 
-def _swap(kernel: NodeKernel, step: Step) -> Timings:
+def _swap(kernel: NodeKernel, step: Step) -> Done:
     assert isinstance(step, Swap)
     kernel.swap(step.old, step.new)
-    return ()
+    return (), NO_EVIDENCE
 
 
-def _mute(kernel: NodeKernel, step: Step) -> Timings:
+def _sync(kernel: NodeKernel, step: Step) -> Done:
+    assert isinstance(step, Sync)
+    return kernel.handovers.sync(step.old, step.new)
+
+
+def _flip(kernel: NodeKernel, step: Step) -> Done:
+    assert isinstance(step, Flip)
+    return kernel.handovers.flip(step.old, step.new, step.hold), NO_EVIDENCE
+
+
+def _verify(kernel: NodeKernel, step: Step) -> Done:
+    assert isinstance(step, Verify)
+    return kernel.handovers.verify(step.old, step.new, step.max_lost)
+
+
+def _relay(kernel: NodeKernel, step: Step) -> Done:
+    assert isinstance(step, Relay)
+    kernel.relay(step.instance)
+    return (), NO_EVIDENCE
+
+
+def _mute(kernel: NodeKernel, step: Step) -> Done:
     assert isinstance(step, Mute)
     kernel.mute(step.instance)
-    return ()
+    return (), NO_EVIDENCE
 
 
-def _unmute(kernel: NodeKernel, step: Step) -> Timings:
+def _unmute(kernel: NodeKernel, step: Step) -> Done:
     assert isinstance(step, Unmute)
     kernel.unmute(step.instance)
-    return ()
+    return (), NO_EVIDENCE
 
 
-def _announce(kernel: NodeKernel, step: Step) -> Timings:
+def _announce(kernel: NodeKernel, step: Step) -> Done:
     assert isinstance(step, Announce)
     kernel.announce(step.instance)
-    return ()
+    return (), NO_EVIDENCE
 
 
-def _configure(kernel: NodeKernel, step: Step) -> Timings:
+def _configure(kernel: NodeKernel, step: Step) -> Done:
     assert isinstance(step, Configure)
-    return kernel.configure(step.spec, step.previous)
+    return kernel.configure(step.spec, step.previous), NO_EVIDENCE
 
 
-def _destroy(kernel: NodeKernel, step: Step) -> Timings:
+def _destroy(kernel: NodeKernel, step: Step) -> Done:
     assert isinstance(step, Destroy)
-    return kernel.destroy(step.instance)
+    return kernel.destroy(step.instance), NO_EVIDENCE
 
 
-def _not_ours(kernel: NodeKernel, step: Step) -> Timings:
+def _not_ours(kernel: NodeKernel, step: Step) -> Done:
     raise InputError("not-for-agents", f"{step.kind} is a step of the orchestrator")
 
 
-ACTIONS: dict[type[Step], Callable[[NodeKernel, Step], Timings]] = {
+ACTIONS: dict[type[Step], Callable[[NodeKernel, Step], Done]] = {
     Build: _build,
     AwaitCheckIn: _not_ours,
     Swap: _swap,
+    Sync: _sync,
+    Flip: _flip,
+    Verify: _verify,
+    Relay: _relay,
     Mute: _mute,
     Unmute: _unmute,
     Announce: _announce,
@@ -136,7 +170,10 @@ class Executor:
             return _report(command, index, Outcome.REFUSED, "expired", detail), ()
         proof: tuple[CheckIn, ...] = ()
         try:
-            timings = ACTIONS[type(step)](self.kernel, step)
+            place = f"agent.{'undo-' if command.undo else ''}{step.kind}"
+            failpoints.reach(f"{place}.before")
+            timings, evidence = ACTIONS[type(step)](self.kernel, step)
+            failpoints.reach(f"{place}.after")
             if isinstance(step, Build) and command.token:
                 proof = (self._check_in(command, step, start),)
         except VrhaError as error:
@@ -150,7 +187,8 @@ class Executor:
             return _report(command, index, Outcome.FAILED, code, detail), ()
         total = ("total", (time.monotonic() - start) * 1000)
         log.info("run %s: %s done in %.1f ms", command.run, step.kind, total[1])
-        return _report(command, index, Outcome.DONE, timings=(*timings, total)), proof
+        done = _report(command, index, Outcome.DONE, timings=(*timings, total), evidence=evidence)
+        return done, proof
 
     def _check_in(self, command: Command, step: Build, start: float) -> CheckIn:
         self_test = self.kernel.self_test(step.spec)
@@ -173,6 +211,7 @@ def _report(
     code: str = "",
     detail: str = "",
     timings: Timings = (),
+    evidence: Evidence = NO_EVIDENCE,
 ) -> StepReport:
     return StepReport(
         run=command.run,
@@ -186,4 +225,5 @@ def _report(
         code=code,
         detail=detail,
         timings_ms=timings,
+        evidence=evidence,
     )

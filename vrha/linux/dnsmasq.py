@@ -49,15 +49,20 @@ def write_files(folders: InstanceFolders, spec: InstanceSpec) -> bool:
     return changed
 
 
+def leases(folders: InstanceFolders, ref: InstanceRef) -> frozenset[bytes]:
+    """The lines of the instance's lease file."""
+    return frozenset((folders.read(ref, _NAMES.leases_name) or b"").splitlines())
+
+
 def copy_leases(folders: InstanceFolders, old: InstanceRef, new: InstanceRef) -> None:
     """Carry the leases of another instance over; nothing happens when it has none.
 
     Must come before the start, dnsmasq reads leases only then. Without them it answers renewals
     with DHCPNAK, and clients drop their addresses.
     """
-    leases = folders.read(old, _NAMES.leases_name)
-    if leases:
-        folders.write(new, _NAMES.leases_name, leases, 0o644)
+    found = folders.read(old, _NAMES.leases_name)
+    if found:
+        folders.write(new, _NAMES.leases_name, found, 0o644)
 
 
 def check(program: str, folder: Path) -> None:

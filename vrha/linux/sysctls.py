@@ -28,9 +28,14 @@ INSTANCE = (
 )
 """Before any port exists, so that new ports take the defaults."""
 
-CONNTRACK = (("netfilter/nf_conntrack_events", "1"),)
-"""After the rules, whose loading brings conntrack in. With its default of 2 an entry born before
-somebody listens sends no events at all (net/netfilter/nf_conntrack_ecache.c)."""
+CONNTRACK = (
+    ("netfilter/nf_conntrack_events", "1"),
+    ("netfilter/nf_conntrack_tcp_be_liberal", "1"),
+)
+"""After the rules, whose loading brings conntrack in. With the default of 2 for events an entry
+born before somebody listens sends none at all (net/netfilter/nf_conntrack_ecache.c). Liberal,
+because after a handover an instance may see only one side of a connection for a moment: windows
+judged by half of the packets would make good ones invalid (nf_conntrack_proto_tcp.c)."""
 
 NODE = tuple((f"bridge/bridge-nf-call-{f}", "0") for f in ("iptables", "ip6tables", "arptables"))
 """Frames on a node's bridges are not the business of its own IP rules."""
