@@ -149,7 +149,7 @@ def test_the_limit_releases_by_itself(route: Netlink, port: str, stream: Stream)
     armed = time.monotonic()
     send(there, 0, 100)
     assert numbers(here, 1, timeout=5) == [0]
-    assert 0.1 < time.monotonic() - begin
+    assert time.monotonic() - begin > 0.1
     assert time.monotonic() - armed < 2
     assert numbers(here, 99) == list(range(1, 100))
     hold.release()

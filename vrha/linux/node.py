@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from vrha import codec
-from vrha.errors import InputError, PreconditionError, StepError
+from vrha.errors import PreconditionError, StepError
 from vrha.linux import (
     announce,
     build,
@@ -27,7 +27,6 @@ from vrha.linux import (
     sysctls,
     tools,
 )
-from vrha.linux.announce import Announcer
 from vrha.linux.build import Stopwatch, Timings
 from vrha.linux.closing import SlowCloser
 from vrha.linux.files import SPEC, InstanceFolders
