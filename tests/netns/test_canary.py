@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,14 +16,25 @@ from pathlib import Path
 import pytest
 
 from tests.netns.conftest import sh
-from tests.netns.nodekit import Machine, inventory, machine, spec_of, until
+from tests.netns.nodekit import Machine, inventory, mac_of, machine, spec_of, until
 from vrha.errors import StepError
 from vrha.linux import names, netns, rtnetlink
 from vrha.linux.canary import BASELINE, Canary, remove_leftovers
 from vrha.linux.canarypath import paths
 from vrha.linux.node import NodeKernel
 from vrha.model.evidence import Measured
-from vrha.model.spec import Egress, Host, InstanceRef, InstanceSpec, Protocol, Rule, Verdict
+from vrha.model.spec import (
+    Egress,
+    Host,
+    InstanceRef,
+    InstanceSpec,
+    Network,
+    PortSpec,
+    Protocol,
+    Rule,
+    Subnet,
+    Verdict,
+)
 
 pytestmark = pytest.mark.root
 
@@ -282,10 +294,84 @@ def test_it_follows_to_the_successor(kernel: NodeKernel) -> None:
     assert entries(old.ref) + entries(new.ref) == before
 
 
+def test_two_owners_show_as_duplicates(kernel: NodeKernel) -> None:
+    outside = gateway()
+    old = serving(kernel, spec_of(1))
+    new = replace(old, ref=InstanceRef("edge", 2), epoch=2)
+    kernel.build(new)
+    mac = outside.run("cat", "/sys/class/net/e0/address").strip()
+    second = names.namespace_name(new.ref)
+    sh(f"ip -n {second} neigh add 203.0.113.1 dev u0 lladdr {mac} nud permanent")
+    with canary_of(old) as canary:
+        canary.prepare(new.ref)
+        canary.start()
+        for spec in (old, new):
+            sh(f"bridge link set dev {names.host_port(spec.ref, 'n0')} learning off")
+        sh(f"bridge fdb del {old.ports[0].mac} dev {names.host_port(old.ref, 'n0')} master")
+        kernel.unmute(new.ref)
+        seen = sent(canary)
+        assert until(lambda: sent(canary) > seen + 200)
+        red = canary.stop()[0]
+    assert red.duplicates > 100
+
+
+def test_a_busy_process_is_late_and_neither_bursts_nor_loses(kernel: NodeKernel) -> None:
+    gateway()
+    spec = serving(kernel, spec_of())
+    usual = sys.getswitchinterval()
+    with canary_of(spec) as canary:
+        canary.start()
+        before = canary.measured()
+        began = time.monotonic()
+        sys.setswitchinterval(0.05)
+        try:
+            while time.monotonic() - began < 0.3:
+                pass
+        finally:
+            sys.setswitchinterval(usual)
+        found = canary.stop()
+        ticks = (time.monotonic() - began) * 1000
+    for first, last in zip(before, found, strict=True):
+        assert last.late_ticks - first.late_ticks > ticks / 3
+        assert last.sent - first.sent < ticks / 2
+        assert (last.lost, last.gaps_ms) == (0, ())
+
+
+def test_many_networks_share_the_probes_of_each_tick(kernel: NodeKernel) -> None:
+    gateway()
+    spec = spec_of()
+    u0 = spec.ports[-1]
+    networks, ports = [], []
+    for number in range(6):
+        sh(f"ip link add br-n{number} type bridge")
+        sh(f"ip link set br-n{number} up")
+        subnet = Subnet(ip_network(f"10.2.{number}.0/24"), ip_address(f"10.2.{number}.1"))
+        networks.append(Network(f"net{number}", f"br-n{number}", (subnet,)))
+        ports.append(
+            PortSpec(
+                f"n{number}",
+                f"net{number}",
+                f"br-n{number}",
+                mac_of(7, number),
+                (subnet.interface,),
+            )
+        )
+    router = replace(spec.router, networks=tuple(n.name for n in networks), static_nat=())
+    router = replace(router, ingress=())
+    wide = replace(spec, router=router, networks=tuple(networks), ports=(*ports, u0))
+    serving(kernel, wide)
+    with canary_of(wide) as canary:
+        canary.start()
+        assert until(lambda: sent(canary) > 100)
+        found = canary.stop()
+    assert [(m.unavailable, m.interval_ms, m.lost) for m in found] == [("", 2.0, 0)] * 6
+
+
 def test_no_tenant_and_no_ip_layer_sees_a_reply(kernel: NodeKernel) -> None:
     gateway()
     spec = serving(kernel, spec_of())
     sh("sysctl -qw net.ipv4.ip_forward=1")
+    sh("ip route add 10.1.1.0/24 dev br-b")
     client = machine("vm", "br-a", "10.1.1.50/24")
     client.run("ip", "link", "set", "e0", "promisc", "on")
     way = paths(spec)[0]
