@@ -16,11 +16,11 @@ import errno
 import os
 import secrets
 import select
-import socket
 import threading
 import time
 from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from vrha.core.gaps import NS_PER_MS, UNANSWERED, find_gaps
 from vrha.errors import StepError
@@ -48,28 +48,23 @@ class _Stream:
     """One stream of probes. `answered[i]` belongs to probe i and is UNANSWERED until it is not."""
 
     def __init__(self, way: CanaryPath) -> None:
+        """Raises OSError when there is no such bridge."""
         self.way = way
-        self.unavailable = way.unavailable
         self.sent = array("q")
         self.answered = array("b")
         self.open = 0
         self.duplicates = 0
         self.late = 0
-        self.sock: socket.socket | None = None
+        ident = secrets.randbelow(0xFFFF) + 1
         self._nonce = secrets.token_bytes(frames.NONCE_BYTES)
-        self._ident = secrets.randbelow(0xFFFF) + 1
         self._frames = frames.EchoRequests(
-            (way.mac, way.router_mac), way.source, way.target, self._ident, self._nonce
+            (way.mac, way.router_mac), way.source, way.target, ident, self._nonce
         )
         self._buffer = bytearray(128)
-
-    def connect(self) -> None:
-        """Open the socket on the bridge. Raises OSError."""
-        self.sock = open_packets(self.way.bridge, frames.ETH_P_IP, echo_reply(self._ident))
+        self.sock = open_packets(way.bridge, frames.ETH_P_IP, echo_reply(ident))
 
     def probe(self) -> None:
         """Send the next probe; one that a full queue of the node refuses was never sent."""
-        assert self.sock is not None
         now = time.monotonic_ns()
         try:
             self.sock.send(self._frames.numbered(len(self.sent)))
@@ -84,15 +79,12 @@ class _Stream:
 
     def drain(self) -> None:
         """Take all replies that have arrived."""
-        assert self.sock is not None
         while True:
             try:
                 length = self.sock.recv_into(self._buffer)
-            except BlockingIOError:
-                return
             except OSError:
-                # What happened to the bridge is told once; replies may still be waiting.
-                continue
+                # Nothing is waiting, or the bridge is down, which is told once.
+                return
             number = frames.echo_number(self._buffer, length, self._nonce)
             if number is None or number >= len(self.answered):
                 continue
@@ -101,6 +93,20 @@ class _Stream:
                 self.open -= 1
             else:
                 self.duplicates += 1
+
+    def copy(self) -> _Counted:
+        """What was counted so far."""
+        return _Counted(self.sent[:], self.answered[:], self.duplicates, self.late)
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """What a stream had counted at one moment."""
+
+    sent: array[int]
+    answered: array[int]
+    duplicates: int
+    late: int
 
 
 class Canary:
@@ -119,9 +125,12 @@ class Canary:
         a multiple of `interval_ms`, so that the work of this process stays bounded.
         """
         self._route, self._home = route, home
-        self._streams = [_Stream(way) for way in canarypath.paths(spec)]
-        self._live = [stream for stream in self._streams if not stream.unavailable]
-        self._turns = max(1, -(-len(self._live) // _STREAMS_PER_TICK))
+        self._all = canarypath.paths(spec)
+        self._ways = [way for way in self._all if not way.unavailable]
+        self._unavailable = {way.network: way.unavailable for way in self._all}
+        self._opened: list[_Stream] = []
+        self._live: list[_Stream] = []
+        self._turns = max(1, -(-len(self._ways) // _STREAMS_PER_TICK))
         self._tick_ns = round(interval_ms * NS_PER_MS)
         self._interval_ms = interval_ms * self._turns
         self._prepared: list[InstanceRef] = []
@@ -142,7 +151,7 @@ class Canary:
         try:
             if ref not in self._prepared:
                 self._prepared.append(ref)
-            canarypath.lead_back(inner, self._home, [s.way for s in self._live])
+            canarypath.lead_back(inner, self._home, self._ways)
         except OSError as error:
             raise StepError("canary-failed", f"cannot prepare {ref}: {error}") from error
         finally:
@@ -154,22 +163,19 @@ class Canary:
         Never raises: a stream that cannot be opened (`no-bridge`) or is not answered completely
         (`no-reply`) is unavailable.
         """
-        for stream in self._live:
+        for way in self._ways:
             try:
-                canarypath.occupy(self._route, stream.way)
-                stream.connect()
+                canarypath.occupy(self._route, way)
+                self._opened.append(_Stream(way))
             except (OSError, StepError):
-                stream.unavailable = "no-bridge"
-        self._sift()
+                self._unavailable[way.network] = "no-bridge"
+        self._live = list(self._opened)
         begin = time.monotonic_ns()
         for tick in range(BASELINE * self._turns if self._live else 0):
             _sleep_until(begin + tick * self._tick_ns)
             self._tick(tick)
         self._await_replies()
-        for stream in self._live:
-            if stream.open:
-                stream.unavailable = "no-reply"
-        self._sift()
+        self._give_up([stream for stream in self._live if stream.open], "no-reply")
         if self._live:
             self._thread.start()
 
@@ -178,11 +184,9 @@ class Canary:
 
         They would charge the change with what a gateway that limits its replies does.
         """
-        for stream, measured in zip(self._streams, self.measured(), strict=True):
-            if measured.lost and not stream.unavailable:
-                stream.unavailable = "lossy-before"
+        lossy = {measured.stream for measured in self.measured() if measured.lost}
         with self._lock:
-            self._sift()
+            self._give_up([s for s in self._live if _name(s.way) in lossy], "lossy-before")
 
     def measured(self) -> tuple[Measured, ...]:
         """What was measured so far, the baseline included.
@@ -202,26 +206,21 @@ class Canary:
         self._await_replies()
         results = self._results(time.monotonic_ns())
         closer = SlowCloser()
-        for stream in self._streams:
-            if stream.sock is not None:
-                closer.close(stream.sock)
-                stream.sock = None
-        self._live = []
+        for stream in self._opened:
+            closer.close(stream.sock)
+        self._opened, self._live = [], []
         try:
-            self._remove_entries()
+            for ref in self._prepared:
+                canarypath.forget(ref, self._home, self._ways)
+            for way in self._ways:
+                canarypath.vacate(self._route, way)
         finally:
             closer.drain()
         return results
 
-    def _remove_entries(self) -> None:
-        ways = [stream.way for stream in self._streams if not stream.way.unavailable]
-        for ref in self._prepared:
-            canarypath.forget(ref, self._home, ways)
-        for way in ways:
-            canarypath.vacate(self._route, way)
-
-    def _sift(self) -> None:
-        self._live = [stream for stream in self._live if not stream.unavailable]
+    def _give_up(self, streams: Sequence[_Stream], reason: str) -> None:
+        self._unavailable |= {stream.way.network: reason for stream in streams}
+        self._live = [stream for stream in self._live if stream not in streams]
 
     def _run(self) -> None:
         begin = time.monotonic_ns()
@@ -263,40 +262,34 @@ class Canary:
     def _results(self, lost_before_ns: int) -> tuple[Measured, ...]:
         with self._lock:
             self._drain()
-            end = time.monotonic_ns()
-            copies = [
-                (s, s.sent[:], s.answered[:], s.duplicates, s.late) for s in self._streams
-            ]
-        return tuple(self._result(*copy, lost_before_ns, end) for copy in copies)
+            found = {stream.way.network: stream.copy() for stream in self._live}
+        return tuple(
+            self._loss(way, found[way.network], lost_before_ns)
+            if way.network in found
+            else self._nothing(way)
+            for way in self._all
+        )
 
-    def _result(
-        self,
-        stream: _Stream,
-        sent: Sequence[int],
-        answered: array[int],
-        duplicates: int,
-        late: int,
-        lost_before_ns: int,
-        end: int,
-    ) -> Measured:
-        name = f"canary:{stream.way.network}"
-        if stream.unavailable or not sent:
-            began = (end + self._offset_ns) / 1e9
-            reason = stream.unavailable or "not-started"
-            return Measured(name, began, self._interval_ms, 0, 0, unavailable=reason)
+    def _nothing(self, way: CanaryPath) -> Measured:
+        reason = self._unavailable[way.network] or "not-running"
+        return Measured(_name(way), time.time(), self._interval_ms, 0, 0, unavailable=reason)
+
+    def _loss(self, way: CanaryPath, counted: _Counted, lost_before_ns: int) -> Measured:
+        sent, answered = counted.sent, counted.answered
         for index in range(len(sent) - 1, -1, -1):
             if sent[index] <= lost_before_ns:
                 break
             answered[index] = 0
+        end = sent[-1] + round(self._interval_ms * NS_PER_MS)
         gaps = find_gaps(sent, answered, sent[0], end)
         return Measured(
-            name,
+            _name(way),
             (sent[0] + self._offset_ns) / 1e9,
             self._interval_ms,
             len(sent),
             sum(gap.lost for gap in gaps),
-            duplicates,
-            late,
+            counted.duplicates,
+            counted.late,
             tuple((round(gap.start_ms, 3), round(gap.length_ms, 3)) for gap in gaps),
         )
 
@@ -313,6 +306,10 @@ def remove_leftovers(
         canarypath.forget(ref, home, ways)
     for way in ways:
         canarypath.vacate(route, way)
+
+
+def _name(way: CanaryPath) -> str:
+    return f"canary:{way.network}"
 
 
 def _sleep_until(due_ns: int) -> None:

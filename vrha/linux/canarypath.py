@@ -41,6 +41,7 @@ from vrha.model.spec import (
     Verdict,
 )
 
+_NOWHERE = IPv4Address(0)
 _ECHO_REQUEST = 8
 _RTM_NEWNEIGH, _RTM_DELNEIGH = 28, 29
 _NDA_DST, _NDA_LLADDR = 1, 2
@@ -58,8 +59,8 @@ class CanaryPath:
     mac: bytes
     """Of the canary."""
     router_mac: bytes
-    source: IPv4Address = IPv4Address(0)
-    target: IPv4Address = IPv4Address(0)
+    source: IPv4Address = _NOWHERE
+    target: IPv4Address = _NOWHERE
     unavailable: str = ""
 
 
@@ -81,6 +82,8 @@ def lead_back(inner: int, home: int, ways: Sequence[CanaryPath]) -> None:
     They are permanent since others may be collected when the kernel's table is full. Raises
     OSError, NetlinkError.
     """
+    if not ways:
+        return
     with netns.entered(inner, home), rtnetlink.open_route() as route:
         route.talk([_entry(_RTM_NEWNEIGH, socket.if_nametoindex(w.port), w) for w in ways])
 
