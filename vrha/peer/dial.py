@@ -35,12 +35,15 @@ def dial(
     (`peer-unreachable`), RefusedError (`peer-refused`), InputError (`peer-certificate`).
     """
     deadline = time.monotonic() + timeout_s
-    call = _Call(address, identity.client_context(der(certificate)), der(certificate), deadline)
+    expected = der(certificate)
+    try:
+        target = split(address)
+    except ValueError as error:
+        raise _unreachable(address, str(error)) from error
+    call = _Call(address, target, identity.client_context(expected), expected, deadline)
     while True:
         try:
             return call.attempt(server_name(session), token)
-        except ValueError as error:
-            raise _unreachable(address, str(error)) from error
         except OSError as error:
             if _final(error):
                 raise _refused(address, _SAID.get(_openssl(error), reason(error))) from error
@@ -62,16 +65,22 @@ def _openssl(error: OSError) -> str:
 
 class _Call:
     def __init__(
-        self, address: str, context: ssl.SSLContext, expected: bytes, deadline: float
+        self,
+        address: str,
+        target: tuple[str, int],
+        context: ssl.SSLContext,
+        expected: bytes,
+        deadline: float,
     ) -> None:
         self._address = address
+        self._target = target
         self._context = context
         self._expected = expected
         self._deadline = deadline
 
     def attempt(self, name: str, token: str) -> PeerLink:
-        """Raises RefusedError, OSError, ValueError (the address is none)."""
-        plain = socket.create_connection(split(self._address), self._left())
+        """Raises RefusedError, OSError."""
+        plain = socket.create_connection(self._target, self._left())
         try:
             tune(plain)
             plain.settimeout(self._left())

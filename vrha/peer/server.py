@@ -82,14 +82,14 @@ class PeerServer:
         until = time.monotonic() + limit_s
         made = Expectation(Terms(session, peer, token.encode(), context, until), self._forget)
         with self._lock:
-            # Nobody comes to a server that is closed.
-            before = made
-            if not self._closing:
-                before = self._expected.get(server_name(session))
+            over = self._expected.get(server_name(session))
+            if self._closing:
+                over = made
+            else:
                 self._expected[server_name(session)] = made
                 os.eventfd_write(self._wake, 1)
-        if before is not None:
-            before.end()
+        if over is not None:
+            over.end()
         return made
 
     def close(self) -> None:
