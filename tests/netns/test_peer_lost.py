@@ -15,7 +15,7 @@ from vrha.peer.sockets import LOST_S
 pytestmark = pytest.mark.root
 
 DARK = """
-table inet dark { chain input { type filter hook input priority 0; policy drop; } }
+table inet dark { chain input { type filter hook input priority 0; policy drop; }; }
 """
 NOTICED_S = LOST_S + 4
 """The limit, one second of idling, one interval between keepalives, and a slow machine."""
