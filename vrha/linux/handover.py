@@ -21,11 +21,12 @@ from vrha.errors import StepError, VrhaError
 from vrha.linux import announce, neighbours, sysctls
 from vrha.linux.addresses import mac_bytes
 from vrha.linux.build import Stopwatch, Timings, host_ports
-from vrha.linux.canary import Canary, neighbour_check
+from vrha.linux.canary import Canary
 from vrha.linux.fdb import set_fdb
 from vrha.linux.following import Following
 from vrha.linux.hold import Hold
 from vrha.linux.instances import Instances
+from vrha.linux.neighbour_check import PortAnswers, neighbour_check
 from vrha.linux.netlink import Message, NetlinkError
 from vrha.model.evidence import Carried, Evidence, Measured
 from vrha.model.spec import InstanceRef, InstanceSpec
@@ -48,6 +49,8 @@ class _Session:
     new: InstanceRef
     following: Following
     canary: Canary | None
+    heard: tuple[PortAnswers, ...] = ()
+    """Who answered the old one."""
     carried: list[Carried] = field(default_factory=list)
 
     def close(self) -> tuple[Measured, ...]:
@@ -93,6 +96,7 @@ class Handovers:
             canary = Canary(spec, self._at.site.route, self._at.site.home)
             stack.callback(canary.stop)
             with watch.phase("neighbours"):
+                heard = neighbour_check(spec, source, self._at.site.home, self._at.closer)
                 canary.prepare(old)
                 carried = [neighbours.copy(source, target, self._at.site.home)]
                 canary.prepare(new)
@@ -101,7 +105,7 @@ class Handovers:
             with watch.phase("canary"):
                 canary.start()
             stack.pop_all()
-        self._sessions.append(_Session(old, new, following, canary, carried))
+        self._sessions.append(_Session(old, new, following, canary, heard, carried))
         return watch.timings, Evidence(tuple(carried))
 
     def flip(self, old: InstanceRef, new: InstanceRef, hold: bool) -> Timings:
@@ -146,20 +150,18 @@ class Handovers:
     ) -> tuple[Timings, Evidence]:
         """Whether packets pass through `new`.
 
-        Raises StepError `neighbours-silent` (the upstream or all machines of a port that
-        answered before do not answer `new`), `canary-silent`, `too-many-lost`.
+        Raises StepError `neighbours-silent`, `canary-silent`, `too-many-lost`.
         """
         watch = Stopwatch()
         spec = self._at.spec(new)
         session = self._session(old, new)
         with watch.phase("neighbours"), self._at.opened(new) as inner:
-            check = neighbour_check(spec, inner, self._at.site.home, self._at.closer)
+            answers = neighbour_check(spec, inner, self._at.site.home, self._at.closer)
         measured: tuple[Measured, ...] = ()
         if session is not None and session.canary is not None:
             with watch.phase("canary"):
                 measured, session.canary = session.canary.stop(), None
-        for complaint in check.silent:
-            raise StepError("neighbours-silent", complaint)
+        judge_answers(spec, session.heard if session else (), answers)
         judge(measured, max_lost)
         carried = tuple(session.carried[:-1]) if session else ()
         if session is not None:
@@ -214,7 +216,7 @@ class Handovers:
             # Some flows would break; without the flip perhaps all of them.
             log.exception("connections of %s could not be carried into %s", old, new)
             return
-        self._sessions.append(_Session(old, new, following, None, [carried]))
+        self._sessions.append(_Session(old, new, following, None, (), [carried]))
 
     def _bring_leases(self, old: InstanceRef, new: InstanceRef) -> None:
         count = self._at.bring_leases(old, new)
@@ -235,6 +237,27 @@ class Handovers:
     def _session(self, one: InstanceRef, other: InstanceRef) -> _Session | None:
         pair = {one, other}
         return next((s for s in self._sessions if {s.old, s.new} == pair), None)
+
+
+def judge_answers(
+    spec: InstanceSpec, before: Sequence[PortAnswers], after: Sequence[PortAnswers]
+) -> None:
+    """Whether those who answered the old instance answer the new one.
+
+    One machine may have gone just now; a gateway, or all machines of a port, are not silent by
+    chance. Raises StepError `neighbours-silent`.
+    """
+    heard = {answers.port: set(answers.answered) for answers in before}
+    gateways = set(spec.router.uplink.gateways) if spec.router.uplink else set()
+    for answers in after:
+        known = heard.get(answers.port, set())
+        lost = known & set(answers.silent)
+        if lost & gateways or (lost and not answers.answered):
+            who = ", ".join(sorted(map(str, lost)))
+            raise StepError(
+                "neighbours-silent",
+                f"port {answers.port} of {spec.ref}: {who} answered before, and no longer do",
+            )
 
 
 def judge(measured: Sequence[Measured], max_lost: int | None) -> None:
