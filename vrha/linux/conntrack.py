@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from vrha.errors import StepError
-from vrha.linux.ctwire import Change, Kind, change_of, is_ahead, key_of, timeout_and_id
+from vrha.linux.ctwire import Change, Kind, change_of, is_ahead, is_key, key_of, timeout_and_id
 from vrha.linux.netlink import NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL
 from vrha.model.evidence import Carried
 
@@ -110,7 +110,7 @@ class Source:
         vanished = self._given.copy()
         expected: list[Change] = []
         for start in range(0, len(bodies), _AT_ONCE):
-            chunk = []
+            chunk: list[Change] = []
             for body in bodies[start : start + _AT_ONCE]:
                 key = key_of(body)
                 vanished.discard(key)
@@ -244,7 +244,7 @@ class Target:
     def _carry_out(self, removed: list[Change], placed: dict[bytes, Change]) -> None:
         """Removals first: another entry may need their NAT port."""
         try:
-            self._remove([change.key for change in removed])
+            self._remove([change.key for change in removed if is_key(change.key)])
             self._place(list(placed.values()))
         except OSError as error:
             raise StepError(
@@ -281,7 +281,9 @@ class Target:
                 messages.append((creating, change.key + change.update + change.create))
             self._ends[change.key] = now + change.timeout
         errors = self._send(_NEW, messages)
-        ended, exist, unclear = [], [], []
+        ended: list[Change] = []
+        exist: list[Change] = []
+        unclear: list[Change] = []
         for index, code in errors.items():
             change, flags = changes[index], messages[index][0]
             if code == errno.ENOENT and not flags:
@@ -330,11 +332,11 @@ class Target:
             self._ends.pop(change.key, None)
 
     def _send(self, kind: int, messages: Sequence[tuple[int, bytes]]) -> dict[int, int]:
-        """Error numbers by place. No acknowledgements: the kernel has done all when send returns."""
+        """Error numbers by place. Needs no acknowledgements: all is done when `send` returns."""
         errors: dict[int, int] = {}
         pack = _HEADER.pack
         for start in range(0, len(messages), _AT_ONCE):
-            parts = []
+            parts: list[bytes] = []
             for offset, (flags, body) in enumerate(messages[start : start + _AT_ONCE]):
                 head = pack(
                     16 + len(body), kind, flags | _NLM_F_REQUEST, self._sequence + offset, 0
@@ -349,7 +351,7 @@ class Target:
         """Entries as they are here by place; those that are not here are left out."""
         present: dict[int, bytes] = {}
         for start in range(0, len(keys), _ASKED_AT_ONCE):
-            parts = []
+            parts: list[bytes] = []
             for offset, key in enumerate(keys[start : start + _ASKED_AT_ONCE]):
                 sequence = self._sequence + offset
                 parts += (_HEADER.pack(16 + len(key), _GET, _NLM_F_REQUEST, sequence, 0), key)
