@@ -170,7 +170,8 @@ def test_an_agent_that_dies_or_stops_leaves_nothing_held(
         start_new_session=True,
         env={**os.environ, "PYTHONPATH": str(Path.cwd())},
     )
-    assert agent.stdin is not None and agent.stdout is not None
+    assert agent.stdin is not None
+    assert agent.stdout is not None
     try:
         assert agent.stdout.readline() == b"held\n"
         (os.killpg if whom == "group" else os.kill)(agent.pid, how)
