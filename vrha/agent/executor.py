@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from vrha import failpoints
 from vrha.agent.epochs import Epochs
-from vrha.errors import InputError, StepError, VrhaError
+from vrha.agent.moves import Moves
+from vrha.errors import InputError, PreconditionError, StepError, VrhaError
 from vrha.linux.build import Timings
 from vrha.linux.node import NodeKernel
 from vrha.model.evidence import NO_EVIDENCE, Evidence
@@ -22,6 +23,7 @@ from vrha.model.steps import (
     Destroy,
     Flip,
     Mute,
+    Offer,
     Relay,
     Step,
     Swap,
@@ -34,78 +36,113 @@ log = logging.getLogger(__name__)
 
 CAPABILITIES = ("serial", "parallel", "handover", "nftables", "iptables")
 
+
+@dataclass(frozen=True, slots=True)
+class Hands:
+    """What carries out steps; `moves` is None where routers do not come from other nodes."""
+
+    kernel: NodeKernel
+    moves: Moves | None = None
+
+    @property
+    def moving(self) -> Moves:
+        """Raises PreconditionError `no-moves`."""
+        if self.moves is None:
+            raise PreconditionError(
+                "no-moves", "this agent takes part in no moves", "Set sync_listen in its settings."
+            )
+        return self.moves
+
+
 Done = tuple[Timings, Evidence]
 """Phases of a step, and what it carried and measured."""
 
 
-def _build(kernel: NodeKernel, step: Step) -> Done:
+def _build(hands: Hands, step: Step) -> Done:
     assert isinstance(step, Build)
-    return kernel.build(step.spec, step.leases_from), NO_EVIDENCE
+    return hands.kernel.build(step.spec, step.leases_from), NO_EVIDENCE
 
 
-def _swap(kernel: NodeKernel, step: Step) -> Done:
+def _swap(hands: Hands, step: Step) -> Done:
     assert isinstance(step, Swap)
-    kernel.swap(step.old, step.new)
+    hands.kernel.swap(step.old, step.new)
     return (), NO_EVIDENCE
 
 
-def _sync(kernel: NodeKernel, step: Step) -> Done:
+def _offer(hands: Hands, step: Step) -> Done:
+    assert isinstance(step, Offer)
+    return hands.moving.offer(step)
+
+
+def _sync(hands: Hands, step: Step) -> Done:
     assert isinstance(step, Sync)
-    return kernel.handovers.sync(step.old, step.new)
+    if step.peer is not None:
+        return hands.moving.sync(step)
+    return hands.kernel.handovers.sync(step.old, step.new)
 
 
-def _flip(kernel: NodeKernel, step: Step) -> Done:
+def _flip(hands: Hands, step: Step) -> Done:
     assert isinstance(step, Flip)
-    return kernel.handovers.flip(step.old, step.new, step.hold), NO_EVIDENCE
+    if step.from_peer:
+        return hands.moving.flip(step)
+    return hands.kernel.handovers.flip(step.old, step.new, step.hold), NO_EVIDENCE
 
 
-def _verify(kernel: NodeKernel, step: Step) -> Done:
+def _verify(hands: Hands, step: Step) -> Done:
     assert isinstance(step, Verify)
-    return kernel.handovers.verify(step.old, step.new, step.max_lost)
+    if hands.moves is not None and hands.moves.takes(step.new):
+        return hands.moves.verify(step)
+    return hands.kernel.handovers.verify(step.old, step.new, step.max_lost)
 
 
-def _relay(kernel: NodeKernel, step: Step) -> Done:
+def _relay(hands: Hands, step: Step) -> Done:
     assert isinstance(step, Relay)
-    kernel.relay(step.instance)
+    hands.kernel.relay(step.instance)
     return (), NO_EVIDENCE
 
 
-def _mute(kernel: NodeKernel, step: Step) -> Done:
+def _mute(hands: Hands, step: Step) -> Done:
     assert isinstance(step, Mute)
-    kernel.mute(step.instance)
+    hands.kernel.mute(step.instance)
     return (), NO_EVIDENCE
 
 
-def _unmute(kernel: NodeKernel, step: Step) -> Done:
+def _unmute(hands: Hands, step: Step) -> Done:
     assert isinstance(step, Unmute)
-    kernel.unmute(step.instance)
+    hands.kernel.unmute(step.instance)
+    if hands.moves is not None:
+        hands.moves.end(step.instance)
+        hands.moves.join(step.instance)
     return (), NO_EVIDENCE
 
 
-def _announce(kernel: NodeKernel, step: Step) -> Done:
+def _announce(hands: Hands, step: Step) -> Done:
     assert isinstance(step, Announce)
-    kernel.announce(step.instance)
+    hands.kernel.announce(step.instance)
     return (), NO_EVIDENCE
 
 
-def _configure(kernel: NodeKernel, step: Step) -> Done:
+def _configure(hands: Hands, step: Step) -> Done:
     assert isinstance(step, Configure)
-    return kernel.configure(step.spec, step.previous), NO_EVIDENCE
+    return hands.kernel.configure(step.spec, step.previous), NO_EVIDENCE
 
 
-def _destroy(kernel: NodeKernel, step: Step) -> Done:
+def _destroy(hands: Hands, step: Step) -> Done:
     assert isinstance(step, Destroy)
-    return kernel.destroy(step.instance), NO_EVIDENCE
+    if hands.moves is not None:
+        hands.moves.end(step.instance)
+    return hands.kernel.destroy(step.instance), NO_EVIDENCE
 
 
-def _not_ours(kernel: NodeKernel, step: Step) -> Done:
+def _not_ours(hands: Hands, step: Step) -> Done:
     raise InputError("not-for-agents", f"{step.kind} is a step of the orchestrator")
 
 
-ACTIONS: dict[type[Step], Callable[[NodeKernel, Step], Done]] = {
+ACTIONS: dict[type[Step], Callable[[Hands, Step], Done]] = {
     Build: _build,
     AwaitCheckIn: _not_ours,
     Swap: _swap,
+    Offer: _offer,
     Sync: _sync,
     Flip: _flip,
     Verify: _verify,
@@ -123,7 +160,7 @@ class Executor:
     """Takes commands for `node`; refuses what is older than what it has seen, and what is over."""
 
     node: str
-    kernel: NodeKernel
+    hands: Hands
     epochs: Epochs
 
     def execute(self, command: Command, received: float) -> tuple[Message, ...]:
@@ -172,7 +209,7 @@ class Executor:
         try:
             place = f"agent.{'undo-' if command.undo else ''}{step.kind}"
             failpoints.reach(f"{place}.before")
-            timings, evidence = ACTIONS[type(step)](self.kernel, step)
+            timings, evidence = ACTIONS[type(step)](self.hands, step)
             failpoints.reach(f"{place}.after")
             if isinstance(step, Build) and command.token:
                 proof = (self._check_in(command, step, start),)
@@ -191,7 +228,7 @@ class Executor:
         return done, proof
 
     def _check_in(self, command: Command, step: Build, start: float) -> CheckIn:
-        self_test = self.kernel.self_test(step.spec)
+        self_test = self.hands.kernel.self_test(step.spec)
         return CheckIn(
             run=command.run,
             router=command.router,

@@ -219,7 +219,7 @@ class Handovers:
         self._sessions.append(_Session(old, new, following, None, (), [carried]))
 
     def _bring_leases(self, old: InstanceRef, new: InstanceRef) -> None:
-        count = self._at.bring_leases(old, new)
+        count = self._at.put_leases(new, self._at.leases(old))
         session = self._session(old, new)
         if session is not None and count is not None:
             session.carried.insert(0, Carried("leases", count, count))

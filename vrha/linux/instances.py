@@ -83,22 +83,26 @@ class Instances:
             for sock, _ in ports:
                 self.closer.close(sock)
 
-    def bring_leases(self, source: InstanceRef, target: InstanceRef) -> int | None:
-        """Give `target` the DHCP leases of `source`; how many, None when it has them already.
+    def leases(self, ref: InstanceRef) -> bytes:
+        """The DHCP leases of the instance, as its dnsmasq keeps them."""
+        return dnsmasq.leases(self.folders, ref)
+
+    def put_leases(self, ref: InstanceRef, leases: bytes) -> int | None:
+        """Give the instance these DHCP leases; how many, None when it has them already.
 
         Its dnsmasq reads them only at its start, so it is started again. Raises StepError
         `dnsmasq-failed`, `no-instance`.
         """
-        if dnsmasq.leases(self.folders, source) == dnsmasq.leases(self.folders, target):
+        if sorted(leases.splitlines()) == sorted(self.leases(ref).splitlines()):
             return None
-        folder = self.folders.path(target)
-        with self.inside(target) as inner:
+        folder = self.folders.path(ref)
+        with self.inside(ref) as inner:
             pid = dnsmasq.pid_of(folder, inner)
             if pid is not None:
                 dnsmasq.stop(pid, inner)
-            dnsmasq.copy_leases(self.folders, source, target)
+            dnsmasq.put_leases(self.folders, ref, leases)
             dnsmasq.start(self.site.dnsmasq, folder)
-        return len(dnsmasq.leases(self.folders, source))
+        return sum(1 for line in leases.splitlines() if not line.startswith(b"duid"))
 
 
 def _of(ref: InstanceRef, names: frozenset[str]) -> list[str]:

@@ -10,6 +10,7 @@ import errno
 import socket
 import struct
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 
@@ -64,15 +65,20 @@ def entries() -> list[Neighbour]:
 
 
 def copy(source: int, target: int, home: int) -> Carried:
-    """Carry the neighbours of one namespace into another, port by port of the same name.
-
-    They arrive as reachable, permanent ones as permanent: the target may be muted and need not ask
-    anybody. Repeating it renews them. Arguments are file descriptors of the namespaces; the calling
-    thread ends in `home`. Refused are `no-port` and `table-full` (raise the node's
-    gc_thresh3), and `kernel-refused` for anything else.
-    """
+    """Carry the neighbours of one namespace into another; file descriptors as in `put`."""
     with netns.entered(source, home):
         known = entries()
+    return put(known, target, home)
+
+
+def put(known: Sequence[Neighbour], target: int, home: int) -> Carried:
+    """Let `target` know these neighbours, by ports of the same name.
+
+    They arrive as reachable, permanent ones as permanent: the target may be muted and need not ask
+    anybody. Repeating it renews them. `target` and `home` are file descriptors of namespaces; the
+    calling thread ends in `home`. Refused are `no-port` and `table-full` (raise the node's
+    gc_thresh3), and `kernel-refused` for anything else.
+    """
     refused: Counter[str] = Counter()
     with netns.entered(target, home), rtnetlink.open_route() as netlink:
         indexes = {link.name: link.index for link in rtnetlink.links(netlink)}

@@ -79,8 +79,8 @@ class NodeKernel:
             self._closer = SlowCloser()
             stack.callback(self._closer.drain)
             self._site = build.Site(home, route, rule_tools, program)
-            self._at = Instances(self._site, self._folders, self._switch, self._closer)
-            self.handovers = Handovers(self._at)
+            self.instances = Instances(self._site, self._folders, self._switch, self._closer)
+            self.handovers = Handovers(self.instances)
             stack.callback(self.handovers.close)
             self._resources = stack.pop_all()
 
@@ -100,7 +100,7 @@ class NodeKernel:
         watch = Stopwatch()
         if self._is_complete(spec):
             return watch.timings
-        if self._at.active_ports(spec.ref):
+        if self.instances.active_ports(spec.ref):
             raise StepError(
                 "instance-active",
                 f"{spec.ref} is active and differs from what is to be built",
@@ -131,11 +131,11 @@ class NodeKernel:
         StepError: `no-instance`, `needs-rebuild`, and those of the parts as in `build`.
         """
         watch = Stopwatch()
-        present = self._at.spec(spec.ref)
+        present = self.instances.spec(spec.ref)
         live.refuse_other_ports(present, spec)
         known = (present, *([previous] if previous else []))
         folder = self._folders.path(spec.ref)
-        with self._at.inside(spec.ref) as inner:
+        with self.instances.inside(spec.ref) as inner:
             with watch.phase("rules"):
                 rules.change(self._site.rule_tools, known, spec)
             with watch.phase("addresses"):
@@ -168,7 +168,7 @@ class NodeKernel:
             uplink.bridge if uplink else "", bridge.mac if bridge else b"", gateways
         )
         probe.start()
-        with self._at.inside(spec.ref):
+        with self.instances.inside(spec.ref):
             digest = rules.read_back(self._site.rule_tools, spec.router.backend)
             answered = dnsmasq.answers(_DNS_S)
         forwarding, not_forwarding = build.port_states(self._site.route, spec)
@@ -181,21 +181,25 @@ class NodeKernel:
         `old` need not exist. Raises StepError `no-instance` (`new`), `mute-failed`,
         `announce-failed`.
         """
-        self._enable(new, mute=self._at.active_ports(old), serve=self._at.relay_ports(old))
+        self._enable(
+            new, mute=self.instances.active_ports(old), serve=self.instances.relay_ports(old)
+        )
 
     def mute(self, ref: InstanceRef) -> None:
         """The kernel drops all that the instance's ports send or would receive.
 
         An instance that is not there is muted already. Raises StepError `mute-failed`.
         """
-        self._switch.change(mute=self._at.active_ports(ref), serve=self._at.relay_ports(ref))
+        self._switch.change(
+            mute=self.instances.active_ports(ref), serve=self.instances.relay_ports(ref)
+        )
 
     def relay(self, ref: InstanceRef) -> None:
         """The instance forwards what still reaches it, and is silent otherwise.
 
         One that is not there is silent already. Raises StepError `mute-failed`.
         """
-        self._switch.change(relay=self._at.active_ports(ref))
+        self._switch.change(relay=self.instances.active_ports(ref))
 
     def unmute(self, ref: InstanceRef) -> None:
         """Let the instance's ports speak, also those of a relay, and announce it at once.
@@ -209,9 +213,9 @@ class NodeKernel:
     ) -> None:
         # Until they hear of the new one, neighbours send to the old one: everything that an
         # announcement needs is there before the switch, and the first one follows it directly.
-        spec = self._at.spec(ref)
+        spec = self.instances.spec(ref)
         ours = build.host_ports(spec)
-        with self._at.announcer(spec) as ports:
+        with self.instances.announcer(spec) as ports:
             self._switch.change(mute=mute, unmute=ours, serve=(*serve, *ours))
             announce.send_bursts(ports, (0,), lambda: None)
 
@@ -221,7 +225,7 @@ class NodeKernel:
         Raises StepError `no-instance`, `not-active` (also when it is muted meanwhile),
         `announce-failed`.
         """
-        spec = self._at.spec(ref)
+        spec = self.instances.spec(ref)
         wanted = set(build.host_ports(spec))
 
         def check() -> None:
@@ -229,7 +233,7 @@ class NodeKernel:
                 raise StepError("not-active", f"{ref} is muted: it must not announce itself")
 
         check()
-        with self._at.announcer(spec) as ports:
+        with self.instances.announcer(spec) as ports:
             announce.send_bursts(ports, delays_ms, check)
 
     def destroy(self, ref: InstanceRef) -> Timings:
@@ -265,7 +269,7 @@ class NodeKernel:
 
         Raises StepError `no-instance`, `dnsmasq-failed`.
         """
-        with self._at.inside(ref) as inner:
+        with self.instances.inside(ref) as inner:
             if dnsmasq.pid_of(self._folders.path(ref), inner) is None:
                 dnsmasq.start(self._site.dnsmasq, self._folders.path(ref))
 
@@ -275,7 +279,7 @@ class NodeKernel:
         Raises StepError `no-instance`.
         """
         found = {}
-        for port in self._at.spec(ref).ports:
+        for port in self.instances.spec(ref).ports:
             link = rtnetlink.link(self._site.route, host_port(ref, port.name))
             if link is not None:
                 # What the host end has sent, the instance has received.
