@@ -68,9 +68,9 @@ def demonstrate(arguments: argparse.Namespace) -> int:
 
 
 NOTES = (
-    "Lost: probes of the worst 1 ms stream (ICMP, UDP; 1:1 and source NAT) per direction, median /\n"
-    "worst of the runs; fresh: each probe from another source port. TCP: long connections through\n"
-    "NAT, over all runs. `control` is the same probing without a restart: the noise of this machine."
+    "Lost: probes of the worst 1 ms stream (ICMP, UDP; 1:1 and source NAT) per direction, median\n"
+    "/ worst of the runs; fresh: each probe from another source port. TCP: long connections\n"
+    "through NAT, all runs. `control` is the same probing without a restart: the machine's noise."
 )
 
 

@@ -71,7 +71,7 @@ def told(run: dict[str, Any]) -> str:
         f"lost {worst(run, EGRESS)} egress, {worst(run, INGRESS)} ingress, "
         f"{worst(run, FRESH)} fresh, longest gap {run['longest_gap_ms']:.1f} ms, "
         f"{run['tcp_alive']} of {run['tcp_total']} connections alive, "
-        f"longest stall {run['tcp_longest_stall_ms']:.1f} ms"
+        f"longest stall {max(_stalls([run]), default=0.0):.1f} ms"
     )
 
 
@@ -103,8 +103,13 @@ def _cells(runs: Sequence[dict[str, Any]]) -> list[str]:
         *(report.spread((worst(r, of) for r in runs), 0) for of in (EGRESS, INGRESS, FRESH)),
         report.spread(r["longest_gap_ms"] for r in runs),
         f"{sum(r['tcp_alive'] for r in runs)} of {sum(r['tcp_total'] for r in runs)}",
-        report.spread(r["tcp_longest_stall_ms"] for r in runs),
+        report.spread(_stalls(runs)),
         str(sum(1 for r in runs if r["unrestored"])),
         report.spread((r["late_ticks"] for r in runs), 0),
         str(sum(len(r.get("leaked", [])) for r in runs)),
     ]
+
+
+def _stalls(runs: Sequence[dict[str, Any]]) -> list[float]:
+    """Longest stall of each run in which a connection was alive at the end."""
+    return [r["tcp_longest_stall_ms"] for r in runs if r["tcp_longest_stall_ms"] is not None]

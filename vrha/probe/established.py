@@ -165,12 +165,13 @@ class EstablishedChannel(Channel):
         for one in self.connections:
             if one.error:
                 self.errors[one.error] += 1
+        stalls = [one.stall_until(end) for one in self.connections if one.is_alive(end)]
         return ConnectionsResult(
             stream=self.stream,
             address=self.address[0],
             total=len(self.connections),
-            alive=sum(one.is_alive(end) for one in self.connections),
-            longest_stall_ms=max(one.stall_until(end) for one in self.connections) / NS_PER_MS,
+            alive=len(stalls),
+            longest_stall_ms=max(stalls) / NS_PER_MS if stalls else None,
             messages=sum(one.bytes_in for one in self.connections) // len(MESSAGE),
             errors=tuple(sorted(self.errors.items())),
         )

@@ -155,10 +155,10 @@ def excess(result: Result, max_lost: int | None, max_gap_ms: float | None) -> li
         dead = long.total - long.alive
         if max_lost is not None and dead > max_lost:
             lines.append(f"{long.stream.name}: {dead} connections dead, allowed {max_lost}")
-        if max_gap_ms is not None and long.longest_stall_ms > max_gap_ms:
+        stall = long.longest_stall_ms or 0.0
+        if max_gap_ms is not None and stall > max_gap_ms:
             lines.append(
-                f"{long.stream.name}: a stall of {long.longest_stall_ms:.1f} ms, "
-                f"allowed {max_gap_ms:g} ms"
+                f"{long.stream.name}: a stall of {stall:.1f} ms, allowed {max_gap_ms:g} ms"
             )
     return lines
 

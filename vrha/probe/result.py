@@ -86,17 +86,17 @@ class ConnectionsResult:
     """Outcome of the long connections of one stream.
 
     Alive is one that has carried something, on which the kernel reports no error and no end, and
-    whose last message came at most 1 s before the end of the run. `longest_stall_ms` is the
-    longest time between two messages of one connection (from t0, up to the end of the run when
-    nothing came any more), so it is hardly less than the interval.
-    `messages` came back or in; `errors` counts what ended connections.
+    whose last message came at most 1 s before the end of the run. `longest_stall_ms` is the longest
+    time between two messages of a living connection (from t0, up to the end of the run), hardly
+    less than the interval; None when none is alive. `messages` came back or in; `errors` counts
+    what ended connections.
     """
 
     stream: Stream
     address: str
     total: int
     alive: int
-    longest_stall_ms: float
+    longest_stall_ms: float | None
     messages: int
     errors: tuple[tuple[str, int], ...] = ()
 
@@ -140,9 +140,10 @@ class Result:
         return max((loss.longest_gap_ms for loss in fastest), default=0.0)
 
     @property
-    def longest_stall_ms(self) -> float:
-        """The longest stall of all long connections."""
-        return max((one.longest_stall_ms for one in self.connections), default=0.0)
+    def longest_stall_ms(self) -> float | None:
+        """The longest stall of all living connections; None without any."""
+        stalls = (one.longest_stall_ms for one in self.connections)
+        return max((stall for stall in stalls if stall is not None), default=None)
 
     @property
     def lost(self) -> int:
@@ -173,5 +174,6 @@ class Result:
         if self.connections:
             fields["tcp_total"] = sum(one.total for one in self.connections)
             fields["tcp_alive"] = sum(one.alive for one in self.connections)
-            fields["tcp_longest_stall_ms"] = round(self.longest_stall_ms, 3)
+            stall = self.longest_stall_ms
+            fields["tcp_longest_stall_ms"] = None if stall is None else round(stall, 3)
         return fields
