@@ -13,7 +13,8 @@ from typing import TypeVar
 
 from tests.netns.nodekit import Machine, machine, until
 from vrha.linux import conntrack, netns
-from vrha.linux.ctwire import Change
+from vrha.linux.ctwire import Change, Kind
+from vrha.linux.netlink import attr, attributes
 
 T = TypeVar("T")
 
@@ -69,10 +70,10 @@ class Vr:
 
     name: str
 
-    def run(self, *argv: str, stdin: str | None = None) -> str:
+    def run(self, *argv: str, stdin: str | None = None, ok: bool = True) -> str:
         full = ["ip", "netns", "exec", self.name, *argv]
         done = subprocess.run(full, input=stdin, capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
+        assert done.returncode == 0 or not ok, f"{argv}: {done.stdout}{done.stderr}"
         return done.stdout
 
     def inside(self, make: Callable[[], T]) -> T:
@@ -107,7 +108,7 @@ class Vr:
         """Entries as conntrack(8) shows them, with their seconds left; use counts left out."""
         shown = {}
         for family in ("ipv4", "ipv6"):
-            out = self.run("conntrack", "-L", "-f", family, "-o", "extended,labels", *filters)
+            out = self.run("conntrack", "-L", "-f", family, "-o", "extended", *filters)
             for line in out.splitlines():
                 words = line.split()
                 left = int(words.pop(4))
@@ -183,7 +184,13 @@ def world() -> World:
 
 
 def connected(
-    client: Machine, target: str, port: int, server: Machine, listen: int = 0, source: int = 0
+    closing: contextlib.ExitStack,
+    client: Machine,
+    target: str,
+    port: int,
+    server: Machine,
+    listen: int = 0,
+    source: int = 0,
 ) -> tuple[socket.socket, socket.socket]:
     """A TCP connection to `target`, and its end on the server."""
     family = socket.AF_INET6 if ":" in target else socket.AF_INET
@@ -192,12 +199,12 @@ def connected(
         listener.bind(("", listen or port))
         listener.listen()
         listener.settimeout(5)
-        ours = client.socket(family, socket.SOCK_STREAM)
+        ours = closing.enter_context(client.socket(family, socket.SOCK_STREAM))
         ours.settimeout(5)
         if source:
             ours.bind(("", source))
         ours.connect((target, port))
-        theirs, _ = listener.accept()
+        theirs = closing.enter_context(listener.accept()[0])
     theirs.settimeout(5)
     return ours, theirs
 
@@ -234,3 +241,27 @@ def same(a: Vr, b: Vr, *filters: str, slack: int = 3) -> bool:
     first, second = a.entries(*filters), b.entries(*filters)
     assert first.keys() == second.keys(), sorted(first.keys() ^ second.keys())
     return all(abs(first[line] - second[line]) <= slack for line in first)
+
+
+def labels(vr: Vr) -> dict[bytes, bytes]:
+    """Labels of the entries that have any, by key; conntrack(8) shows only those with names."""
+    with vr.source() as source:
+        changes = [change for chunk in source.dump() for change in chunk]
+    found = {change.key: attributes(change.update).get(22, b"") for change in changes}
+    return {key: value for key, value in found.items() if value}
+
+
+def alter(vr: Vr, port: int, mark: int | None = None, timeout: int | None = None) -> None:
+    """Change the entries to this destination port; conntrack(8) fails to where there is NAT."""
+    with vr.source() as source, vr.target() as target:
+        for change in [change for chunk in source.dump() for change in chunk]:
+            if port.to_bytes(2, "big") not in change.key[-12:]:
+                continue
+            update = change.update
+            if mark is not None:
+                update += attr(8, mark.to_bytes(4, "big"))
+            if timeout is not None:
+                update += attr(7, timeout.to_bytes(4, "big"))
+            target.apply([Change(Kind.SET, change.key, change.create, update)])
+        assert target.carried().sent > 0
+        assert target.carried().refused == ()

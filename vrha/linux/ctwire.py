@@ -187,7 +187,7 @@ def timeout_and_id(body: bytes) -> tuple[int, bytes]:
 
 
 def is_ahead(offered: Change, present: Change) -> bool:
-    """Whether `offered` describes a later moment of the same entry than `present`.
+    """Whether `offered` describes a moment of the same entry not before that of `present`.
 
     Status bits are only ever added, TCP goes through its states in order, and within one state
     the entry with the longer timeout has seen the later packet.
@@ -196,8 +196,8 @@ def is_ahead(offered: Change, present: Change) -> bool:
     present_status, present_state = _standing(present.update)
     if present_status & ~status:
         return False
-    later = (status, state, offered.timeout)
-    return later > (present_status, present_state, present.timeout)
+    known = (status, state, offered.timeout)
+    return known >= (present_status, present_state, present.timeout)
 
 
 def _standing(update: bytes) -> tuple[int, float]:
