@@ -149,7 +149,7 @@ def test_the_limit_releases_by_itself(route: Netlink, port: str, stream: Stream)
     armed = time.monotonic()
     send(there, 0, 100)
     assert numbers(here, 1, timeout=5) == [0]
-    assert 0.1 < time.monotonic() - begin
+    assert time.monotonic() - begin > 0.1
     assert time.monotonic() - armed < 2
     assert numbers(here, 99) == list(range(1, 100))
     hold.release()
@@ -170,7 +170,8 @@ def test_an_agent_that_dies_or_stops_leaves_nothing_held(
         start_new_session=True,
         env={**os.environ, "PYTHONPATH": str(Path.cwd())},
     )
-    assert agent.stdin is not None and agent.stdout is not None
+    assert agent.stdin is not None
+    assert agent.stdout is not None
     try:
         assert agent.stdout.readline() == b"held\n"
         (os.killpg if whom == "group" else os.kill)(agent.pid, how)
