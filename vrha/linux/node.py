@@ -70,6 +70,7 @@ class NodeKernel:
         self._folders = InstanceFolders(state_dir.absolute())
         netns.prepare_directory()
         sysctls.apply(sysctls.NODE, required=False)
+        sysctls.at_least(sysctls.NODE_AT_LEAST)
         with contextlib.ExitStack() as stack:
             home = netns.current()
             stack.callback(os.close, home)
