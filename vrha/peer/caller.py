@@ -191,7 +191,7 @@ def _handshake_refusal(error: ssl.SSLError) -> Refusal:
     # This is what OpenSSL says when the call for the name of the session has refused it.
     if error.reason == "CALLBACK_FAILED":
         return Refusal.UNKNOWN_SESSION
-    # Its alert: it did not like our certificate.
-    if error.reason is not None and "ALERT" in error.reason:
+    # It has shown none, or this is its alert: it did not like ours.
+    if error.reason and ("CERTIFICATE" in error.reason or "ALERT" in error.reason):
         return Refusal.WRONG_CERTIFICATE
     return Refusal.NOT_TLS

@@ -10,7 +10,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TypeVar
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from vrha.peer import Expectation, Identity, PeerLink, PeerServer, dial
 
@@ -119,3 +126,30 @@ def carry(one: socket.socket, other: socket.socket, done: Callable[[], bool]) ->
         return done()
 
     until(step)
+
+
+def signed() -> tuple[str, Identity]:
+    """A certificate that may sign others, and an identity that it has signed."""
+    root_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    root_name, name = (
+        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)]) for text in ("root", "leaf")
+    )
+
+    def certificate(subject: x509.Name, public: ec.EllipticCurvePublicKey, ca: bool) -> str:
+        now = datetime.now(UTC)
+        made = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(root_name)
+            .public_key(public)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(days=1))
+            .not_valid_after(now + timedelta(days=1))
+            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+            .sign(root_key, hashes.SHA256())
+        )
+        return made.public_bytes(Encoding.PEM).decode()
+
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    leaf = Identity(certificate(name, key.public_key(), False), pem)
+    return certificate(root_name, root_key.public_key(), True), leaf

@@ -20,6 +20,7 @@ from tests.unit.peer.peerkit import (
     carry,
     hung_up,
     linked,
+    signed,
     stranger,
     until,
     where,
@@ -111,7 +112,7 @@ def test_no_client_certificate_is_refused(two: Two) -> None:
         pytest.raises(ssl.SSLError, match="CERTIFICATE_REQUIRED"),
     ):
         sock.recv(1)
-    until(lambda: sum(two.server.refusals.values()) == 1)
+    until(lambda: two.server.refusals == {Refusal.WRONG_CERTIFICATE: 1})
 
 
 def test_another_server_certificate_is_refused_before_the_token_is_told(two: Two) -> None:
@@ -120,6 +121,20 @@ def test_another_server_certificate_is_refused_before_the_token_is_told(two: Two
     with pytest.raises(DeadlineError):
         expectation.wait(0)
     two.dial().close()
+
+
+def test_what_a_pinned_certificate_has_signed_is_refused(two: Two) -> None:
+    """The chain is in order; it is another certificate all the same."""
+    root, leaf = signed()
+    two.server.expect(SESSION, root, TOKEN, LIMIT_S)
+    refused(two, Refusal.WRONG_CERTIFICATE, who=leaf)
+    server = PeerServer("127.0.0.1:0", leaf)
+    try:
+        server.expect(SESSION, two.b.certificate, TOKEN, LIMIT_S)
+        with pytest.raises(RefusedError, match="another certificate"):
+            dial(server.address, two.b, root, SESSION, TOKEN, LIMIT_S)
+    finally:
+        server.close()
 
 
 def test_a_wrong_token_is_refused(two: Two) -> None:
