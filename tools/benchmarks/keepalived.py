@@ -10,14 +10,15 @@ from __future__ import annotations
 import shutil
 import signal
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from types import TracebackType
 
 from tools.benchmarks import peerconf
 from tools.benchmarks.peerconf import SYNC_PORT, Member
+from vrha.config.desired import load
 from vrha.core.instance import instance_spec
 from vrha.errors import DeadlineError, VrhaError
 from vrha.lab import enter
@@ -25,12 +26,33 @@ from vrha.lab.daemons import Daemon, Program
 from vrha.lab.zone import Lab
 from vrha.linux import rules, sysctls, tools
 from vrha.model.spec import Desired, InstanceRef
+from vrha.probe.process import serving
 from vrha.render.nft import TABLE
 
 LIMIT_S = 15.0
 """Limit of each wait. The slowest is a pair's first election, about four adverts."""
 
 Progress = Callable[[str], None]
+
+
+def missing(with_conntrackd: bool) -> str:
+    """Why a pair cannot run on this machine; empty when it can."""
+    wanted = ("keepalived", *(("conntrackd", "conntrack") if with_conntrackd else ()))
+    return ", ".join(f"{name}: command not found" for name in wanted if not tools.find(name))
+
+
+@contextmanager
+def serving_pair(
+    scenario: str, name: str, with_conntrackd: bool, progress: Progress
+) -> Iterator[KeepalivedPair]:
+    """A lab of its own in which a pair serves and every host answers probes.
+
+    Taken down at the end whatever happens. Raises as `Lab.up` and `KeepalivedPair.start`.
+    """
+    with Lab.up(scenario, name, progress=progress, ephemeral=True) as lab:
+        pair = KeepalivedPair(lab, load(lab.zone_file), with_conntrackd, progress)
+        with serving(7, [lab.netns_path(machine) for machine in lab.machines]), pair:
+            yield pair
 
 
 class KeepalivedPair:
@@ -49,7 +71,8 @@ class KeepalivedPair:
         advert_s: float = 0.1,
     ) -> None:
         router = desired.routers[0]
-        self.lab, self.progress, self.advert_s = lab, progress, advert_s
+        self.lab, self.desired = lab, desired
+        self.progress, self.advert_s = progress, advert_s
         self.with_conntrackd = with_conntrackd
         self.spec = instance_spec(desired, router, InstanceRef(router.name, 1), 1)
         self.folder = lab.folder / "keepalived"
@@ -59,10 +82,7 @@ class KeepalivedPair:
 
     def missing(self) -> str:
         """Why it cannot run here; empty when it can."""
-        wanted = ["keepalived"]
-        if self.with_conntrackd:
-            wanted += ["conntrackd", "conntrack"]
-        return ", ".join(f"{name}: command not found" for name in wanted if not tools.find(name))
+        return missing(self.with_conntrackd)
 
     def start(self) -> None:
         """Make both and wait until they are `ready`.
@@ -94,7 +114,7 @@ class KeepalivedPair:
 
         Raises DeadlineError `keepalived-late`.
         """
-        self._await(lambda: self._roles() is not None, "one is master, the other backup")
+        self._await(lambda: self.roles() is not None, "one is master, the other backup")
         if self.with_conntrackd:
             self._await_synced()
 
@@ -104,20 +124,14 @@ class KeepalivedPair:
 
         Raises DeadlineError (`keepalived-late`, `daemon-not-gone`), VrhaError as `Daemon.start`.
         """
-        roles = self._roles()
+        roles = self.roles()
         if roles is None:
             raise DeadlineError("keepalived-late", "the pair is not ready", self._words())
         master, backup = roles
         self._daemon(master, "keepalived").kill(signal.SIGTERM)
         self._await(lambda: self._serves(backup), f"{backup.name} has taken over")
         self._start_keepalived(master)
-        self._await(lambda: self._roles() == (backup, master), f"{master.name} is backup")
-
-    @property
-    def master(self) -> str:
-        """Name of the one that serves; empty while that is not clear."""
-        roles = self._roles()
-        return roles[0].name if roles else ""
+        self._await(lambda: self.roles() == (backup, master), f"{master.name} is backup")
 
     def stop(self) -> None:
         """Remove both: processes, namespaces, ports, files. Idempotent."""
@@ -139,6 +153,18 @@ class KeepalivedPair:
     ) -> None:
         self.stop()
 
+    def roles(self) -> tuple[Member, Member] | None:
+        """Master and backup; None while one of the two is neither."""
+        for one, other in (self.members, self.members[::-1]):
+            if self._serves(one) and not self._owned(other) and self._said(other) == "backup":
+                return one, other
+        return None
+
+    def place(self, member: Member) -> enter.Place:
+        """Its namespaces; also while no process is in them."""
+        pid = self.lab.place(member.node).pid
+        return enter.Place(pid, f"/proc/{pid}/root/run/netns/{member.name}")
+
     def run_inside(self, member: Member, *argv: str, stdin: str = "") -> str:
         """Run a program in the namespace of one of them; raises as `Lab.run`."""
         inside = ["ip", "netns", "exec", member.name, *argv]
@@ -159,7 +185,7 @@ class KeepalivedPair:
 
     def _namespace(self, member: Member) -> None:
         self.lab.run(member.node, ["ip", "netns", "add", member.name])
-        place, spec = self._place(member), self.spec
+        place, spec = self.place(member), self.spec
         uplink = spec.uplink
         loose = [sysctls.loose_reverse_path(uplink.name)] if uplink is not None else []
         enter.in_network(place, lambda: sysctls.apply(sysctls.INSTANCE))
@@ -189,7 +215,9 @@ class KeepalivedPair:
     def _start_keepalived(self, member: Member) -> None:
         member.state.unlink(missing_ok=True)
         conf, pid = member.folder / "keepalived.conf", member.folder / "keepalived.pid"
-        options = ["--dont-fork", "--log-console", "--log-detail", "--vrrp", f"--use-file={conf}"]
+        # Not --log-detail: a line per announcement stretches the time between the first and the
+        # last, in which replies come back by the one of the two that does not know the flow.
+        options = ["--dont-fork", "--log-console", "--no-syslog", "--vrrp", f"--use-file={conf}"]
         pids = [f"--pid={pid}", f"--vrrp_pid={member.folder / 'vrrp.pid'}"]
         self._spawn(member, "keepalived", *options, *pids)
 
@@ -205,14 +233,10 @@ class KeepalivedPair:
     def _daemon(self, member: Member, program: str) -> Daemon:
         return Daemon(self.lab.folder, f"{member.name}-{program}")
 
-    def _place(self, member: Member) -> enter.Place:
-        pid = self.lab.place(member.node).pid
-        return enter.Place(pid, f"/proc/{pid}/root/run/netns/{member.name}")
-
     def _owned(self, member: Member) -> frozenset[str]:
         """Those of the virtual addresses that it has now."""
         trie = Path("/proc/thread-self/net/fib_trie")
-        text = enter.in_network(self._place(member), trie.read_text)
+        text = enter.in_network(self.place(member), trie.read_text)
         return peerconf.local_addresses(text) & self._addresses
 
     def _said(self, member: Member) -> str:
@@ -223,13 +247,6 @@ class KeepalivedPair:
 
     def _serves(self, member: Member) -> bool:
         return self._owned(member) == self._addresses and self._said(member) == "primary"
-
-    def _roles(self) -> tuple[Member, Member] | None:
-        """Master and backup; None while one of the two is neither."""
-        for one, other in (self.members, self.members[::-1]):
-            if self._serves(one) and not self._owned(other) and self._said(other) == "backup":
-                return one, other
-        return None
 
     def _await(self, condition: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + LIMIT_S
@@ -253,7 +270,7 @@ class KeepalivedPair:
 
         Messages of FTFW keep their order: what the master sent before is there too.
         """
-        roles = self._roles()
+        roles = self.roles()
         assert roles is not None
         master, backup = roles
         conntrack = tools.need("conntrack")
