@@ -7,6 +7,7 @@ Everything is in the lab's namespaces, so it ends with the lab at the latest.
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import time
@@ -39,6 +40,17 @@ def missing(with_conntrackd: bool) -> str:
     """Why a pair cannot run on this machine; empty when it can."""
     wanted = ("keepalived", *(("conntrackd", "conntrack") if with_conntrackd else ()))
     return ", ".join(f"{name}: command not found" for name in wanted if not tools.find(name))
+
+
+def versions() -> dict[str, str]:
+    """Versions of the peers that are installed, by program: for the parameters of a result."""
+    found = {}
+    for program in ("keepalived", "conntrackd"):
+        if path := tools.find(program):
+            done = tools.run([path, "-v"])
+            match = re.search(r" v(\d[\d.]*)", done.stdout + done.stderr)
+            found[program] = match.group(1).rstrip(".") if match else "unknown"
+    return found
 
 
 @contextmanager
@@ -88,7 +100,7 @@ class KeepalivedPair:
         """Make both and wait until they are `ready`.
 
         Raises PreconditionError (`missing-tool:...`), VrhaError and its kin as `Lab.run` and
-        `Daemon.start`, DeadlineError. Nothing is left behind by any of them.
+        `Daemon.start`, DeadlineError. Nothing but logs is left behind by any of them.
         """
         try:
             self.progress(f"keepalived {'and conntrackd ' * self.with_conntrackd}on two nodes")
@@ -124,10 +136,7 @@ class KeepalivedPair:
 
         Raises DeadlineError (`keepalived-late`, `daemon-not-gone`), VrhaError as `Daemon.start`.
         """
-        roles = self.roles()
-        if roles is None:
-            raise DeadlineError("keepalived-late", "the pair is not ready", self._words())
-        master, backup = roles
+        master, backup = self._settled()
         self._daemon(master, "keepalived").kill(signal.SIGTERM)
         self._await(lambda: self._serves(backup), f"{backup.name} has taken over")
         self._start_keepalived(master)
@@ -248,6 +257,12 @@ class KeepalivedPair:
     def _serves(self, member: Member) -> bool:
         return self._owned(member) == self._addresses and self._said(member) == "primary"
 
+    def _settled(self) -> tuple[Member, Member]:
+        roles = self.roles()
+        if roles is None:
+            raise DeadlineError("keepalived-late", "the pair is not ready", self._words())
+        return roles
+
     def _await(self, condition: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + LIMIT_S
         while not condition():
@@ -270,9 +285,7 @@ class KeepalivedPair:
 
         Messages of FTFW keep their order: what the master sent before is there too.
         """
-        roles = self.roles()
-        assert roles is not None
-        master, backup = roles
+        master, backup = self._settled()
         conntrack = tools.need("conntrack")
         ends = ["-p", "udp", "-s", "192.0.2.1", "-d", "192.0.2.2", "--dport", "9"]
         ends += ["--sport", str(1024 + next(self._markers))]
