@@ -109,9 +109,7 @@ def test_a_copy_is_equal(world: World, closing: contextlib.ExitStack) -> None:
 
 
 @pytest.mark.parametrize("first", ["outside", "inside"])
-def test_tcp_goes_on_in_the_copy(
-    world: World, closing: contextlib.ExitStack, first: str
-) -> None:
+def test_tcp_goes_on_in_the_copy(world: World, closing: contextlib.ExitStack, first: str) -> None:
     connections = _all_tcp(world, closing)
     with world.a.source() as source, world.b.target() as target:
         bulk(source, target)
@@ -226,7 +224,9 @@ def test_what_belongs_to_one_namespace_stays(world: World) -> None:
     world.a.run("ping", "-c", "1", "127.0.0.1")
     world.a.run("ping", "-c", "1", "::1")
     with world.a.source() as source, world.b.target() as target:
-        world.a.run("sh", "-c", "ping -c 1 -W 0.1 224.0.0.1; ping -b -c 1 -W 0.1 255.255.255.255; true")
+        world.a.run(
+            "sh", "-c", "ping -c 1 -W 0.1 224.0.0.1; ping -b -c 1 -W 0.1 255.255.255.255; true"
+        )
         settled(source, target)
         bulk(source, target)
     lines = world.b.entries()
@@ -256,7 +256,11 @@ def test_both_directions_do_not_echo(world: World, closing: contextlib.ExitStack
         assert settled(from_b, to_a) > 0
         assert settled(from_a, to_b) == 0
         assert settled(from_b, to_a) == 0
-        print(to_a.carried(), world.a.entries("-p","tcp","--dport","9003"), world.b.entries("-p","tcp","--dport","9003"))
+        print(
+            to_a.carried(),
+            world.a.entries("-p", "tcp", "--dport", "9003"),
+            world.b.entries("-p", "tcp", "--dport", "9003"),
+        )
         assert [line for line in world.a.entries("-p", "tcp") if "CLOSE_WAIT" in line]
         assert same(world.a, world.b, "-p", "tcp")
 
@@ -284,9 +288,7 @@ def test_a_taken_nat_port_is_counted(world: World, closing: contextlib.ExitStack
     assert not [line for line in flows if ctkit.VM2 in line]
 
 
-def test_a_dump_never_puts_back_what_is_newer(
-    world: World, closing: contextlib.ExitStack
-) -> None:
+def test_a_dump_never_puts_back_what_is_newer(world: World, closing: contextlib.ExitStack) -> None:
     inside, outside = connected(closing, world.vm2, OUT, 9000, world.out)
     with world.a.source() as source, world.b.target() as target:
         stale = list(source.dump())

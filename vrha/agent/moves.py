@@ -18,9 +18,10 @@ from vrha import codec, failpoints
 from vrha.agent.stream import Stream
 from vrha.agent.wire import Neighbourhood, Say
 from vrha.errors import RefusedError, StepError, VrhaError
-from vrha.linux import neighbours, overlap, sysctls
-from vrha.linux.build import Stopwatch, Timings
+from vrha.linux import announce, neighbours, overlap, sysctls
+from vrha.linux.build import Stopwatch, Timings, host_ports
 from vrha.linux.handover import judge_answers
+from vrha.linux.hold import Hold
 from vrha.linux.neighbour_check import neighbour_check
 from vrha.linux.node import NodeKernel
 from vrha.model.evidence import Carried, Evidence
@@ -34,7 +35,11 @@ OFFER_S = 120.0
 """How long an offer stands."""
 DIAL_S, COPY_S, ANSWER_S = 5.0, 30.0, 5.0
 """Seconds for the connection, between frames of the copy, and for an answer."""
-ANNOUNCE_MS = (0, 1, 5, 20, 100)
+TURN_MS = (0, 1)
+"""The first announcements; after the last of them neighbours send to the new one."""
+HOLD_S = 0.25
+"""Longest hold, should this agent die in it."""
+ANNOUNCE_MS = (5, 20, 100)
 QUIET_S, BUSY_S, _LOOK_S = 0.06, 5.0, 0.02
 """The old one counts as unused after sending nothing for QUIET_S; BUSY_S is the limit for that."""
 
@@ -97,13 +102,13 @@ class Moves:
             with self._at.inside(ref):
                 sysctls.apply(sysctls.CONNTRACK)
                 overlap.keep_apart(self._at.site.rule_tools.nft, spec, is_new=False)
-                known = tuple(neighbours.entries())
+                known = neighbours.entries()
                 stream = Stream(link, self._answers(ref))
         except BaseException:
             link.close()
             raise
         try:
-            link.send(Say.NEIGHBOURS, codec.encode(Neighbourhood(known, heard)))
+            link.send(Say.NEIGHBOURS, codec.encode(Neighbourhood.of(known, heard)))
             stream.copy()
         except BaseException:
             stream.abandon()
@@ -174,7 +179,7 @@ class Moves:
             with watch.phase("neighbours"):
                 place = self._neighbourhood(stream)
                 with self._at.opened(step.new) as inner:
-                    carried = neighbours.put(place.neighbours, inner, self._at.site.home)
+                    carried = neighbours.put(place.table(), inner, self._at.site.home)
             with watch.phase("connections"):
                 _expect(stream, Say.COPIED)
             with self._at.inside(step.new):
@@ -201,15 +206,37 @@ class Moves:
             count = self._at.put_leases(step.new, leases)
             if count is not None:
                 taking.carried.append(Carried("leases", count, count))
-        with watch.phase("drain"):
-            taking.stream.ask(Say.FLUSH, Say.FLUSHED, ANSWER_S)
-        with watch.phase("flip"):
-            taking.stream.ask(Say.SILENCE, Say.SILENT, 2 * ANSWER_S)
-            failpoints.reach("flip.inside")
-            self._kernel.unmute(step.new)
+        spec = self._at.spec(step.new)
+        with self._at.announcer(spec) as ports, self._held(spec) as held:
+            with watch.phase("drain"):
+                taking.stream.ask(Say.FLUSH, Say.FLUSHED, ANSWER_S)
+            with watch.phase("flip"):
+                taking.stream.ask(Say.SILENCE, Say.SILENT, 2 * ANSWER_S)
+                failpoints.reach("flip.inside")
+                ours = host_ports(spec)
+                self._at.switch.change(unmute=ours, serve=ours)
+                announce.send_bursts(ports, TURN_MS, lambda: None)
+            with watch.phase("held"):
+                # What the old one learned from the neighbours' last frames to it.
+                taking.stream.ask(Say.FLUSH, Say.FLUSHED, ANSWER_S)
+                held.release()
         with watch.phase("announce"):
             self._kernel.announce(step.new, ANNOUNCE_MS)
         return watch.timings, Evidence()
+
+    @contextlib.contextmanager
+    def _held(self, spec: InstanceSpec) -> Iterator[Hold]:
+        """Packets to the new one wait until it knows what the old one knew: then neither NAT
+        ports nor states can differ.
+        """
+        held = Hold(self._at.site.route, host_ports(spec))
+        try:
+            if not Hold.available():
+                held.engage(HOLD_S)
+            yield held
+        finally:
+            held.release()
+            held.close()
 
     def verify(self, step: Verify) -> tuple[Timings, Evidence]:
         """The neighbours answer ours, and nobody sends to the old one any more.

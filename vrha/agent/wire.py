@@ -15,6 +15,7 @@ from vrha.errors import InputError
 from vrha.linux.ctwire import Change, Kind
 from vrha.linux.neighbour_check import PortAnswers
 from vrha.linux.neighbours import Neighbour
+from vrha.model.spec import Address
 
 _AT_MOST = 1000
 """Changes in one frame: each is below 1 kB, a frame below 4 MiB."""
@@ -48,11 +49,34 @@ class Say(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Known:
+    """A neighbour as it crosses the wire; `mac` in hexadecimal."""
+
+    port: str
+    address: Address
+    mac: str
+    state: int
+
+
+@dataclass(frozen=True, slots=True)
 class Neighbourhood:
     """Neighbours of the old instance, and who of them answered it just now."""
 
-    neighbours: tuple[Neighbour, ...]
+    neighbours: tuple[Known, ...]
     heard: tuple[PortAnswers, ...]
+
+    @classmethod
+    def of(cls, known: Iterable[Neighbour], heard: tuple[PortAnswers, ...]) -> Neighbourhood:
+        return cls(tuple(Known(k.port, k.address, k.mac.hex(), k.state) for k in known), heard)
+
+    def table(self) -> list[Neighbour]:
+        """The neighbours as the kernel half takes them. Raises InputError (`peer-frame`)."""
+        try:
+            return [
+                Neighbour(k.port, k.address, bytes.fromhex(k.mac), k.state) for k in self.neighbours
+            ]
+        except ValueError as error:
+            raise InputError("peer-frame", f"a neighbour without a MAC: {error}") from error
 
 
 def frames(changes: Sequence[Change]) -> Iterator[bytes]:

@@ -93,7 +93,8 @@ class Instances:
         Its dnsmasq reads them only at its start, so it is started again. Raises StepError
         `dnsmasq-failed`, `no-instance`.
         """
-        if sorted(leases.splitlines()) == sorted(self.leases(ref).splitlines()):
+        # Without leases there is only the server's own DUID, which nobody has seen yet.
+        if _granted(leases) <= _granted(self.leases(ref)):
             return None
         folder = self.folders.path(ref)
         with self.inside(ref) as inner:
@@ -102,7 +103,12 @@ class Instances:
                 dnsmasq.stop(pid, inner)
             dnsmasq.put_leases(self.folders, ref, leases)
             dnsmasq.start(self.site.dnsmasq, folder)
-        return sum(1 for line in leases.splitlines() if not line.startswith(b"duid"))
+        return len(_granted(leases))
+
+
+def _granted(leases: bytes) -> set[bytes]:
+    """Lines of a lease file that stand for a lease."""
+    return {line for line in leases.splitlines() if line and not line.startswith(b"duid")}
 
 
 def _of(ref: InstanceRef, names: frozenset[str]) -> list[str]:
