@@ -256,7 +256,6 @@ def test_both_directions_do_not_echo(world: World, closing: contextlib.ExitStack
         assert settled(from_b, to_a) > 0
         assert settled(from_a, to_b) == 0
         assert settled(from_b, to_a) == 0
-        print(
             to_a.carried(),
             world.a.entries("-p", "tcp", "--dport", "9003"),
             world.b.entries("-p", "tcp", "--dport", "9003"),
