@@ -108,10 +108,7 @@ class PeerServer:
 
     def _find(self, said: bytes) -> Expectation | None:
         with self._lock:
-            expectation = self._expected.get(said)
-        if expectation is None or expectation.terms.until <= time.monotonic():
-            return None
-        return expectation
+            return self._expected.get(said)
 
     def _serve(self) -> None:
         try:
@@ -138,10 +135,10 @@ class PeerServer:
         ready = {fd for fd, _ in poll.poll(self._next_ms())}
         if self._wake in ready:
             os.eventfd_read(self._wake)
+        self._expire(time.monotonic())
         for fd in ready & self._callers.keys():
             if not self._callers[fd].step():
                 del self._callers[fd]
-        self._expire(time.monotonic())
         if self._listener.fileno() in ready:
             self._accept()
 

@@ -33,7 +33,7 @@ from vrha.errors import (
     UnreachableError,
 )
 from vrha.peer import Identity, PeerServer, Refusal, dial
-from vrha.peer.frames import HELLO, MAGIC, MAX_GREETING, VERSION, knock, pack
+from vrha.peer.frames import HELLO, MAGIC, MAX_GREETING, NOBODY, VERSION, knock, pack
 from vrha.peer.identity import der
 from vrha.peer.server import MAX_CALLERS
 
@@ -218,20 +218,41 @@ def test_links_outlive_the_server(two: Two) -> None:
 
 
 @pytest.mark.parametrize(
-    "says",
+    ("says", "why"),
     [
-        b"GET / HTTP/1.1\r\n\r\n",
-        bytes(5000),
-        MAGIC + os.urandom(5000),
-        knock(SESSION) + os.urandom(5000),
+        (b"GET", Refusal.FOREIGN),
+        (bytes(5000), Refusal.FOREIGN),
+        (MAGIC + os.urandom(5000), Refusal.UNKNOWN_SESSION),
+        (knock(SESSION) + bytes(5000), Refusal.FOREIGN),
     ],
 )
-def test_garbage_is_turned_away(two: Two, says: bytes) -> None:
+def test_garbage_is_turned_away(two: Two, says: bytes, why: Refusal) -> None:
     two.expect()
     with stranger(two.server, says) as sock:
         assert hung_up(sock)
-    until(lambda: sum(two.server.refusals.values()) == 1)
+    until(lambda: two.server.refusals == {why: 1})
     two.dial().close()
+
+
+def test_a_caller_can_read_why_before_the_connection_ends(two: Two) -> None:
+    with stranger(two.server, knock(SESSION) + bytes(5000)) as sock:
+        assert sock.recv(100) == NOBODY
+        assert sock.recv(100) == b""
+
+
+def test_strangers_drive_out_strangers_only(two: Two) -> None:
+    two.expect()
+    context = two.b.client_context(der(two.a.certificate))
+    strangers: list[socket.socket] = []
+    with stranger(two.server, knock(SESSION)) as plain:
+        try:
+            strangers += [stranger(two.server) for _ in range(3 * MAX_CALLERS)]
+            until(lambda: two.server.refusals.get(Refusal.CROWDED, 0) > 2 * MAX_CALLERS)
+            with context.wrap_socket(plain) as sock:
+                assert sock.version() == "TLSv1.3"
+        finally:
+            for each in strangers:
+                each.close()
 
 
 @pytest.mark.parametrize(
