@@ -24,6 +24,7 @@ from vrha.linux.handover import judge_answers
 from vrha.linux.hold import Hold
 from vrha.linux.neighbour_check import neighbour_check
 from vrha.linux.node import NodeKernel
+from vrha.linux.urgency import urgent
 from vrha.model.evidence import Carried, Evidence
 from vrha.model.spec import InstanceRef, InstanceSpec
 from vrha.model.steps import Flip, Offer, Sync, Verify
@@ -211,7 +212,7 @@ class Moves:
         with watch.phase("drain"):
             _catch_up(taking.stream)
         spec = self._at.spec(step.new)
-        with self._at.announcer(spec) as ports, self._held(spec) as held:
+        with self._at.announcer(spec) as ports, self._held(spec) as held, urgent():
             taking.stream.ask(Say.FLUSH, Say.FLUSHED, ANSWER_S)
             with watch.phase("flip"):
                 taking.stream.ask(Say.SILENCE, Say.SILENT, 2 * ANSWER_S)

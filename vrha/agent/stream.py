@@ -14,6 +14,7 @@ from vrha.agent.wire import Say, changes_of, frames
 from vrha.errors import DeadlineError, StepError, UnreachableError, VrhaError
 from vrha.linux.conntrack import Source, Target
 from vrha.linux.ctwire import Change
+from vrha.linux.urgency import urgent
 from vrha.peer import PeerLink
 
 log = logging.getLogger(__name__)
@@ -107,7 +108,8 @@ class Stream:
     def run(self) -> None:
         """Let it flow until one of the two ends it; then everything of it is closed."""
         try:
-            self._flow()
+            with urgent():
+                self._flow()
         except UnreachableError as error:
             if not self._ended:
                 log.info("%s", error.message)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from vrha.linux import netns
 from vrha.linux.conntrack import Source, Target
+from vrha.linux.urgency import urgent
 from vrha.model.evidence import Carried
 
 log = logging.getLogger(__name__)
@@ -79,6 +80,10 @@ class Following:
         for source, _ in (self._forward, self._backward):
             poll.register(source.fileno(), select.POLLIN)
         poll.register(self._wake, select.POLLIN)
+        with urgent():
+            self._loop(poll)
+
+    def _loop(self, poll: select.poll) -> None:
         while True:
             poll.poll()
             with self._lock:

@@ -28,6 +28,7 @@ from vrha.linux.hold import Hold
 from vrha.linux.instances import Instances
 from vrha.linux.neighbour_check import PortAnswers, neighbour_check
 from vrha.linux.netlink import Message, NetlinkError
+from vrha.linux.urgency import urgent
 from vrha.model.evidence import Carried, Evidence, Measured
 from vrha.model.spec import InstanceRef, InstanceSpec
 
@@ -127,7 +128,7 @@ class Handovers:
                 self._resync(old, new)
         moves = self._moves(spec)
         session = self._session(old, new)
-        with self._at.announcer(spec) as ports, _no_collection(), ExitStack() as stack:
+        with self._at.announcer(spec) as ports, _no_interruption(), ExitStack() as stack:
             held = stack.enter_context(self._held(spec)) if hold and leaving else None
             with watch.phase("drain"):
                 _drain(session)
@@ -295,12 +296,13 @@ def _drain(session: _Session | None) -> None:
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
+def _no_interruption() -> Iterator[None]:
     """A garbage collection in the wrong millisecond would be a gap."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
-        yield
+        with urgent():
+            yield
     finally:
         if was_enabled:
             gc.enable()
