@@ -144,7 +144,10 @@ class Wanted:
 
 
 def restart(tx: Tx, desired: Desired, router: Router, wanted: Wanted) -> Run:
-    """`restart network with cleanup` of the router, or its move. Raises RefusedError."""
+    """`restart network with cleanup` of the router, or its move.
+
+    Raises RefusedError, NotFoundError `no-such-node`.
+    """
     state = tx.router_state(router.name) or RouterState(router.name)
     following = replace(state, epoch=state.epoch + 1, generation=state.generation + 1)
     ref = InstanceRef(router.name, following.generation)
@@ -159,7 +162,7 @@ def restart(tx: Tx, desired: Desired, router: Router, wanted: Wanted) -> Run:
             + (f" ({state.failed})" if state.failed else ""),
             "`vrha apply` tries again to create it; `vrha node list` shows the nodes.",
         )
-    node = wanted.options.node or _placed(tx, desired, router, live, wanted.planned)
+    node = _target(tx, desired, router, live, wanted)
     way = _way(tx, state, live, node, spec, wanted)
     if is_unsettled(state):
         way = replace(way, silence=_others(tx, desired, state, live))
@@ -170,10 +173,12 @@ def restart(tx: Tx, desired: Desired, router: Router, wanted: Wanted) -> Run:
     return plan.restart(new_run_id(), way, live, node, spec, wanted.kind)
 
 
-def _placed(
-    tx: Tx, desired: Desired, router: Router, live: plan.Live, planned: Sequence[Run]
-) -> str:
-    placement = placement_of(tx, desired, router, live.node, planned)
+def _target(tx: Tx, desired: Desired, router: Router, live: plan.Live, wanted: Wanted) -> str:
+    if wanted.options.node:
+        _refuse_unknown(desired, wanted.options.node)
+        _refuse_unfit(tx, desired, router, wanted.options.node, wanted.planned)
+        return wanted.options.node
+    placement = placement_of(tx, desired, router, live.node, wanted.planned)
     if not placement.node:
         raise RefusedError(
             NO_NODE,
@@ -262,9 +267,7 @@ def refuse_target(tx: Tx, desired: Desired, router: Router, node: str) -> None:
 
     Raises NotFoundError `no-such-node`, RefusedError `already-there`, `no-node`.
     """
-    if node not in (n.name for n in desired.nodes):
-        known = ", ".join(n.name for n in desired.nodes)
-        raise NotFoundError("no-such-node", f"no node {node}", f"Nodes: {known}.")
+    _refuse_unknown(desired, node)
     state = tx.router_state(router.name)
     if state is not None and state.active and state.node == node:
         raise RefusedError(
@@ -272,7 +275,19 @@ def refuse_target(tx: Tx, desired: Desired, router: Router, node: str) -> None:
             f"router {router.name} is on {node} already",
             "`vrha network restart` replaces it there.",
         )
-    reason = placement_of(tx, desired, router).unfit.get(node)
+    _refuse_unfit(tx, desired, router, node)
+
+
+def _refuse_unknown(desired: Desired, node: str) -> None:
+    if node not in (n.name for n in desired.nodes):
+        known = ", ".join(n.name for n in desired.nodes)
+        raise NotFoundError("no-such-node", f"no node {node}", f"Nodes: {known}.")
+
+
+def _refuse_unfit(
+    tx: Tx, desired: Desired, router: Router, node: str, planned: Sequence[Run] = ()
+) -> None:
+    reason = placement_of(tx, desired, router, planned=planned).unfit.get(node)
     if reason is not None:
         raise RefusedError(NO_NODE, f"{node} cannot host router {router.name}: {reason}")
 
