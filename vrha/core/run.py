@@ -294,12 +294,23 @@ def _proceed(run: Run, now: float, limits: Limits) -> Result:
     )
     for record in started:
         run = _with_record(run, undo, record)
-    # What can still be taken back must not happen once that has begun; the rest may come late.
-    valid = None if undo or _no_way_back(run) else limit
+    valid = limit if _may_not_come_late(run, undo, batch) else None
     expires = None if valid is None else now + valid
     order = sum(r.attempt for r in (*run.steps, *run.undo))
     node = node_of(started[0].step)
     return run, (Dispatch(node, undo, attempt, started, order, expires, valid),)
+
+
+def _may_not_come_late(run: Run, undo: bool, batch: list[StepRecord]) -> bool:
+    """Whether the steps must not happen once the run has gone on without them.
+
+    So it is with what can be taken back, once that has begun. And with a destroy after something
+    was given up: by then it may have been found that only that instance serves.
+    """
+    if not undo:
+        return not _no_way_back(run)
+    in_doubt = any(r.status is StepStatus.ABANDONED for r in run.undo)
+    return in_doubt and any(isinstance(r.step, Destroy) for r in batch)
 
 
 def _finish(run: Run) -> Result:

@@ -157,6 +157,8 @@ def test_an_unknown_owner_blocks_a_restart_until_its_node_is_heard(world: World)
     (view,) = world.service.routers()
     assert (view.status, view.reason) == (RouterStatus.SERVING, "")
     assert world.owners() == [InstanceRef("r1", 3)]
+    world.heard(2)
+    world.settle()
     assert world.all_instances() == {InstanceRef("r1", 3)}
 
 
