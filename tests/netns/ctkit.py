@@ -44,6 +44,9 @@ table ip6 nat {{
   }}
 }}
 table inet filter {{
+  ct helper control {{
+    type "ftp" protocol tcp;
+  }}
   chain zones {{
     type filter hook prerouting priority -300;
     udp dport {ZONED} ct zone set 5
@@ -53,6 +56,7 @@ table inet filter {{
     type filter hook forward priority 0; policy drop;
     ct state established,related accept
     tcp dport {LABELLED} ct mark set 0x2a ct label set 3
+    tcp dport 21 ct helper set "control"
     iifname g0 accept
     ct status dnat accept
   }}
@@ -141,13 +145,13 @@ def ip(line: str) -> None:
 def _router(name: str) -> Vr:
     ip(f"netns add {name}")
     made = Vr(name)
+    made.run("sh", "-c", "echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad")
     for port, inner, bridge, mac in (("g", "g0", "br-a", "01"), ("p", "p0", "br-up", "02")):
         ip(
             f"link add {port}-{name} type veth peer name {inner} "
             f"address 02:76:00:00:00:{mac} netns {name}"
         )
         ip(f"link set {port}-{name} master {bridge}")
-    made.run("sh", "-c", "echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad")
     made.run("sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
     made.run("sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/all/forwarding")
     made.run("nft", "-f", "-", stdin=RULES)

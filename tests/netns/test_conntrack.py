@@ -113,9 +113,7 @@ def test_a_copy_is_equal(world: World, closing: contextlib.ExitStack) -> None:
 
 
 @pytest.mark.parametrize("first", ["outside", "inside"])
-def test_tcp_goes_on_in_the_copy(
-    world: World, closing: contextlib.ExitStack, first: str
-) -> None:
+def test_tcp_goes_on_in_the_copy(world: World, closing: contextlib.ExitStack, first: str) -> None:
     connections = _all_tcp(world, closing)
     with world.a.source() as source, world.b.target() as target:
         bulk(source, target)
@@ -229,7 +227,9 @@ def test_what_belongs_to_one_namespace_stays(world: World) -> None:
     world.a.run("ping", "-c", "1", "127.0.0.1")
     world.a.run("ping", "-c", "1", "::1")
     with world.a.source() as source, world.b.target() as target:
-        world.a.run("sh", "-c", "ping -c 1 -W 0.1 224.0.0.1; ping -b -c 1 -W 0.1 255.255.255.255; true")
+        world.a.run(
+            "sh", "-c", "ping -c 1 -W 0.1 224.0.0.1; ping -b -c 1 -W 0.1 255.255.255.255; true"
+        )
         settled(source, target)
         bulk(source, target)
     lines = world.b.entries()
@@ -285,9 +285,7 @@ def test_a_taken_nat_port_is_counted(world: World, closing: contextlib.ExitStack
     assert not [line for line in flows if ctkit.VM2 in line]
 
 
-def test_a_dump_never_puts_back_what_is_newer(
-    world: World, closing: contextlib.ExitStack
-) -> None:
+def test_a_dump_never_puts_back_what_is_newer(world: World, closing: contextlib.ExitStack) -> None:
     inside, outside = connected(closing, world.vm2, OUT, 9000, world.out)
     with world.a.source() as source, world.b.target() as target:
         stale = list(source.dump())
@@ -350,6 +348,52 @@ def test_an_entry_that_ended_too_early_comes_again(
         bulk(source, target)
         assert same(world.a, world.b, "-p", "tcp")
         assert target.carried().refused == ()
+
+
+def test_a_connection_that_another_one_announced(
+    world: World, closing: contextlib.ExitStack
+) -> None:
+    """An FTP data connection goes with its control connection, and never without."""
+    inside, outside = connected(closing, world.vm2, OUT, 21, world.out)
+    outside.send(b"227 Entering Passive Mode (203,0,113,1,200,10)\r\n")
+    assert inside.recv(100)
+    data = connected(closing, world.vm2, OUT, 200 * 256 + 10, world.out)
+    assert "helper=ftp" in str(world.a.entries("-p", "tcp"))
+    with world.a.source() as source, world.b.target() as target:
+        chunks = list(source.dump())
+        (announced,) = [c for chunk in chunks for c in chunk if c.update and c.is_expected]
+        target.apply([announced])
+        assert target.carried().refused == (("expectation", 1),)
+        for chunk in chunks:
+            target.apply(chunk)
+        assert target.carried().refused == (("expectation", 1),)
+        assert same(world.a, world.b, "-p", "tcp")
+        world.flip()
+        assert talks(*data[::-1])
+        assert talks(outside, inside)
+
+
+def test_poisoned_changes_are_counted_and_harm_nothing(
+    world: World, closing: contextlib.ExitStack
+) -> None:
+    _udp_flow(world, closing, 9000)
+    with world.a.source() as source, world.b.target() as target:
+        found = [change for chunk in source.dump() for change in chunk]
+        target.apply(found)
+        before = world.b.entries().keys()
+        good = found[0]
+        poison = [
+            Change(Kind.REMOVED, b""),
+            Change(Kind.REMOVED, b"\2\0\0\0"),
+            Change(Kind.REMOVED, good.key[:4] + good.update),
+            Change(Kind.SET, good.key + b"x", good.create, good.update),
+            Change(Kind.SET, good.key, good.create, good.update + b"x"),
+            Change(Kind.SET, good.key, good.create, b""),
+            Change(Kind.SET, good.key[:-4], good.create, good.update),
+        ]
+        target.apply([*poison, good])
+        assert target.carried().refused == (("invalid", len(poison)),)
+        assert world.b.entries().keys() == before
 
 
 def _flood(world: World, closing: contextlib.ExitStack, first: int, count: int) -> None:
