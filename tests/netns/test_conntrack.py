@@ -355,8 +355,9 @@ def test_a_connection_that_another_one_announced(
 ) -> None:
     """An FTP data connection goes with its control connection, and never without."""
     inside, outside = connected(closing, world.vm2, OUT, 21, world.out)
-    outside.send(b"227 Entering Passive Mode (203,0,113,1,200,10)\r\n")
-    assert inside.recv(100)
+    for line in (b"220 ready\r\n", b"227 Entering Passive Mode (203,0,113,1,200,10)\r\n"):
+        outside.send(line)
+        assert inside.recv(100) == line
     data = connected(closing, world.vm2, OUT, 200 * 256 + 10, world.out)
     assert "helper=ftp" in str(world.a.entries("-p", "tcp"))
     with world.a.source() as source, world.b.target() as target:
