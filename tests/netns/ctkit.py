@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
@@ -240,9 +241,12 @@ def settled(source: conntrack.Source, target: conntrack.Target) -> int:
     return total
 
 
-def same(a: Vr, b: Vr, *filters: str, slack: int = 3) -> bool:
+def same(a: Vr, b: Vr, *filters: str, slack: float = 4.0) -> bool:
     """Whether both hold the same entries with the same timeouts, give or take `slack` seconds."""
+    began = time.monotonic()
     first, second = a.entries(*filters), b.entries(*filters)
+    # Time goes on while the second one is listed.
+    slack += time.monotonic() - began
     assert first.keys() == second.keys(), sorted(first.keys() ^ second.keys())
     return all(abs(first[line] - second[line]) <= slack for line in first)
 
