@@ -14,7 +14,7 @@ from unittest import mock
 from vrha import codec
 from vrha.agent import executor
 from vrha.agent.epochs import Epochs
-from vrha.agent.executor import Executor
+from vrha.agent.executor import Executor, Hands
 from vrha.bus.topology import MAX_DOWN
 from vrha.core.run import Limits
 from vrha.errors import StepError
@@ -201,7 +201,7 @@ class FakeNode:
         self.life += 1
         self.sessions = FakeSessions()
         kernel = cast(NodeKernel, self.kernel)
-        self._executor = Executor(self.name, kernel, Epochs(self._epochs))
+        self._executor = Executor(self.name, Hands(kernel), Epochs(self._epochs))
 
     @property
     def instances(self) -> dict[InstanceRef, FakeInstance]:
