@@ -9,7 +9,7 @@ import pytest
 from tests.unit.core.test_run import LIMITS, LIVE, NEW, OLD, Driver, spec
 from vrha.core import plan
 from vrha.core.outcome import outcome_of
-from vrha.core.run import Dispatch, Limits, Resume, StepDone, StepFailed, Tick, advance
+from vrha.core.run import Dispatch, Limits, Resume, StepDone, StepFailed, Tick
 from vrha.core.steps import describe, node_of, outline, undo_of
 from vrha.model.runs import Run, RunKind, RunStatus, StepStatus, Strategy
 from vrha.model.spec import InstanceRef
@@ -105,8 +105,11 @@ def test_on_one_node_everything_is_carried_over_before_one_flip() -> None:
     ]
     assert run.point_of_no_return == 5
     assert (run.old, run.new, run.strategy) == (OLD, NEW, Strategy.HANDOVER)
-    assert batches(run) == [["n1", "build"], ["n1", "sync"], ["n1", "flip", "verify"]] + [
-        ["n1", "destroy"]
+    assert batches(run) == [
+        ["n1", "build"],
+        ["n1", "sync"],
+        ["n1", "flip", "verify"],
+        ["n1", "destroy"],
     ]
 
 
@@ -266,8 +269,7 @@ def test_a_resumed_run_sends_its_flip_again(run: Run) -> None:
 # --- a way back that is not confirmed -------------------------------------------------------
 
 
-def test_a_flip_back_that_is_not_confirmed_leaves_both(
-) -> None:
+def test_a_flip_back_that_is_not_confirmed_leaves_both() -> None:
     driver = failed_at(on_one_node(), Verify)
     give_up(driver)
     assert driver.finished == [RunStatus.ROLLED_BACK]
