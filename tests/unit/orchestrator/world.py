@@ -300,7 +300,13 @@ def _ignore_kernel(action: Callable[[Any], None], kernel: NodeKernel, step: Step
 class World:
     """Engine, service and two nodes; `settle` carries messages until nobody has any."""
 
-    def __init__(self, folder: Path, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        limits: Limits | None = None,
+        preferred: Strategy = Strategy.PARALLEL,
+    ) -> None:
+        self.preferred = preferred
         self.folder = folder
         self.url = f"sqlite:///{folder}/store.db"
         self.now = 1000.0
@@ -320,7 +326,7 @@ class World:
         self.metrics = Metrics()
         self.engine = Engine(self.store, self.limits, self.metrics, lambda: None, lambda: self.now)
         self.service = OrchestratorService(
-            self.store, self.engine, self.metrics, lambda: None, lambda: True, Strategy.PARALLEL
+            self.store, self.engine, self.metrics, lambda: None, lambda: True, self.preferred
         )
 
     def restart_orchestrator(self) -> None:
