@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -87,7 +88,7 @@ def test_rows_of_anything_come_in_turn() -> None:
         return taken()
 
     said: list[str] = []
-    rows = measure([(n, lambda n=n: take(n)) for n in ("a", "b")], 2, said.append)  # type: ignore[misc]
+    rows = measure([(name, partial(take, name)) for name in ("a", "b")], 2, said.append)
     assert order == ["a", "b", "a", "b"]
     assert [(row["row"], len(row["runs"])) for row in rows] == [("a", 2), ("b", 2)]
     assert said[0].startswith("run 1 of 2: a: lost 0 egress, 0 ingress, 0 fresh")
@@ -104,11 +105,9 @@ def test_the_table_tells_fresh_flows_connections_and_stalls() -> None:
     runs = [taken(), taken(lost=3, alive=21, stall=12.25), taken(lost=4, alive=0, stall=None)]
     text = table(report.result("restart", {}, [{"row": "x", "runs": runs}]))
     head, _, line = text.splitlines()
-    cells = dict(zip(head.split("  "), line.split("  "), strict=False))
     assert [c.strip() for c in head.split("  ") if c.strip()][4:8] == [
         *("lost fresh", "longest gap ms", "TCP alive", "longest stall ms")
     ]
-    assert cells, text
     assert "3 / 4" in line
     assert "52 of 93" in line
     assert "11.4 / 12.2" in line

@@ -5,7 +5,6 @@ Missed ticks are counted and never made up for by a burst: a burst would hide an
 
 from __future__ import annotations
 
-import resource
 import select
 import threading
 import time
@@ -26,7 +25,16 @@ from vrha.probe.channels import (
 )
 from vrha.probe.established import EstablishedChannel, Pacer
 from vrha.probe.fresh import AHEAD, FRESH_LIMIT_NS, FreshChannel
-from vrha.probe.kernel import NS_PER_S, Batch, Clock, Namespace, Privileges, Timer, steady
+from vrha.probe.kernel import (
+    NS_PER_S,
+    Batch,
+    Clock,
+    Namespace,
+    Privileges,
+    Timer,
+    allow_open_files,
+    steady,
+)
 from vrha.probe.result import Result, Stream, StreamResult
 
 __all__ = ["GRACE_S", "Prober", "Result", "Stream", "StreamResult"]
@@ -339,15 +347,13 @@ def _check_streams(streams: Sequence[Stream]) -> None:
 def _room_for_connections(streams: Sequence[Stream]) -> None:
     """In an outage all attempts of a second are open at once."""
     need = 64 + 3 * len(streams) + sum(map(_sockets, streams))
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and need > hard:
+    allowed = allow_open_files(need)
+    if allowed < need:
         raise InputError(
             "too-many-connections",
-            f"the streams may need {need} open files, but the limit is {hard}",
+            f"the streams may need {need} open files, but the limit is {allowed}",
             "Use a longer interval or raise `ulimit -n`.",
         )
-    if soft != resource.RLIM_INFINITY and need > soft:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (need, hard))
 
 
 def _sockets(stream: Stream) -> int:
