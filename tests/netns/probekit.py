@@ -36,11 +36,13 @@ class Pair:
         )
 
 
-def wait_until(condition: Callable[[], bool], what: str, limit_s: float = 20.0) -> None:
+def wait_until(
+    condition: Callable[[], bool], what: str, limit_s: float = 20.0, pause_s: float = 0.005
+) -> None:
     deadline = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < deadline, f"not in {limit_s} s: {what}"
-        time.sleep(0.005)
+        time.sleep(pause_s)
 
 
 @contextmanager

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
+import statistics
+import struct
 import subprocess
+import termios
 import time
 from collections.abc import Iterator
 
@@ -33,6 +37,7 @@ from vrha.probe.process import ProbeProcess, serving
 from vrha.probe.report import excess
 from vrha.probe.responder import Services
 from vrha.probe.result import ConnectionsResult, Result, Stream
+from vrha.probe.wire import MESSAGE
 
 pytestmark = pytest.mark.root
 
@@ -214,6 +219,32 @@ def test_the_probing_end_sends_nothing_on_a_push_connection(served: Pair) -> Non
         assert counted(served) == 0
         sock.send(b"something")
         wait_until(lambda: counted(served) == 1, "the counter to see what is sent")
+
+
+def test_what_is_pushed_is_acknowledged_at_once(pair: Pair) -> None:
+    """An acknowledgement that waits for the prober to read would come after a fault, and make the
+    inside speak where only the outside should."""
+    with Namespace(pair.b) as entered:
+        listener = socket.create_server((B4, PUSH))
+    entered.close()
+    waits = []
+    with listener, ProbeProcess(long_ones(pair, count=1)[1:]) as probe:
+        sock, _ = listener.accept()
+        with sock:
+            for _ in range(100):
+                sent = time.monotonic()
+                sock.send(MESSAGE)
+                wait_until(lambda: unacknowledged(sock) == 0, "an acknowledgement", pause_s=0)
+                waits.append(time.monotonic() - sent)
+                time.sleep(0.0073)
+            probe.stop()
+    # The first ones the kernel acknowledges by itself, to open the window.
+    assert statistics.median(waits[40:]) < 0.0015
+
+
+def unacknowledged(sock: socket.socket) -> int:
+    """Bytes that the far end has not acknowledged, tcp(7) SIOCOUTQ."""
+    return struct.unpack("@i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0]
 
 
 def counted(pair: Pair) -> int:

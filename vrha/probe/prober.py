@@ -102,6 +102,11 @@ class Prober:
         _check_streams(streams)
         self._epoll = select.epoll()
         self._inbox = Inbox()
+        # Reading a connection sends the acknowledgement. On one where only the far end may speak
+        # it must not come from this end's leisure: late ones make a router that lost the flow
+        # learn it again.
+        self._prompt = Inbox()
+        self._epoll.register(self._prompt.fileno(), select.EPOLLIN)
         self._channels: list[Channel] = []
         self._lanes: dict[int, _Lane] = {}
         self._pacers: list[Pacer] = []
@@ -124,8 +129,10 @@ class Prober:
             match stream.kind:
                 case "tcp-connect":
                     return ConnectChannel(stream, namespace, self._epoll)
-                case "tcp-echo" | "tcp-push":
+                case "tcp-echo":
                     return EstablishedChannel(stream, namespace, self._inbox)
+                case "tcp-push":
+                    return EstablishedChannel(stream, namespace, self._prompt)
                 case "udp-fresh":
                     return FreshChannel(stream, namespace, self._inbox)
                 case "icmp" | "udp":
@@ -167,6 +174,7 @@ class Prober:
         self._channels, self._lanes = [], {}
         self._epoll.close()
         self._inbox.close()
+        self._prompt.close()
 
     def run(
         self,
@@ -216,6 +224,8 @@ class Prober:
                 lane = self._lanes.get(fd)
                 if lane is not None:
                     lane.fire()
+                elif fd == self._prompt.fileno():
+                    self._prompt.drain(self._arrivals(clock))
                 else:
                     self._connected(fd)
             now = time.monotonic_ns()
@@ -250,11 +260,15 @@ class Prober:
                 return
 
     def _drain(self, clock: Clock) -> None:
-        instead = time.monotonic_ns() if clock.stepped() else None
-        arrivals = Arrivals(self._batch, clock.offset, instead)
+        arrivals = self._arrivals(clock)
         for channel in self._echoes:
             channel.drain(arrivals)
         self._inbox.drain(arrivals)
+        self._prompt.drain(arrivals)
+
+    def _arrivals(self, clock: Clock) -> Arrivals:
+        instead = time.monotonic_ns() if clock.stepped() else None
+        return Arrivals(self._batch, clock.offset, instead)
 
     def _result(
         self, t0: int, t0_real: int, end: int, clock: Clock, privileges: Privileges, cpu: int
