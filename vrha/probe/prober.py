@@ -146,9 +146,11 @@ class Prober:
             self._add_lane(interval, [c for c in self._probes if c.stream.interval_ms == interval])
         echoes = [c for c in self._established if c.stream.kind == "tcp-echo"]
         for interval in sorted({c.stream.interval_ms for c in echoes}):
-            pacer = Pacer(interval, [c for c in echoes if c.stream.interval_ms == interval])
+            same = [c for c in echoes if c.stream.interval_ms == interval]
+            tick = min(interval, PACE_MS)
+            pacer = Pacer(interval, tick, same)
             self._pacers.append(pacer)
-            self._add_lane(min(interval, PACE_MS), [pacer])
+            self._add_lane(tick, [pacer])
 
     def _add_lane(self, interval_ms: float, senders: Sequence[_Sender]) -> None:
         lane = _Lane(interval_ms, senders)

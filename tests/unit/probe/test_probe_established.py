@@ -58,7 +58,7 @@ def far() -> Iterator[Far]:
 def test_each_connection_has_its_turn_once_per_interval(
     far: Far, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pacer = Pacer(8.0, [far.channel])
+    pacer = Pacer(8.0, 1.0, [far.channel])
     now = 1_000 * MS
     monkeypatch.setattr(time, "monotonic_ns", lambda: now)
     pacer.begin(now)
@@ -74,10 +74,28 @@ def test_each_connection_has_its_turn_once_per_interval(
     ]
 
 
+def test_a_tick_that_comes_a_little_late_moves_no_turn(
+    far: Far, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Turns at 0, 2.5, 5 and 7.5 ms: at 2.9 ms the second one waits for the tick of 3 ms."""
+    pacer = Pacer(10.0, 1.0, [far.channel])
+    now = 1_000 * MS
+    monkeypatch.setattr(time, "monotonic_ns", lambda: now)
+    pacer.begin(now)
+    pacer.probe()
+    assert far.messages() == [1, 0, 0, 0]
+    now += 2_900_000
+    pacer.probe()
+    assert far.messages() == [0, 0, 0, 0]
+    now += 100_000
+    pacer.probe()
+    assert far.messages() == [0, 1, 0, 0]
+
+
 def test_after_a_pause_each_connection_has_one_turn_and_no_more(
     far: Far, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pacer = Pacer(8.0, [far.channel])
+    pacer = Pacer(8.0, 1.0, [far.channel])
     now = 1_000 * MS
     monkeypatch.setattr(time, "monotonic_ns", lambda: now)
     pacer.begin(now)
