@@ -269,7 +269,11 @@ def _has_left(request: RolloutRequest, state: RouterState) -> bool:
 
 
 def _wanted(
-    request: RolloutRequest, preferred: Strategy, *, dry_run: bool = False, planned: Sequence[Run] = ()
+    request: RolloutRequest,
+    preferred: Strategy,
+    *,
+    dry_run: bool = False,
+    planned: Sequence[Run] = (),
 ) -> Wanted:
     if request.kind is RolloutKind.RESTART:
         return Wanted(preferred, request.options, RunKind.RESTART, dry_run, planned)

@@ -110,9 +110,7 @@ def network_view(
     )
 
 
-def node_view(
-    node: Node, state: NodeState | None, now: float, draining: bool = False
-) -> NodeView:
+def node_view(node: Node, state: NodeState | None, now: float, draining: bool = False) -> NodeView:
     """A node and what its agent last said; `now` in seconds of the wall clock."""
     return NodeView(
         name=node.name,
