@@ -56,7 +56,8 @@ def demonstrate(arguments: argparse.Namespace) -> int:
     with zone(arguments.scenario, f"demo-{os.getpid()}", progress) as measured:
         network = measured.network
         progress(f"restart network {network} with cleanup, {arguments.runs} times per strategy")
-        rows = restart.measure(measured, tuple(Strategy), arguments.runs)
+        wanted = restart.rows_of(measured, tuple(Strategy))
+        rows = restart.measure(wanted, arguments.runs, progress)
     progress("everything is taken down again")
     params = {"scenario": arguments.scenario, "interval_ms": 1, "runs": arguments.runs}
     result = report.result("restart", params, rows)
@@ -67,8 +68,9 @@ def demonstrate(arguments: argparse.Namespace) -> int:
 
 
 NOTES = (
-    "Lost: probes of the worse of two 1 ms streams (ICMP, UDP) per direction, median / worst of\n"
-    "the runs. `control` is the same probing without a restart: the noise of this machine."
+    "Lost: probes of the worst 1 ms stream (ICMP, UDP; 1:1 and source NAT) per direction, median\n"
+    "/ worst of the runs; fresh: each probe from another source port. TCP: long connections\n"
+    "through NAT, all runs. `control` is the same probing without a restart: the machine's noise."
 )
 
 

@@ -24,12 +24,12 @@ SWAPS = 200
 CLIENT, GATEWAY = bytes([10, 1, 1, 50]), bytes([10, 1, 1, 1])
 
 
-def listener(on: Machine) -> socket.socket:
-    """A raw socket on the machine's port that hears everything."""
+def listener(on: Machine, port: str = "e0") -> socket.socket:
+    """A raw socket on a port of the machine that hears everything."""
     sock = on.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
     sock.setsockopt(socket.SOL_SOCKET, 33, 16 << 20)  # SO_RCVBUFFORCE
-    sock.bind(("e0", ETH_P_ALL))
-    on.run("ip", "link", "set", "e0", "promisc", "on")
+    sock.bind((port, ETH_P_ALL))
+    on.run("ip", "link", "set", port, "promisc", "on")
     sock.settimeout(0.5)
     return sock
 

@@ -12,14 +12,18 @@ from vrha.config.desired import load
 from vrha.errors import DeadlineError, VrhaError
 from vrha.lab.zone import Lab
 from vrha.model.runs import RestartOptions, RunStatus, Strategy
-from vrha.model.spec import Desired
+from vrha.model.spec import Address, Desired, Router
 from vrha.model.views import RouterStatus, RunView
 from vrha.probe.process import ProbeProcess, serving
-from vrha.probe.result import Stream
+from vrha.probe.responder import Services
+from vrha.probe.result import Kind, Stream
 
 WARM_S = 0.5
 SETTLE_S = 1.5
 """Probing before and after the operation; a longer outage shows as unrestored."""
+
+ANSWER, ECHO, PUSH = Services().ports
+PUBLIC_ADDRESSES = 10
 
 Progress = Callable[[str], None]
 
@@ -34,7 +38,7 @@ def zone(scenario: str, name: str, progress: Progress) -> Iterator[MeasuredZone]
         progress(f"applying {len(desired.networks)} networks, {len(desired.routers)} routers")
         client.apply(desired)
         _await_serving(client)
-        with serving(7, [lab.netns_path(machine) for machine in lab.machines]):
+        with serving(ANSWER, [lab.netns_path(machine) for machine in lab.machines]):
             yield MeasuredZone(lab, client, desired, progress)
 
 
@@ -86,23 +90,68 @@ class MeasuredZone:
 
 
 def _streams(lab: Lab, desired: Desired) -> tuple[Stream, ...]:
-    """Both directions of the first machine with a 1:1 translated public address."""
+    """Probes of both directions and long connections, by 1:1 and by source NAT of one router.
+
+    With ten 1:1 addresses and a machine without one: 12 streams of probes, 31 connections.
+    """
     router = desired.routers[0]
     assert router.uplink is not None
-    nat = router.static_nat[0]
     outside = str(router.uplink.gateways[0])
-    hosts = (host for network in desired.networks for host in network.hosts)
-    machine = next(host.name for host in hosts if nat.private in host.addresses)
-    inner, outer = lab.netns_path(machine), lab.netns_path("outside")
-    public = str(nat.public)
-    return (
+    outer = lab.netns_path("outside")
+    inners = [
+        (str(nat.public), lab.netns_path(_machine(desired, nat.private)))
+        for nat in router.static_nat[:PUBLIC_ADDRESSES]
+    ]
+    public, inner = inners[0]
+    streams = [
         Stream("egress_icmp", "icmp", outside, netns=inner),
         Stream("egress_udp", "udp", outside, netns=inner),
         Stream("ingress_icmp", "icmp", public, netns=outer),
         Stream("ingress_udp", "udp", public, netns=outer),
+        Stream("fresh_egress", "udp-fresh", outside, ECHO, netns=inner),
+        Stream("fresh_ingress", "udp-fresh", public, ECHO, netns=outer),
         Stream("egress_tcp_connect", "tcp-connect", outside, netns=inner, interval_ms=10),
         Stream("ingress_tcp_connect", "tcp-connect", public, netns=outer, interval_ms=10),
+    ]
+    for number, (address, path) in enumerate(inners, 1):
+        streams.append(_long(f"tcp_in_{number}", "tcp-echo", address, outer))
+        if number <= len(inners) // 2:
+            streams.append(_long(f"tcp_out_{number}", "tcp-echo", outside, path))
+            streams.append(_long(f"tcp_push_{number}", "tcp-push", outside, path))
+    hidden = _hidden(router, desired)
+    if hidden is not None:
+        path = lab.netns_path(hidden)
+        streams += [
+            Stream("snat_udp", "udp", outside, netns=path),
+            Stream("fresh_snat", "udp-fresh", outside, ECHO, netns=path),
+            Stream("snat_tcp_connect", "tcp-connect", outside, netns=path, interval_ms=10),
+            _long("tcp_snat", "tcp-echo", outside, path, 6),
+            _long("tcp_snat_push", "tcp-push", outside, path, 5),
+        ]
+    return tuple(streams)
+
+
+def _long(name: str, kind: Kind, target: str, netns: str, count: int = 1) -> Stream:
+    """Long connections to the responder."""
+    port = ECHO if kind == "tcp-echo" else PUSH
+    return Stream(name, kind, target, port, netns, interval_ms=10, count=count)
+
+
+def _machine(desired: Desired, address: Address) -> str:
+    hosts = (host for network in desired.networks for host in network.hosts)
+    return next(host.name for host in hosts if address in host.addresses)
+
+
+def _hidden(router: Router, desired: Desired) -> str | None:
+    """A machine of the router that source NAT hides; None when there is none."""
+    translated = {nat.private for nat in router.static_nat}
+    hosts = (
+        host
+        for network in desired.networks
+        if network.name in router.networks
+        for host in network.hosts
     )
+    return next((h.name for h in hosts if not translated.intersection(h.addresses)), None)
 
 
 def _await_serving(client: Client, timeout_s: float = 60) -> None:

@@ -17,17 +17,20 @@ from pathlib import Path
 import vrha
 from vrha import codec
 from vrha.agent.epochs import Epochs
-from vrha.agent.executor import CAPABILITIES, Executor
+from vrha.agent.executor import CAPABILITIES, Executor, Hands
+from vrha.agent.moves import Moves
 from vrha.agent.warm import warm_up
 from vrha.bus import topology
 from vrha.bus.consumer import Consumer, Headers
 from vrha.bus.publisher import Publisher
 from vrha.config.lock import sole_user
 from vrha.config.settings import AgentSettings
+from vrha.core.choice import MOVE
 from vrha.errors import InputError, UnreachableError, VrhaError
 from vrha.linux.node import NodeKernel
 from vrha.model.messages import Command, Inventory, Message
 from vrha.model.state import Activity, ObservedInstance
+from vrha.peer import Identity, PeerServer
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +59,16 @@ class Agent:
         # Before the epochs are read: another agent could raise them meanwhile.
         self._held.enter_context(sole_user(settings.state_dir, "agent"))
         self._epochs = Epochs(settings.state_dir / "epochs.json")
-        self._executor = Executor(self._node, self._kernel, self._epochs)
         self._kernel_lock = threading.Lock()
+        self._identity = Identity.new(self._node)
+        self._server: PeerServer | None = None
+        moves = None
+        if settings.sync_listen:
+            self._server = PeerServer(settings.sync_listen, self._identity)
+            self._held.callback(self._server.close)
+            moves = Moves(self._kernel, self._identity, self._server, self._kernel_lock)
+            self._held.callback(moves.close)
+        self._executor = Executor(self._node, Hands(self._kernel, moves), self._epochs)
         self._look = threading.Event()
         self._stop = threading.Event()
         urls = settings.bus.broker_urls()
@@ -149,9 +160,11 @@ class Agent:
                 node=self._node,
                 agent=self._life,
                 version=vrha.__version__,
-                capabilities=CAPABILITIES,
+                capabilities=(*CAPABILITIES, MOVE) if self._server else CAPABILITIES,
                 instances=instances,
                 highest_epochs=epochs,
+                sync_address=self._server.address if self._server else "",
+                certificate=self._identity.certificate if self._server else "",
             )
             self._inventories.publish(
                 topology.UP.name,

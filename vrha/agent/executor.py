@@ -7,10 +7,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from vrha import failpoints
 from vrha.agent.epochs import Epochs
-from vrha.errors import InputError, StepError, VrhaError
+from vrha.agent.moves import Moves
+from vrha.errors import InputError, PreconditionError, StepError, VrhaError
 from vrha.linux.build import Timings
 from vrha.linux.node import NodeKernel
+from vrha.model.evidence import NO_EVIDENCE, Evidence
 from vrha.model.messages import CheckIn, Command, Message, Outcome, StepReport
 from vrha.model.steps import (
     Announce,
@@ -18,64 +21,132 @@ from vrha.model.steps import (
     Build,
     Configure,
     Destroy,
+    Flip,
     Mute,
+    Offer,
+    Relay,
     Step,
     Swap,
+    Sync,
     Unmute,
+    Verify,
 )
 
 log = logging.getLogger(__name__)
 
-CAPABILITIES = ("serial", "parallel", "nftables", "iptables")
+CAPABILITIES = ("serial", "parallel", "handover", "nftables", "iptables")
 
 
-def _build(kernel: NodeKernel, step: Step) -> Timings:
+@dataclass(frozen=True, slots=True)
+class Hands:
+    """What carries out steps; `moves` is None where routers do not come from other nodes."""
+
+    kernel: NodeKernel
+    moves: Moves | None = None
+
+    @property
+    def moving(self) -> Moves:
+        """Raises PreconditionError `no-moves`."""
+        if self.moves is None:
+            raise PreconditionError(
+                "no-moves", "this agent takes part in no moves", "Set sync_listen in its settings."
+            )
+        return self.moves
+
+
+Done = tuple[Timings, Evidence]
+"""Phases of a step, and what it carried and measured."""
+
+
+def _build(hands: Hands, step: Step) -> Done:
     assert isinstance(step, Build)
-    return kernel.build(step.spec, step.leases_from)
+    return hands.kernel.build(step.spec, step.leases_from), NO_EVIDENCE
 
 
-def _swap(kernel: NodeKernel, step: Step) -> Timings:
+def _swap(hands: Hands, step: Step) -> Done:
     assert isinstance(step, Swap)
-    kernel.swap(step.old, step.new)
-    return ()
+    hands.kernel.swap(step.old, step.new)
+    return (), NO_EVIDENCE
 
 
-def _mute(kernel: NodeKernel, step: Step) -> Timings:
+def _offer(hands: Hands, step: Step) -> Done:
+    assert isinstance(step, Offer)
+    return hands.moving.offer(step)
+
+
+def _sync(hands: Hands, step: Step) -> Done:
+    assert isinstance(step, Sync)
+    if step.peer is not None:
+        return hands.moving.sync(step)
+    return hands.kernel.handovers.sync(step.old, step.new)
+
+
+def _flip(hands: Hands, step: Step) -> Done:
+    assert isinstance(step, Flip)
+    if step.from_peer:
+        return hands.moving.flip(step)
+    return hands.kernel.handovers.flip(step.old, step.new, step.hold), NO_EVIDENCE
+
+
+def _verify(hands: Hands, step: Step) -> Done:
+    assert isinstance(step, Verify)
+    if hands.moves is not None and hands.moves.takes(step.new):
+        return hands.moves.verify(step)
+    return hands.kernel.handovers.verify(step.old, step.new, step.max_lost)
+
+
+def _relay(hands: Hands, step: Step) -> Done:
+    assert isinstance(step, Relay)
+    hands.kernel.relay(step.instance)
+    return (), NO_EVIDENCE
+
+
+def _mute(hands: Hands, step: Step) -> Done:
     assert isinstance(step, Mute)
-    kernel.mute(step.instance)
-    return ()
+    hands.kernel.mute(step.instance)
+    return (), NO_EVIDENCE
 
 
-def _unmute(kernel: NodeKernel, step: Step) -> Timings:
+def _unmute(hands: Hands, step: Step) -> Done:
     assert isinstance(step, Unmute)
-    kernel.unmute(step.instance)
-    return ()
+    hands.kernel.unmute(step.instance)
+    if hands.moves is not None:
+        hands.moves.end(step.instance)
+        hands.moves.join(step.instance)
+    return (), NO_EVIDENCE
 
 
-def _announce(kernel: NodeKernel, step: Step) -> Timings:
+def _announce(hands: Hands, step: Step) -> Done:
     assert isinstance(step, Announce)
-    kernel.announce(step.instance)
-    return ()
+    hands.kernel.announce(step.instance)
+    return (), NO_EVIDENCE
 
 
-def _configure(kernel: NodeKernel, step: Step) -> Timings:
+def _configure(hands: Hands, step: Step) -> Done:
     assert isinstance(step, Configure)
-    return kernel.configure(step.spec, step.previous)
+    return hands.kernel.configure(step.spec, step.previous), NO_EVIDENCE
 
 
-def _destroy(kernel: NodeKernel, step: Step) -> Timings:
+def _destroy(hands: Hands, step: Step) -> Done:
     assert isinstance(step, Destroy)
-    return kernel.destroy(step.instance)
+    if hands.moves is not None:
+        hands.moves.end(step.instance)
+    return hands.kernel.destroy(step.instance), NO_EVIDENCE
 
 
-def _not_ours(kernel: NodeKernel, step: Step) -> Timings:
+def _not_ours(hands: Hands, step: Step) -> Done:
     raise InputError("not-for-agents", f"{step.kind} is a step of the orchestrator")
 
 
-ACTIONS: dict[type[Step], Callable[[NodeKernel, Step], Timings]] = {
+ACTIONS: dict[type[Step], Callable[[Hands, Step], Done]] = {
     Build: _build,
     AwaitCheckIn: _not_ours,
     Swap: _swap,
+    Offer: _offer,
+    Sync: _sync,
+    Flip: _flip,
+    Verify: _verify,
+    Relay: _relay,
     Mute: _mute,
     Unmute: _unmute,
     Announce: _announce,
@@ -89,7 +160,7 @@ class Executor:
     """Takes commands for `node`; refuses what is older than what it has seen, and what is over."""
 
     node: str
-    kernel: NodeKernel
+    hands: Hands
     epochs: Epochs
 
     def execute(self, command: Command, received: float) -> tuple[Message, ...]:
@@ -136,7 +207,10 @@ class Executor:
             return _report(command, index, Outcome.REFUSED, "expired", detail), ()
         proof: tuple[CheckIn, ...] = ()
         try:
-            timings = ACTIONS[type(step)](self.kernel, step)
+            place = f"agent.{'undo-' if command.undo else ''}{step.kind}"
+            failpoints.reach(f"{place}.before")
+            timings, evidence = ACTIONS[type(step)](self.hands, step)
+            failpoints.reach(f"{place}.after")
             if isinstance(step, Build) and command.token:
                 proof = (self._check_in(command, step, start),)
         except VrhaError as error:
@@ -150,10 +224,11 @@ class Executor:
             return _report(command, index, Outcome.FAILED, code, detail), ()
         total = ("total", (time.monotonic() - start) * 1000)
         log.info("run %s: %s done in %.1f ms", command.run, step.kind, total[1])
-        return _report(command, index, Outcome.DONE, timings=(*timings, total)), proof
+        done = _report(command, index, Outcome.DONE, timings=(*timings, total), evidence=evidence)
+        return done, proof
 
     def _check_in(self, command: Command, step: Build, start: float) -> CheckIn:
-        self_test = self.kernel.self_test(step.spec)
+        self_test = self.hands.kernel.self_test(step.spec)
         return CheckIn(
             run=command.run,
             router=command.router,
@@ -173,6 +248,7 @@ def _report(
     code: str = "",
     detail: str = "",
     timings: Timings = (),
+    evidence: Evidence = NO_EVIDENCE,
 ) -> StepReport:
     return StepReport(
         run=command.run,
@@ -186,4 +262,5 @@ def _report(
         code=code,
         detail=detail,
         timings_ms=timings,
+        evidence=evidence,
     )

@@ -30,6 +30,9 @@ from vrha.lab.scenario import Scenario, load_scenario
 
 Progress = Callable[[str], None]
 
+SYNC_PORT = 7443
+"""Where agents of a lab bring routers to each other."""
+
 _VRHA = (sys.executable, "-m", "vrha.cli.main")
 
 
@@ -268,9 +271,14 @@ class Lab:
         env = environment()
         argv = (*vrha, "orchestrator", "run", "--config", str(config))
         orchestrator.start(Program(argv, "", env))
-        for node in self.nodes:
+        for index, node in enumerate(self.nodes):
             name = f"agent-{node}"
-            settings = {"node": node, "state_dir": str(self._state_dir(name)), "bus": bus}
+            settings = {
+                "node": node,
+                "state_dir": str(self._state_dir(name)),
+                "sync_listen": f"{wiring.node_address(index).ip}:{SYNC_PORT}",
+                "bus": bus,
+            }
             config = self._config(name, settings)
             argv = (*vrha, "agent", "run", "--config", str(config))
             self.agent(node).start(Program(argv, node, env))

@@ -49,15 +49,25 @@ def write_files(folders: InstanceFolders, spec: InstanceSpec) -> bool:
     return changed
 
 
+def leases(folders: InstanceFolders, ref: InstanceRef) -> bytes:
+    """The instance's lease file; empty when it has none."""
+    return folders.read(ref, _NAMES.leases_name) or b""
+
+
+def put_leases(folders: InstanceFolders, ref: InstanceRef, leases: bytes) -> None:
+    """Write the instance's lease file, which dnsmasq reads at its start only."""
+    folders.write(ref, _NAMES.leases_name, leases, 0o644)
+
+
 def copy_leases(folders: InstanceFolders, old: InstanceRef, new: InstanceRef) -> None:
     """Carry the leases of another instance over; nothing happens when it has none.
 
     Must come before the start, dnsmasq reads leases only then. Without them it answers renewals
     with DHCPNAK, and clients drop their addresses.
     """
-    leases = folders.read(old, _NAMES.leases_name)
-    if leases:
-        folders.write(new, _NAMES.leases_name, leases, 0o644)
+    found = leases(folders, old)
+    if found:
+        put_leases(folders, new, found)
 
 
 def check(program: str, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Ethernet frames of ARP and neighbour discovery, as bytes."""
+"""Ethernet frames of ARP, neighbour discovery and ICMP echo, as bytes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,18 @@ import struct
 from ipaddress import IPv4Address, IPv6Address
 
 BROADCAST = b"\xff" * 6
-ETH_P_ARP, ETH_P_IPV6 = 0x0806, 0x86DD
+ETH_P_IP, ETH_P_ARP, ETH_P_IPV6 = 0x0800, 0x0806, 0x86DD
 _ALL_NODES = IPv6Address("ff02::1")
+_SOLICITED_NODE = IPv6Address("ff02::1:ff00:0")
 _ALL_NODES_MAC = bytes.fromhex("333300000001")
 _NEIGHBOUR_SOLICITATION, _NEIGHBOUR_ADVERTISEMENT = 135, 136
 _SOURCE_MAC, _TARGET_MAC = 1, 2
 _ROUTER, _OVERRIDE = 0x8000_0000, 0x2000_0000
+_ECHO_REQUEST = 8
+_IPV4 = struct.Struct("!BBHHHBBH4s4s")
+_ECHO = struct.Struct("!BBHHH8sI")
+_ECHO_SUM, _ECHO_SEQUENCE, _ECHO_NONCE, _ECHO_NUMBER = 36, 40, 42, 50
+NONCE_BYTES = 8
 
 
 def gratuitous_arps(mac: bytes, address: IPv4Address) -> tuple[bytes, bytes]:
@@ -29,6 +35,16 @@ def gratuitous_arps(mac: bytes, address: IPv4Address) -> tuple[bytes, bytes]:
 def arp_probe(mac: bytes, address: IPv4Address) -> bytes:
     """Question who has `address`, from no address (RFC 5227 section 2.1.1): changes no cache."""
     return _arp(mac, 1, mac, IPv4Address(0), b"\0" * 6, address)
+
+
+def arp_question(
+    mac: bytes, sender: IPv4Address, address: IPv4Address, to: bytes = BROADCAST
+) -> bytes:
+    """Question who has `address`, from `sender`: who knows `sender` learns that it is at `mac`.
+
+    To one MAC only it is the unicast poll of RFC 1122 section 2.3.2.1.
+    """
+    return _arp(mac, 1, mac, sender, b"\0" * 6, address, to)
 
 
 def arp_answers(frame: bytes, address: IPv4Address) -> bool:
@@ -58,14 +74,24 @@ def neighbour_solicitation(mac: bytes, address: IPv6Address) -> bytes:
     Not from `::`: that form is duplicate address detection, and would make a neighbour that is
     just bringing the address up give it up (RFC 4862 section 5.4.3).
     """
-    group = IPv6Address(IPv6Address("ff02::1:ff00:0").packed[:13] + address.packed[13:])
+    return neighbour_question(mac, link_local_of(mac), address)
+
+
+def neighbour_question(
+    mac: bytes, source: IPv6Address, address: IPv6Address, to: bytes = b""
+) -> bytes:
+    """Question who has `address`, from `source`: who knows `source` learns that it is at `mac`.
+
+    To one MAC `to` it is the probe of RFC 4861 section 7.3.3, else it goes to the group.
+    """
+    group = IPv6Address(_SOLICITED_NODE.packed[:13] + address.packed[13:])
+    target = address if to else group
     body = bytes(4) + address.packed + bytes([_SOURCE_MAC, 1]) + mac
     return (
-        b"\x33\x33"
-        + group.packed[12:]
+        (to or b"\x33\x33" + group.packed[12:])
         + mac
         + struct.pack("!H", ETH_P_IPV6)
-        + _icmpv6(_NEIGHBOUR_SOLICITATION, link_local_of(mac), group, body)
+        + _icmpv6(_NEIGHBOUR_SOLICITATION, source, target, body)
     )
 
 
@@ -78,6 +104,46 @@ def advertisement_answers(frame: bytes, address: IPv6Address) -> bool:
         and frame[54] == _NEIGHBOUR_ADVERTISEMENT
         and frame[62:78] == address.packed
     )
+
+
+class EchoRequests:
+    """ICMP echo requests (RFC 792) of one stream as Ethernet frames, one after the other.
+
+    Every frame carries the stream's nonce and the whole number of the probe, so that neither a
+    foreign reply nor one of 65536 probes ago is ever taken for an answer.
+    """
+
+    def __init__(
+        self,
+        macs: tuple[bytes, bytes],
+        source: IPv4Address,
+        target: IPv4Address,
+        ident: int,
+        nonce: bytes,
+    ) -> None:
+        """`macs`: of the sender and of the next hop; `nonce`: 8 bytes."""
+        echo = _ECHO.pack(_ECHO_REQUEST, 0, 0, ident, 0, nonce, 0)
+        fields = (0x45, 0, _IPV4.size + len(echo), 0, 0x4000, 64, 1)
+        checksum = _folded(_sum(_IPV4.pack(*fields, 0, source.packed, target.packed)))
+        header = _IPV4.pack(*fields, checksum, source.packed, target.packed)
+        self._sum = _sum(echo)
+        self._frame = bytearray(macs[1] + macs[0] + struct.pack("!H", ETH_P_IP) + header + echo)
+
+    def numbered(self, number: int) -> bytearray:
+        """The frame of probe `number` (32 bits); it is overwritten by the next call."""
+        low = number & 0xFFFF
+        struct.pack_into("!H", self._frame, _ECHO_SEQUENCE, low)
+        struct.pack_into("!I", self._frame, _ECHO_NUMBER, number)
+        checksum = _folded(self._sum + low + low + (number >> 16))
+        struct.pack_into("!H", self._frame, _ECHO_SUM, checksum)
+        return self._frame
+
+
+def echo_number(frame: bytes | bytearray, length: int, nonce: bytes) -> int | None:
+    """Which probe of the stream with this nonce the ICMP message in `frame` belongs to, if any."""
+    if length < _ECHO_NUMBER + 4 or frame[_ECHO_NONCE:_ECHO_NUMBER] != nonce:
+        return None
+    return int.from_bytes(frame[_ECHO_NUMBER : _ECHO_NUMBER + 4], "big")
 
 
 def link_local_of(mac: bytes) -> IPv6Address:
@@ -93,9 +159,10 @@ def _arp(
     sender: IPv4Address,
     target_mac: bytes,
     target: IPv4Address,
+    to: bytes = BROADCAST,
 ) -> bytes:
     return (
-        BROADCAST
+        to
         + source
         + struct.pack("!HHHBBH", ETH_P_ARP, 1, 0x0800, 6, 4, operation)
         + sender_mac
@@ -109,10 +176,17 @@ def _icmpv6(kind: int, source: IPv6Address, target: IPv6Address, body: bytes) ->
     """IPv6 packet of hop limit 255 with an ICMPv6 message and its checksum (RFC 4443)."""
     length = 4 + len(body)
     pseudo = source.packed + target.packed + struct.pack("!II", length, 58)
-    total = sum(
-        struct.unpack(f"!{(len(pseudo) + length) // 2}H", pseudo + bytes([kind, 0, 0, 0]) + body)
-    )
+    checksum = _folded(_sum(pseudo + bytes([kind, 0, 0, 0]) + body))
+    header = struct.pack("!IHBB", 6 << 28, length, 58, 255) + source.packed + target.packed
+    return header + struct.pack("!BBH", kind, 0, checksum) + body
+
+
+def _sum(data: bytes) -> int:
+    return int(sum(struct.unpack(f"!{len(data) // 2}H", data)))
+
+
+def _folded(total: int) -> int:
+    """The Internet checksum of a sum of 16-bit words (RFC 1071)."""
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
-    header = struct.pack("!IHBB", 6 << 28, length, 58, 255) + source.packed + target.packed
-    return header + struct.pack("!BBH", kind, 0, ~total & 0xFFFF) + body
+    return ~total & 0xFFFF

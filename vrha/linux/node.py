@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from vrha import codec
-from vrha.errors import InputError, PreconditionError, StepError
+from vrha.errors import PreconditionError, StepError
 from vrha.linux import (
     announce,
     build,
@@ -27,10 +27,11 @@ from vrha.linux import (
     sysctls,
     tools,
 )
-from vrha.linux.announce import Announcer
 from vrha.linux.build import Stopwatch, Timings
 from vrha.linux.closing import SlowCloser
 from vrha.linux.files import SPEC, InstanceFolders
+from vrha.linux.handover import Handovers
+from vrha.linux.instances import Instances
 from vrha.linux.names import (
     PortTag,
     host_port,
@@ -69,6 +70,7 @@ class NodeKernel:
         self._folders = InstanceFolders(state_dir.absolute())
         netns.prepare_directory()
         sysctls.apply(sysctls.NODE, required=False)
+        sysctls.at_least(sysctls.NODE_AT_LEAST)
         with contextlib.ExitStack() as stack:
             home = netns.current()
             stack.callback(os.close, home)
@@ -78,6 +80,9 @@ class NodeKernel:
             self._closer = SlowCloser()
             stack.callback(self._closer.drain)
             self._site = build.Site(home, route, rule_tools, program)
+            self.instances = Instances(self._site, self._folders, self._switch, self._closer)
+            self.handovers = Handovers(self.instances)
+            stack.callback(self.handovers.close)
             self._resources = stack.pop_all()
 
     def close(self) -> None:
@@ -96,7 +101,7 @@ class NodeKernel:
         watch = Stopwatch()
         if self._is_complete(spec):
             return watch.timings
-        if self._active_ports(spec.ref):
+        if self.instances.active_ports(spec.ref):
             raise StepError(
                 "instance-active",
                 f"{spec.ref} is active and differs from what is to be built",
@@ -127,11 +132,11 @@ class NodeKernel:
         StepError: `no-instance`, `needs-rebuild`, and those of the parts as in `build`.
         """
         watch = Stopwatch()
-        present = self._spec(spec.ref)
+        present = self.instances.spec(spec.ref)
         live.refuse_other_ports(present, spec)
         known = (present, *([previous] if previous else []))
         folder = self._folders.path(spec.ref)
-        with self._inside(spec.ref) as inner:
+        with self.instances.inside(spec.ref) as inner:
             with watch.phase("rules"):
                 rules.change(self._site.rule_tools, known, spec)
             with watch.phase("addresses"):
@@ -164,7 +169,7 @@ class NodeKernel:
             uplink.bridge if uplink else "", bridge.mac if bridge else b"", gateways
         )
         probe.start()
-        with self._inside(spec.ref):
+        with self.instances.inside(spec.ref):
             digest = rules.read_back(self._site.rule_tools, spec.router.backend)
             answered = dnsmasq.answers(_DNS_S)
         forwarding, not_forwarding = build.port_states(self._site.route, spec)
@@ -177,28 +182,42 @@ class NodeKernel:
         `old` need not exist. Raises StepError `no-instance` (`new`), `mute-failed`,
         `announce-failed`.
         """
-        self._enable(new, mute=self._active_ports(old))
+        self._enable(
+            new, mute=self.instances.active_ports(old), serve=self.instances.relay_ports(old)
+        )
 
     def mute(self, ref: InstanceRef) -> None:
         """The kernel drops all that the instance's ports send or would receive.
 
         An instance that is not there is muted already. Raises StepError `mute-failed`.
         """
-        self._switch.change(mute=self._active_ports(ref))
+        self._switch.change(
+            mute=self.instances.active_ports(ref), serve=self.instances.relay_ports(ref)
+        )
+
+    def relay(self, ref: InstanceRef) -> None:
+        """The instance forwards what still reaches it, and is silent otherwise.
+
+        One that is not there is silent already. Raises StepError `mute-failed`.
+        """
+        self._switch.change(relay=self.instances.active_ports(ref))
 
     def unmute(self, ref: InstanceRef) -> None:
-        """Let the instance's ports speak, and announce it at once.
+        """Let the instance's ports speak, also those of a relay, and announce it at once.
 
         Raises StepError `no-instance`, `mute-failed`, `announce-failed`.
         """
         self._enable(ref)
 
-    def _enable(self, ref: InstanceRef, mute: Sequence[str] = ()) -> None:
+    def _enable(
+        self, ref: InstanceRef, mute: Sequence[str] = (), serve: Sequence[str] = ()
+    ) -> None:
         # Until they hear of the new one, neighbours send to the old one: everything that an
         # announcement needs is there before the switch, and the first one follows it directly.
-        spec = self._spec(ref)
-        with self._announcer(spec) as ports:
-            self._switch.change(mute=mute, unmute=build.host_ports(spec))
+        spec = self.instances.spec(ref)
+        ours = build.host_ports(spec)
+        with self.instances.announcer(spec) as ports:
+            self._switch.change(mute=mute, unmute=ours, serve=(*serve, *ours))
             announce.send_bursts(ports, (0,), lambda: None)
 
     def announce(self, ref: InstanceRef, delays_ms: Sequence[int] = ANNOUNCE_MS) -> None:
@@ -207,7 +226,7 @@ class NodeKernel:
         Raises StepError `no-instance`, `not-active` (also when it is muted meanwhile),
         `announce-failed`.
         """
-        spec = self._spec(ref)
+        spec = self.instances.spec(ref)
         wanted = set(build.host_ports(spec))
 
         def check() -> None:
@@ -215,18 +234,8 @@ class NodeKernel:
                 raise StepError("not-active", f"{ref} is muted: it must not announce itself")
 
         check()
-        with self._announcer(spec) as ports:
+        with self.instances.announcer(spec) as ports:
             announce.send_bursts(ports, delays_ms, check)
-
-    @contextlib.contextmanager
-    def _announcer(self, spec: InstanceSpec) -> Iterator[Sequence[Announcer]]:
-        with self._inside(spec.ref):
-            ports = announce.open_ports(spec)
-        try:
-            yield ports
-        finally:
-            for sock, _ in ports:
-                self._closer.close(sock)
 
     def destroy(self, ref: InstanceRef) -> Timings:
         """Remove the instance and all that belongs to it; success when there is nothing.
@@ -234,6 +243,7 @@ class NodeKernel:
         Raises StepError `ports-remain`, `process-stuck`, `mute-failed`; repeat it then.
         """
         watch = Stopwatch()
+        self.handovers.end(ref)
         with watch.phase("mute"):
             self.mute(ref)
         with watch.phase("ports"):
@@ -251,14 +261,16 @@ class NodeKernel:
 
     def observe(self) -> tuple[ObservedInstance, ...]:
         """All instances on the node, also the remains of one, as they are in the kernel."""
-        return observed(self._site.route, self._folders, self._switch.active())
+        return observed(
+            self._site.route, self._folders, self._switch.active(), self._switch.relays()
+        )
 
     def revive(self, ref: InstanceRef) -> None:
         """Start the dnsmasq of an instance that has lost it; its leases are still in its folder.
 
         Raises StepError `no-instance`, `dnsmasq-failed`.
         """
-        with self._inside(ref) as inner:
+        with self.instances.inside(ref) as inner:
             if dnsmasq.pid_of(self._folders.path(ref), inner) is None:
                 dnsmasq.start(self._site.dnsmasq, self._folders.path(ref))
 
@@ -268,37 +280,12 @@ class NodeKernel:
         Raises StepError `no-instance`.
         """
         found = {}
-        for port in self._spec(ref).ports:
+        for port in self.instances.spec(ref).ports:
             link = rtnetlink.link(self._site.route, host_port(ref, port.name))
             if link is not None:
                 # What the host end has sent, the instance has received.
                 found[port.name] = {"rx_packets": link.tx_packets, "tx_packets": link.rx_packets}
         return found
-
-    def _active_ports(self, ref: InstanceRef) -> list[str]:
-        prefix = host_port_prefix(ref)
-        return sorted(name for name in self._switch.active() if name.startswith(prefix))
-
-    def _spec(self, ref: InstanceRef) -> InstanceSpec:
-        body = self._folders.read(ref, SPEC)
-        if body is None:
-            raise StepError("no-instance", f"there is no complete instance {ref} on this node")
-        try:
-            return codec.decode(InstanceSpec, body)
-        except InputError as error:
-            raise StepError("no-instance", f"{SPEC} of {ref} cannot be read: {error}") from error
-
-    @contextlib.contextmanager
-    def _inside(self, ref: InstanceRef) -> Iterator[int]:
-        try:
-            inner = netns.open_named(namespace_name(ref))
-        except FileNotFoundError as error:
-            raise StepError("no-instance", f"there is no namespace of {ref}") from error
-        try:
-            with netns.entered(inner, self._site.home):
-                yield inner
-        finally:
-            os.close(inner)
 
     def _is_complete(self, spec: InstanceSpec) -> bool:
         """Whether exactly this instance is there, with all its ports and its dnsmasq."""

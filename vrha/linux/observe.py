@@ -23,7 +23,7 @@ from vrha.model.state import Activity, ObservedInstance
 
 
 def observed(
-    route: Netlink, folders: InstanceFolders, active: frozenset[str]
+    route: Netlink, folders: InstanceFolders, active: frozenset[str], relays: frozenset[str]
 ) -> tuple[ObservedInstance, ...]:
     """All instances of which anything is there: a port, a namespace or a folder."""
     tags: dict[InstanceRef, list[PortTag]] = {}
@@ -34,11 +34,15 @@ def observed(
     named = {ref_of_namespace(name) for name in netns.names()}
     kept = {ref_of_folder(name) for name in folders.folders()}
     refs = {ref for ref in named | kept | set(tags) if ref is not None}
-    return tuple(_observe(ref, tags.get(ref, []), folders, active) for ref in sorted(refs))
+    return tuple(_observe(ref, tags.get(ref, []), folders, active, relays) for ref in sorted(refs))
 
 
 def _observe(
-    ref: InstanceRef, tags: list[PortTag], folders: InstanceFolders, active: frozenset[str]
+    ref: InstanceRef,
+    tags: list[PortTag],
+    folders: InstanceFolders,
+    active: frozenset[str],
+    relays: frozenset[str],
 ) -> ObservedInstance:
     spec = _spec(folders.read(ref, SPEC))
     epoch = max((tag.epoch for tag in tags), default=spec.epoch if spec else 0)
@@ -58,7 +62,7 @@ def _observe(
     if wanted and present == wanted and not speaking:
         activity = Activity.MUTED
     elif wanted and present == wanted == speaking:
-        activity = Activity.ACTIVE
+        activity = Activity.RELAY if wanted <= relays else Activity.ACTIVE
     return ObservedInstance(ref, epoch, activity, alive)
 
 

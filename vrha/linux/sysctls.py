@@ -28,12 +28,25 @@ INSTANCE = (
 )
 """Before any port exists, so that new ports take the defaults."""
 
-CONNTRACK = (("netfilter/nf_conntrack_events", "1"),)
-"""After the rules, whose loading brings conntrack in. With its default of 2 an entry born before
-somebody listens sends no events at all (net/netfilter/nf_conntrack_ecache.c)."""
+CONNTRACK = (
+    ("netfilter/nf_conntrack_events", "1"),
+    ("netfilter/nf_conntrack_tcp_be_liberal", "1"),
+)
+"""After the rules, whose loading brings conntrack in. With the default of 2 for events an entry
+born before somebody listens sends none at all (net/netfilter/nf_conntrack_ecache.c). Liberal,
+because after a handover an instance may see only one side of a connection for a moment: windows
+judged by half of the packets would make good ones invalid (nf_conntrack_proto_tcp.c)."""
 
 NODE = tuple((f"bridge/bridge-nf-call-{f}", "0") for f in ("iptables", "ip6tables", "arptables"))
 """Frames on a node's bridges are not the business of its own IP rules."""
+
+NODE_AT_LEAST = tuple(
+    (f"{family}/neigh/default/gc_thresh{level}", number)
+    for family in ("ipv4", "ipv6")
+    for level, number in ((1, 4096), (2, 8192), (3, 16384))
+)
+"""Neighbours of all namespaces of a host together (net/core/neighbour.c, neigh_alloc). The default
+of 1024 is too few for a node on which instances stand twice during a handover."""
 
 
 def loose_reverse_path(port: str) -> tuple[str, str]:
@@ -62,3 +75,20 @@ def apply(settings: Iterable[tuple[str, str]], required: bool = True) -> None:
                 f"cannot set net/{name} to {value}: {error.strerror}",
                 "In a container /proc/sys must be writable.",
             ) from error
+
+
+def at_least(settings: Iterable[tuple[str, int]]) -> None:
+    """Raise numbers below /proc/sys/net that are lower; those that do not exist are skipped.
+
+    The neighbour table's are the initial namespace's only. Raises StepError `sysctl-failed`.
+    """
+    low = []
+    for name, number in settings:
+        try:
+            with open(f"/proc/sys/net/{name}", encoding="ascii") as file:
+                if int(file.read()) < number:
+                    low.append((name, str(number)))
+        except FileNotFoundError:
+            continue
+    # The highest threshold first, so that they stand in order all the time.
+    apply(reversed(low), required=False)

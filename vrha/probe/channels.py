@@ -11,7 +11,9 @@ import struct
 import time
 from array import array
 from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 from vrha.core.gaps import UNANSWERED
 from vrha.errors import NotFoundError, PreconditionError, UnreachableError
@@ -55,26 +57,82 @@ def resolve(stream: Stream) -> tuple[socket.AddressFamily, tuple[str, int]]:
     return family, address  # type: ignore[return-value]
 
 
+def no_route(stream: Stream, address: str, error: OSError) -> UnreachableError:
+    """What to raise when the kernel has no way to the target of a stream."""
+    return UnreachableError(
+        "no-route",
+        f"stream {stream.name!r}: cannot reach {address}: {error.strerror}",
+        f"Check `ip route get {address}` in the namespace of the stream.",
+    )
+
+
+class Arrivals(NamedTuple):
+    """Buffers for replies, and how their kernel timestamps become times of CLOCK_MONOTONIC.
+
+    `offset_ns` is realtime minus monotonic; `instead` replaces the timestamps when they cannot be
+    converted because the clock was just set.
+    """
+
+    batch: Batch
+    offset_ns: int
+    instead: int | None
+
+    def of_datagram(self, i: int) -> int:
+        """When datagram `i` of the batch arrived."""
+        if self.instead is not None:
+            return self.instead
+        start = i * self.batch.CONTROL + _CMSG_DATA
+        seconds, nanos = _TIMESPEC.unpack_from(self.batch.control, start)
+        return int(seconds * NS_PER_S + nanos - self.offset_ns)
+
+    def of_message(self, control: Sequence[tuple[int, int, bytes]], now: int) -> int:
+        """When what `socket.recvmsg` gave with `control` arrived; `now` if that is not said."""
+        if self.instead is not None:
+            return self.instead
+        for level, kind, data in control:
+            if (level, kind) == (socket.SOL_SOCKET, SO_TIMESTAMPNS):
+                seconds, nanos = _TIMESPEC.unpack(data)
+                return int(seconds * NS_PER_S + nanos - self.offset_ns)
+        return now
+
+
+class Inbox:
+    """Sockets of which only those are read that have something, when `drain` is called."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._owners: dict[int, Callable[[int, Arrivals], None]] = {}
+
+    def add(self, fd: int, owner: Callable[[int, Arrivals], None]) -> None:
+        """Call `owner` with `fd` whenever there is something to read."""
+        self._epoll.register(fd, select.EPOLLIN)
+        self._owners[fd] = owner
+
+    def drop(self, fd: int) -> None:
+        """Forget a socket that is about to be closed, which takes it out of the epoll as well."""
+        del self._owners[fd]
+
+    def drain(self, arrivals: Arrivals) -> None:
+        for fd, _ in self._epoll.poll(0):
+            self._owners[fd](fd, arrivals)
+
+    def close(self) -> None:
+        self._epoll.close()
+
+
 class Channel:
-    """One open stream. `sent[i]` and `received[i]` belong to probe i (ns, CLOCK_MONOTONIC)."""
+    """One open stream."""
 
     def __init__(self, stream: Stream, namespace: Namespace) -> None:
         self.stream = stream
         self.namespace = namespace
-        self.sent = array("q")
-        self.received = array("q")
-        self.answered = 0
-        self.duplicates = 0
         self.errors: Counter[str] = Counter()
         with namespace:
             self.family, self.address = resolve(stream)
 
     @property
-    def receive_drops(self) -> int:
-        return 0
-
-    def probe(self) -> None:
-        """Send the next probe."""
+    def has_answered(self) -> bool:
+        """Whether there was a reply, with several connections on each of them."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -84,7 +142,30 @@ class Channel:
         self.errors[errno.errorcode.get(error.errno or 0, "unknown")] += 1
 
 
-class EchoChannel(Channel):
+class ProbeChannel(Channel):
+    """A stream of probes. `sent[i]` and `received[i]` belong to probe i (ns, CLOCK_MONOTONIC)."""
+
+    def __init__(self, stream: Stream, namespace: Namespace) -> None:
+        super().__init__(stream, namespace)
+        self.sent = array("q")
+        self.received = array("q")
+        self.answered = 0
+        self.duplicates = 0
+
+    @property
+    def has_answered(self) -> bool:
+        return self.answered > 0
+
+    @property
+    def receive_drops(self) -> int:
+        return 0
+
+    def probe(self) -> None:
+        """Send the next probe."""
+        raise NotImplementedError
+
+
+class EchoChannel(ProbeChannel):
     """ICMP or UDP echo over one connected socket. Replies are fetched by `drain`."""
 
     def __init__(self, stream: Stream, namespace: Namespace) -> None:
@@ -106,11 +187,7 @@ class EchoChannel(Channel):
             self._prepare()
         except OSError as error:
             self._socket.close()
-            raise UnreachableError(
-                "no-route",
-                f"stream {stream.name!r}: cannot reach {self.address[0]}: {error.strerror}",
-                f"Check `ip route get {self.address[0]}` in the namespace of the stream.",
-            ) from error
+            raise no_route(stream, self.address[0], error) from error
         self._fd = self._socket.fileno()
         self._send = self._socket.send
 
@@ -167,12 +244,9 @@ class EchoChannel(Channel):
                 with suppress(OSError):
                     self._send(packet)
 
-    def drain(self, batch: Batch, offset_ns: int, instead: int | None) -> None:
-        """Take all replies that have arrived.
-
-        `offset_ns` is realtime minus monotonic; `instead` replaces the kernel's timestamps when
-        they cannot be converted because the clock was just set.
-        """
+    def drain(self, arrivals: Arrivals) -> None:
+        """Take all replies that have arrived."""
+        batch = arrivals.batch
         while True:
             try:
                 count = batch.receive(self._fd)
@@ -180,11 +254,12 @@ class EchoChannel(Channel):
                 self._count(error)
                 continue
             for i in range(count):
-                self._take(batch, i, offset_ns, instead)
+                self._take(arrivals, i)
             if count < batch.size:
                 return
 
-    def _take(self, batch: Batch, i: int, offset_ns: int, instead: int | None) -> None:
+    def _take(self, arrivals: Arrivals, i: int) -> None:
+        batch = arrivals.batch
         start = i * batch.SLOT
         skip = self._offset + ((batch.data[start] & 15) * 4 if self._raw_v4 else 0)
         if batch.length(i) < skip + PAYLOAD.size:
@@ -195,9 +270,7 @@ class EchoChannel(Channel):
         if self.received[seq] != UNANSWERED:
             self.duplicates += 1
             return
-        seconds, nanos = _TIMESPEC.unpack_from(batch.control, i * batch.CONTROL + _CMSG_DATA)
-        at = seconds * NS_PER_S + nanos - offset_ns if instead is None else instead
-        self.received[seq] = at
+        self.received[seq] = arrivals.of_datagram(i)
         self.answered += 1
 
     def close(self) -> None:
@@ -205,7 +278,7 @@ class EchoChannel(Channel):
         super().close()
 
 
-class ConnectChannel(Channel):
+class ConnectChannel(ProbeChannel):
     """A new TCP connection per probe, reset as soon as it stands.
 
     It is reset (SO_LINGER 0) and not closed so that neither TIME_WAIT sockets here nor long-lived

@@ -22,12 +22,13 @@ from vrha.codec import decode, encode
 from vrha.errors import InputError, VrhaError
 from vrha.probe.prober import Prober
 from vrha.probe.report import excess, show
-from vrha.probe.responder import responder
+from vrha.probe.responder import Services, responder
 from vrha.probe.result import Kind, Stream
 
 _UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4, "": 1.0}
 TCP_INTERVAL_MS = 10.0
 START_LIMIT_S = 1.0
+_PORT = click.IntRange(1, 65535)
 
 
 class Milliseconds(click.ParamType[float]):
@@ -70,8 +71,11 @@ def main() -> None:
 @main.command()
 @click.argument("target")
 @click.option("--icmp", is_flag=True, help="ICMP echo (the default).")
-@click.option("--udp", type=click.IntRange(1, 65535), help="UDP echo to `ping-gap serve`.")
-@click.option("--tcp", type=click.IntRange(1, 65535), help="A TCP connection per probe.")
+@click.option("--udp", type=_PORT, help="UDP echo to `ping-gap serve`.")
+@click.option("--udp-fresh", type=_PORT, help="UDP echo, each probe from another source port.")
+@click.option("--tcp", type=_PORT, help="A TCP connection per probe.")
+@click.option("--tcp-echo", type=_PORT, help="A long TCP connection to an echo.")
+@click.option("--tcp-push", type=_PORT, help="A long TCP connection; only the far end sends.")
 @click.option("--interval", type=Milliseconds(), help="Between probes [1ms; TCP 10ms].")
 @click.option(
     "--duration", type=Milliseconds("s"), default="10s", show_default=True, help="0: until Ctrl-C."
@@ -79,13 +83,20 @@ def main() -> None:
 @click.option("--netns", multiple=True, help="Probe from the namespace at this path.")
 @click.option("--from", "names", multiple=True, help="Probe from this named namespace.")
 @click.option("--json", "json_out", help="Write the result as JSON to a file or - (stdout).")
-@click.option("--max-lost", type=click.IntRange(0), help="Exit 1 when a stream lost more.")
-@click.option("--max-gap", type=Milliseconds(), help="Exit 1 when a gap was longer.")
+@click.option(
+    "--max-lost",
+    type=click.IntRange(0),
+    help="Exit 1 when a stream lost more.",
+)
+@click.option("--max-gap", type=Milliseconds(), help="Exit 1 when a gap or stall was longer.")
 def measure(
     target: str,
     icmp: bool,
     udp: int | None,
+    udp_fresh: int | None,
     tcp: int | None,
+    tcp_echo: int | None,
+    tcp_push: int | None,
     interval: float | None,
     duration: float,
     netns: tuple[str, ...],
@@ -96,7 +107,13 @@ def measure(
 ) -> None:
     """Probe TARGET and say when it did not answer, and for how long."""
     paths = (*netns, *(f"/run/netns/{name}" for name in names)) or (None,)
-    kinds: list[tuple[Kind, int | None]] = [("udp", udp), ("tcp-connect", tcp)]
+    kinds: list[tuple[Kind, int | None]] = [
+        ("udp", udp),
+        ("udp-fresh", udp_fresh),
+        ("tcp-connect", tcp),
+        ("tcp-echo", tcp_echo),
+        ("tcp-push", tcp_push),
+    ]
     wanted = [(kind, port) for kind, port in kinds if port is not None]
     if icmp or not wanted:
         wanted.insert(0, ("icmp", 7))
@@ -118,14 +135,37 @@ _parent = click.option("--parent", type=int, help="Stop when the process of this
 
 
 @main.command()
-@click.option("--port", type=click.IntRange(1, 65535), default=7, show_default=True)
+@click.option("--port", type=_PORT, default=7, show_default=True, help="Echo, connections.")
+@click.option("--echo-port", type=_PORT, help="Late echo, TCP echo [PORT + 1].")
+@click.option("--push-port", type=_PORT, help="Messages on connections [PORT + 2].")
+@click.option(
+    "--delay", type=Milliseconds(), default="3ms", show_default=True, help="Of the late echo."
+)
+@click.option(
+    "--push", type=Milliseconds(), default="10ms", show_default=True, help="Between messages."
+)
 @click.option("--netns", multiple=True, help="Serve in the namespace at this path.")
 @_parent
-def serve(port: int, netns: tuple[str, ...], parent: int | None) -> None:
-    """Answer UDP probes and accept TCP connections until Ctrl-C; prints `ready` when it does."""
+def serve(
+    port: int,
+    echo_port: int | None,
+    push_port: int | None,
+    delay: float,
+    push: float,
+    netns: tuple[str, ...],
+    parent: int | None,
+) -> None:
+    """Be the far end of probes until Ctrl-C; prints `ready` when it is.
+
+    \b
+    PORT      UDP: echo at once     TCP: accept and close
+    PORT + 1  UDP: echo, delayed    TCP: echo on long connections
+    PORT + 2                        TCP: sends messages, takes none
+    """
+    services = Services(port, echo_port, push_port, delay, push)
     with _errors():
         stop = _stop_on_signal(parent)
-        responder(port, netns or (None,), stop, _say_ready)
+        responder(services, netns or (None,), stop, _say_ready)
 
 
 @main.command()
@@ -172,7 +212,7 @@ def _streams(
             target=target,
             port=port or 7,
             netns=path,
-            interval_ms=interval or (TCP_INTERVAL_MS if kind == "tcp-connect" else 1.0),
+            interval_ms=interval or (TCP_INTERVAL_MS if kind.startswith("tcp") else 1.0),
         )
         for path in paths
         for kind, port in wanted

@@ -11,15 +11,21 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
+from typing import Protocol
 
 from vrha.core.gaps import NS_PER_MS, analyse
 from vrha.errors import InputError, UnreachableError
 from vrha.probe.channels import (
     CONNECT_LIMIT_NS,
+    Arrivals,
     Channel,
     ConnectChannel,
     EchoChannel,
+    Inbox,
+    ProbeChannel,
 )
+from vrha.probe.established import EstablishedChannel, Pacer
+from vrha.probe.fresh import AHEAD, FRESH_LIMIT_NS, FreshChannel
 from vrha.probe.kernel import NS_PER_S, Batch, Clock, Namespace, Privileges, Timer, steady
 from vrha.probe.result import Result, Stream, StreamResult
 
@@ -32,15 +38,21 @@ MAX_DURATION_S = 7 * 24 * 3600
 PRIORITY = 10
 DRAIN_NS = 5 * NS_PER_MS
 """Kernel timestamps make the moment of fetching replies irrelevant; fetching many is cheaper."""
-POLL_S = 0.05
+POLL_S = DRAIN_NS / NS_PER_S
+PACE_MS = 1.0
+"""How often messages of long connections are sent, at most: not each of them needs a wake-up."""
+
+
+class _Sender(Protocol):
+    def probe(self) -> None: ...
 
 
 class _Lane:
-    """Streams of one interval, driven by one timer."""
+    """What is sent at one interval, driven by one timer."""
 
-    def __init__(self, interval_ms: float, channels: Sequence[Channel]) -> None:
+    def __init__(self, interval_ms: float, senders: Sequence[_Sender]) -> None:
         self.interval_ns = round(interval_ms * NS_PER_MS)
-        self.channels = tuple(channels)
+        self.senders = tuple(senders)
         self.timer = Timer()
         self.ticks = 0
         self.late = 0
@@ -65,8 +77,8 @@ class _Lane:
             self.late += self.limit - before
             return
         self.late += expired - 1
-        for channel in self.channels:
-            channel.probe()
+        for sender in self.senders:
+            sender.probe()
 
 
 class Prober:
@@ -74,21 +86,23 @@ class Prober:
 
     Raises InputError (`bad-stream`, `no-stream`), NotFoundError (`unknown-host`,
     `netns-not-found`), PreconditionError (`icmp-not-permitted`, `netns-not-permitted`,
-    `too-many-connections`), UnreachableError (`no-route`). Use as a context manager, run once.
+    `too-many-connections`), UnreachableError (`no-route`, `not-connected`). Use as a context
+    manager, run once.
     """
 
     def __init__(self, streams: Sequence[Stream]) -> None:
         _check_streams(streams)
         self._epoll = select.epoll()
+        self._inbox = Inbox()
         self._channels: list[Channel] = []
         self._lanes: dict[int, _Lane] = {}
+        self._pacers: list[Pacer] = []
         try:
             for stream in streams:
                 self._channels.append(self._open(stream))
-            for interval in sorted({stream.interval_ms for stream in streams}):
-                same = [c for c in self._channels if c.stream.interval_ms == interval]
-                lane = _Lane(interval, same)
-                self._lanes[lane.timer.fd] = lane
+            self._probes = [c for c in self._channels if isinstance(c, ProbeChannel)]
+            self._established = [c for c in self._channels if isinstance(c, EstablishedChannel)]
+            self._make_lanes()
         except BaseException:
             self.close()
             raise
@@ -99,12 +113,31 @@ class Prober:
     def _open(self, stream: Stream) -> Channel:
         namespace = Namespace(stream.netns)
         try:
-            if stream.kind == "tcp-connect":
-                return ConnectChannel(stream, namespace, self._epoll)
-            return EchoChannel(stream, namespace)
+            match stream.kind:
+                case "tcp-connect":
+                    return ConnectChannel(stream, namespace, self._epoll)
+                case "tcp-echo" | "tcp-push":
+                    return EstablishedChannel(stream, namespace, self._inbox)
+                case "udp-fresh":
+                    return FreshChannel(stream, namespace, self._inbox)
+                case "icmp" | "udp":
+                    return EchoChannel(stream, namespace)
         except BaseException:
             namespace.close()
             raise
+
+    def _make_lanes(self) -> None:
+        for interval in sorted({c.stream.interval_ms for c in self._probes}):
+            self._add_lane(interval, [c for c in self._probes if c.stream.interval_ms == interval])
+        echoes = [c for c in self._established if c.stream.kind == "tcp-echo"]
+        for interval in sorted({c.stream.interval_ms for c in echoes}):
+            pacer = Pacer(interval, [c for c in echoes if c.stream.interval_ms == interval])
+            self._pacers.append(pacer)
+            self._add_lane(min(interval, PACE_MS), [pacer])
+
+    def _add_lane(self, interval_ms: float, senders: Sequence[_Sender]) -> None:
+        lane = _Lane(interval_ms, senders)
+        self._lanes[lane.timer.fd] = lane
 
     def __enter__(self) -> Prober:
         return self
@@ -125,6 +158,7 @@ class Prober:
             lane.timer.close()
         self._channels, self._lanes = [], {}
         self._epoll.close()
+        self._inbox.close()
 
     def run(
         self,
@@ -150,6 +184,10 @@ class Prober:
             cpu = time.thread_time_ns()
             t0 = time.monotonic_ns() + 2 * NS_PER_MS
             start = _Start(self._channels, t0, require_reply_s, on_ready)
+            for pacer in self._pacers:
+                pacer.begin(t0)
+            for channel in self._established:
+                channel.begin(t0)
             for fd, lane in self._lanes.items():
                 lane.start(t0, duration_s)
                 self._epoll.register(fd, select.EPOLLIN)
@@ -205,13 +243,15 @@ class Prober:
 
     def _drain(self, clock: Clock) -> None:
         instead = time.monotonic_ns() if clock.stepped() else None
+        arrivals = Arrivals(self._batch, clock.offset, instead)
         for channel in self._echoes:
-            channel.drain(self._batch, clock.offset, instead)
+            channel.drain(arrivals)
+        self._inbox.drain(arrivals)
 
     def _result(
         self, t0: int, t0_real: int, end: int, clock: Clock, privileges: Privileges, cpu: int
     ) -> Result:
-        late = {c: lane.late for lane in self._lanes.values() for c in lane.channels}
+        late = {sender: lane.late for lane in self._lanes.values() for sender in lane.senders}
         streams = tuple(
             StreamResult(
                 stream=channel.stream,
@@ -228,19 +268,21 @@ class Prober:
                 errors=tuple(sorted(channel.errors.items())),
                 receive_drops=channel.receive_drops,
             )
-            for channel in self._channels
+            for channel in self._probes
         )
-        probes = sum(one.loss.sent for one in streams)
+        connections = tuple(channel.result(end) for channel in self._established)
+        probes = sum(one.loss.sent for one in streams) + sum(one.messages for one in connections)
         return Result(
             streams=streams,
             t0_realtime_ns=t0_real,
             t0_monotonic_ns=t0,
             duration_ms=(end - t0) / NS_PER_MS,
-            late_ticks=max(late.values()),
+            late_ticks=max(late.values(), default=0),
             realtime=privileges.realtime,
             memory_locked=privileges.memory_locked,
             clock_steps=clock.steps,
             cpu_us_per_probe=round(cpu / 1000 / max(probes, 1), 2),
+            connections=connections,
         )
 
 
@@ -263,7 +305,7 @@ class _Start:
     def check(self, now: int) -> None:
         if not self._waiting or now < self._t0:
             return
-        silent = [c for c in self._channels if not c.answered] if self._require_s else []
+        silent = [c for c in self._channels if not c.has_answered] if self._require_s else []
         if not silent:
             self._waiting = False
             if self._on_ready is not None:
@@ -296,15 +338,24 @@ def _check_streams(streams: Sequence[Stream]) -> None:
 
 def _room_for_connections(streams: Sequence[Stream]) -> None:
     """In an outage all attempts of a second are open at once."""
-    limit_ms = CONNECT_LIMIT_NS / NS_PER_MS
-    attempts = (limit_ms / s.interval_ms + 1 for s in streams if s.kind == "tcp-connect")
-    need = 64 + 3 * len(streams) + int(sum(attempts))
+    need = 64 + 3 * len(streams) + sum(map(_sockets, streams))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and need > hard:
         raise InputError(
             "too-many-connections",
-            f"the TCP streams may need {need} open files, but the limit is {hard}",
+            f"the streams may need {need} open files, but the limit is {hard}",
             "Use a longer interval or raise `ulimit -n`.",
         )
     if soft != resource.RLIM_INFINITY and need > soft:
         resource.setrlimit(resource.RLIMIT_NOFILE, (need, hard))
+
+
+def _sockets(stream: Stream) -> int:
+    """The most that a stream may have open at once."""
+    match stream.kind:
+        case "tcp-connect":
+            return int(CONNECT_LIMIT_NS / NS_PER_MS / stream.interval_ms) + 1
+        case "udp-fresh":
+            return int(FRESH_LIMIT_NS / NS_PER_MS / stream.interval_ms) + 1 + AHEAD
+        case _:
+            return stream.count

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TextIO
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vrha.probe.result import Result, StreamResult
+from vrha.probe.result import ConnectionsResult, Result, StreamResult
 
 GAPS_SHOWN = 20
 LATE_SHARE = 0.01
@@ -17,16 +18,21 @@ LATE_SHARE = 0.01
 def show(result: Result, out: TextIO) -> None:
     """Print the tables of streams and gaps, then what limits the measurement."""
     console = Console(file=out, highlight=False)
-    if out.isatty():
-        console.print(_streams_table(result))
-    else:
-        _plain(console, result)
+    if result.streams:
+        rows = [(_row(one), one.loss.lost > 0) for one in result.streams]
+        _print(console, out.isatty(), _HEAD, rows)
+    if result.connections:
+        lines = [(_connections_row(one), one.alive < one.total) for one in result.connections]
+        _print(console, out.isatty(), _CONNECTIONS_HEAD, lines)
     for line in [*_gap_lines(result), *notes(result)]:
         console.print(line, markup=False, soft_wrap=True)
 
 
-_HEAD = ("stream", "sent", "lost", "gaps", "longest gap ms", "outage ms", "longest silence ms")
-_HEAD_RTT = ("rtt median ms", "rtt max ms", "twice")
+_HEAD = (
+    *("stream", "sent", "lost", "gaps", "longest gap ms", "outage ms", "longest silence ms"),
+    *("rtt median ms", "rtt max ms", "twice"),
+)
+_CONNECTIONS_HEAD = ("connections", "total", "alive", "longest stall ms", "messages")
 
 
 def _row(one: StreamResult) -> list[str]:
@@ -45,22 +51,34 @@ def _row(one: StreamResult) -> list[str]:
     ]
 
 
-def _streams_table(result: Result) -> Table:
-    table = Table()
-    for title in (*_HEAD, *_HEAD_RTT):
-        table.add_column(title, justify="left" if title == "stream" else "right")
-    for one in result.streams:
-        table.add_row(*map(escape, _row(one)), style="red" if one.loss.lost else None)
-    return table
+def _connections_row(one: ConnectionsResult) -> list[str]:
+    return [
+        one.stream.name,
+        str(one.total),
+        str(one.alive),
+        _ms(one.longest_stall_ms),
+        str(one.messages),
+    ]
 
 
-def _plain(console: Console, result: Result) -> None:
-    rows = [[*_HEAD, *_HEAD_RTT], *(_row(one) for one in result.streams)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
+def _print(
+    console: Console, terminal: bool, head: Sequence[str], rows: Sequence[tuple[list[str], bool]]
+) -> None:
+    """A table of rows, each with whether something is wrong with it."""
+    if terminal:
+        table = Table()
+        for i, title in enumerate(head):
+            table.add_column(title, justify="right" if i else "left")
+        for row, bad in rows:
+            table.add_row(*map(escape, row), style="red" if bad else None)
+        console.print(table)
+        return
+    lines = [list(head), *(row for row, _ in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    for line in lines:
         cells = (
             cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
         )
         console.print("  ".join(cells), markup=False, soft_wrap=True)
 
@@ -97,28 +115,33 @@ def notes(result: Result) -> list[str]:
                 f"warning: {one.stream.name}: {one.receive_drops} replies arrived faster than "
                 "they were read: they count as lost but the network delivered them"
             )
-        if one.errors:
-            said = ", ".join(f"{name} {count}" for name, count in one.errors)
-            lines.append(f"{one.stream.name}: errors: {said}")
+        lines += _errors(one)
+    for connections in result.connections:
+        lines += _errors(connections)
     if result.clock_steps:
         lines.append(
             f"warning: the clock was set {result.clock_steps} times during the run; "
             "round-trip times near it are up to 5 ms too long"
         )
-    shortest = min(one.stream.interval_ms for one in result.streams)
+    shortest = min((one.stream.interval_ms for one in result.streams), default=0.0)
     fastest = (one.loss for one in result.streams if one.stream.interval_ms == shortest)
-    pause = max(loss.longest_pause_ms or 0.0 for loss in fastest)
+    pause = max((loss.longest_pause_ms for loss in fastest if loss.longest_pause_ms), default=None)
     realtime = "yes" if result.realtime else "no (gaps of a few ms may be this machine)"
     lines.append(
         f"{result.duration_ms / 1000:.1f} s; resolution is the interval; "
-        f"late ticks {result.late_ticks}, longest pause of the prober {pause:.1f} ms; "
+        f"late ticks {result.late_ticks}, longest pause of the prober {_ms(pause)} ms; "
         f"realtime scheduling {realtime}"
     )
     return lines
 
 
+def _errors(one: StreamResult | ConnectionsResult) -> list[str]:
+    said = ", ".join(f"{name} {count}" for name, count in one.errors)
+    return [f"{one.stream.name}: errors: {said}"] if said else []
+
+
 def excess(result: Result, max_lost: int | None, max_gap_ms: float | None) -> list[str]:
-    """The limits that were exceeded, in words."""
+    """The limits that were exceeded, in words; a dead connection is one lost, a stall is a gap."""
     lines = []
     for one in result.streams:
         if max_lost is not None and one.loss.lost > max_lost:
@@ -127,6 +150,15 @@ def excess(result: Result, max_lost: int | None, max_gap_ms: float | None) -> li
             lines.append(
                 f"{one.stream.name}: a gap of {one.loss.longest_gap_ms:.1f} ms, "
                 f"allowed {max_gap_ms:g} ms"
+            )
+    for long in result.connections:
+        dead = long.total - long.alive
+        if max_lost is not None and dead > max_lost:
+            lines.append(f"{long.stream.name}: {dead} connections dead, allowed {max_lost}")
+        stall = long.longest_stall_ms or 0.0
+        if max_gap_ms is not None and stall > max_gap_ms:
+            lines.append(
+                f"{long.stream.name}: a stall of {stall:.1f} ms, allowed {max_gap_ms:g} ms"
             )
     return lines
 

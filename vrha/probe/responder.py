@@ -7,80 +7,134 @@ responders can never be made to answer each other for ever (the classic fault of
 from __future__ import annotations
 
 import errno
-import select
 import socket
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 from vrha.errors import InputError, PreconditionError
 from vrha.probe.kernel import Batch, Namespace, steady
+from vrha.probe.services import Connections, LateEcho, Reactor
 from vrha.probe.wire import ANSWER, PAYLOAD, REQUEST
 
 PRIORITY = 9
 POLL_S = 0.1
+DELAY_MS = 3.0
+PUSH_MS = 10.0
+MAX_TIME_MS = 60_000.0
 _CMSG_DATA = 16
 _IPV6_RECVPKTINFO = 49
 _IP_PKTINFO = 8
 _SO_RCVBUFFORCE = 33
 _BUFFER_BYTES = 4 << 20
+_KINDS = (socket.SOCK_DGRAM, socket.SOCK_STREAM)
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What a responder offers, for IPv4 and IPv6.
+
+    - `port`: UDP echo at once; TCP accepts and closes.
+    - `echo_port` (else `port` + 1): UDP echo after `delay_ms`; TCP echo on long connections.
+    - `push_port` (else `port` + 2): on TCP connections a message every `push_ms`.
+    """
+
+    port: int = 7
+    echo_port: int | None = None
+    push_port: int | None = None
+    delay_ms: float = DELAY_MS
+    push_ms: float = PUSH_MS
+
+    @property
+    def ports(self) -> tuple[int, int, int]:
+        """The three ports. Raises InputError (`bad-port`)."""
+        ports = (
+            self.port,
+            self.port + 1 if self.echo_port is None else self.echo_port,
+            self.port + 2 if self.push_port is None else self.push_port,
+        )
+        for port in ports:
+            if not 1 <= port <= 65535:
+                raise InputError("bad-port", f"port {port} is not in 1..65535")
+        if len(set(ports)) < len(ports):
+            raise InputError("bad-port", f"ports {ports} are not three different ones")
+        return ports
+
+    def check(self) -> None:
+        """Raises InputError (`bad-port`, `bad-interval`)."""
+        assert self.ports
+        for name, value, least in (("delay", self.delay_ms, 0.0), ("push", self.push_ms, 0.1)):
+            if not least <= value <= MAX_TIME_MS:
+                raise InputError(
+                    "bad-interval", f"{name} {value} ms is not in {least:g} ms..{MAX_TIME_MS:g} ms"
+                )
 
 
 def responder(
-    port: int,
+    services: Services,
     namespaces: Sequence[str | None] = (None,),
     stop: threading.Event | None = None,
     on_ready: Callable[[], None] | None = None,
 ) -> None:
-    """Serve UDP and TCP `port`, IPv4 and IPv6, in each network namespace until `stop` is set.
+    """Serve `services` in each network namespace until `stop` is set.
 
     Answers leave from the address that was asked, also on machines with several. Its sockets keep
-    removed namespaces alive: stop it first. Raises InputError (`bad-port`), NotFoundError
-    (`netns-not-found`), PreconditionError (`port-in-use`, `port-not-permitted`,
+    removed namespaces alive: stop it first. Raises InputError (`bad-port`, `bad-interval`),
+    NotFoundError (`netns-not-found`), PreconditionError (`port-in-use`, `port-not-permitted`,
     `netns-not-permitted`).
     """
-    if not 1 <= port <= 65535:
-        raise InputError("bad-port", f"port {port} is not in 1..65535")
+    services.check()
     stop = stop or threading.Event()
-    udp: dict[int, socket.socket] = {}
-    tcp: dict[int, socket.socket] = {}
+    bound: list[socket.socket] = []
     try:
         for path in namespaces:
-            for sock in _open(port, path):
-                (udp if sock.type == socket.SOCK_DGRAM else tcp)[sock.fileno()] = sock
-        with steady(PRIORITY), select.epoll() as poller:
-            for fd in (*udp, *tcp):
-                poller.register(fd, select.EPOLLIN)
+            for sock in _open(services, path):
+                bound.append(sock)
+        with steady(PRIORITY), _serving(services, bound) as reactor:
             if on_ready is not None:
                 on_ready()
-            _serve(poller, udp, tcp, stop)
+            while not stop.is_set():
+                reactor.turn(POLL_S)
     finally:
-        for sock in (*udp.values(), *tcp.values()):
-            sock.close()
+        _close(bound)
 
 
-def _serve(
-    poller: select.epoll,
-    udp: dict[int, socket.socket],
-    tcp: dict[int, socket.socket],
-    stop: threading.Event,
-) -> None:
+@contextmanager
+def _serving(services: Services, bound: Sequence[socket.socket]) -> Iterator[Reactor]:
+    """Everything that takes care of the bound sockets, by port and kind."""
+    reactor = Reactor()
+    late = LateEcho(reactor, services.delay_ms)
+    echo, push = Connections(reactor, None), Connections(reactor, services.push_ms)
+    first, second, _ = services.ports
     batch = Batch()
-    while not stop.is_set():
-        for fd, _ in poller.poll(POLL_S):
-            if fd in tcp:
-                _accept(tcp[fd])
-            else:
-                _echo(batch, fd, udp[fd].family == socket.AF_INET6)
+    try:
+        for sock in bound:
+            match sock.getsockname()[1], sock.type:
+                case port, socket.SOCK_DGRAM if port == first:
+                    reactor.add(sock.fileno(), _Echo(batch, sock))
+                case port, socket.SOCK_STREAM if port == first:
+                    reactor.add(sock.fileno(), _Accept(sock))
+                case _, socket.SOCK_DGRAM:
+                    late.serve(sock)
+                case port, _:
+                    (echo if port == second else push).serve(sock)
+        yield reactor
+    finally:
+        for part in (late, echo, push, reactor):
+            part.close()
 
 
-def _open(port: int, path: str | None) -> list[socket.socket]:
+def _open(services: Services, path: str | None) -> list[socket.socket]:
     namespace = Namespace(path)
     opened: list[socket.socket] = []
+    first, second, third = services.ports
+    wanted = [(port, kind) for port in (first, second) for kind in _KINDS]
+    wanted.append((third, socket.SOCK_STREAM))
     try:
         with namespace:
-            for family, address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
-                for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+            for port, kind in wanted:
+                for family, address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
                     sock = _listen(family, kind, address, port)
                     if sock is not None:
                         opened.append(sock)
@@ -91,7 +145,7 @@ def _open(port: int, path: str | None) -> list[socket.socket]:
             raise PreconditionError(
                 "port-in-use",
                 f"port {port} is taken{where}",
-                "Another responder may run; choose one with --port.",
+                "Another responder may run; choose others with --port, --echo-port, --push-port.",
             ) from error
         raise PreconditionError(
             "port-not-permitted",
@@ -142,23 +196,36 @@ def _listen(family: int, kind: int, address: str, port: int) -> socket.socket | 
     return sock
 
 
-def _accept(listener: socket.socket) -> None:
-    """Take and close all waiting connections: the handshake was all that is measured."""
-    with suppress(BlockingIOError, ConnectionError):
-        while True:
-            listener.accept()[0].close()
+class _Accept:
+    """Takes and closes all waiting connections: the handshake was all that is measured."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+
+    def __call__(self, _: int) -> None:
+        with suppress(BlockingIOError, ConnectionError):
+            while True:
+                self._listener.accept()[0].close()
 
 
-def _echo(batch: Batch, fd: int, v6: bool) -> None:
-    # ICMP errors for earlier answers come back here; they concern a prober that has gone.
-    with suppress(OSError):
-        while count := batch.receive(fd):
-            first = 0
-            for i in range(count):
-                if not _answer(batch, i, v6):
-                    batch.send_back(fd, first, i)
-                    first = i + 1
-            batch.send_back(fd, first, count)
+class _Echo:
+    """Answers many requests per system call."""
+
+    def __init__(self, batch: Batch, sock: socket.socket) -> None:
+        self._batch = batch
+        self._v6 = sock.family == socket.AF_INET6
+
+    def __call__(self, fd: int) -> None:
+        batch = self._batch
+        # ICMP errors for earlier answers come back here; they concern a prober that has gone.
+        with suppress(OSError):
+            while count := batch.receive(fd):
+                first = 0
+                for i in range(count):
+                    if not _answer(batch, i, self._v6):
+                        batch.send_back(fd, first, i)
+                        first = i + 1
+                batch.send_back(fd, first, count)
 
 
 def _answer(batch: Batch, i: int, v6: bool) -> bool:

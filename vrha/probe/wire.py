@@ -14,6 +14,9 @@ MAGIC = b"vpg"
 REQUEST = MAGIC + b"\x01"
 ANSWER = MAGIC + b"\x02"
 PAYLOAD = struct.Struct("!4s8sI")
+MESSAGE = b"vrha ping-gap\r\n\0"
+"""What goes over a long TCP connection, again and again."""
+
 _ICMP = struct.Struct("!BBHHH4s8sI")
 
 ICMP_ECHO, ICMP_ECHO_REPLY = 8, 0

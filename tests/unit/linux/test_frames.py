@@ -52,11 +52,72 @@ def test_neighbour_solicitation_goes_to_the_solicited_node_group() -> None:
     assert checksum_is_right(frame)
 
 
+def test_a_neighbour_is_asked_alone_or_by_broadcast_from_the_own_address() -> None:
+    own, other = IPv4Address("10.1.1.1"), IPv4Address("10.1.1.11")
+    frame = frames.arp_question(MAC, own, other)
+    tail = "0200000000010806000108000604" + "00010200000000010a010101000000000000" + "0a01010b"
+    assert frame.hex() == "ffffffffffff" + tail
+    alone = frames.arp_question(MAC, own, other, bytes.fromhex("020000000011"))
+    assert alone.hex() == "020000000011" + tail
+
+
+def test_a_neighbour_of_ipv6_is_asked_alone_or_in_its_group() -> None:
+    own, other = IPv6Address("fd00:1::1"), IPv6Address("fd00:1::aa:bbcc")
+    group = frames.neighbour_question(MAC, own, other)
+    assert group[:6].hex() == "3333ffaabbcc"
+    assert group[38:54] == IPv6Address("ff02::1:ffaa:bbcc").packed
+    alone = frames.neighbour_question(MAC, own, other, bytes.fromhex("020000000011"))
+    assert alone[:6].hex() == "020000000011"
+    assert alone[38:54] == other.packed
+    for frame in (group, alone):
+        assert frame[22:38] == own.packed
+        assert frame[62:78] == other.packed
+        assert frame[78:].hex() == "0101020000000001", "the asking MAC"
+        assert checksum_is_right(frame)
+
+
+NONCE = b"12345678"
+
+
+def requests() -> frames.EchoRequests:
+    macs = MAC, bytes.fromhex("020000000002")
+    ends = IPv4Address("10.1.1.0"), IPv4Address("203.0.113.1")
+    return frames.EchoRequests(macs, *ends, 0xBEEF, NONCE)
+
+
+def test_echo_request() -> None:
+    frame = requests().numbered(0x00030002)
+    assert frame[:14].hex() == "0200000000020200000000010800"
+    assert frame[14:24].hex() == "45000028000040004001", "40 bytes, not to be fragmented, ICMP"
+    assert frame[26:34].hex() == "0a010100cb007101"
+    assert words_of(frame[14:34]) == 0xFFFF
+    assert frame[34:36].hex() == "0800"
+    assert frame[38:].hex() == "beef0002" + NONCE.hex() + "00030002"
+
+
+def test_the_checksum_of_every_echo_request_is_right() -> None:
+    of_one_stream = requests()
+    for number in (0, 1, 0xFFFF, 0x10000, 0x12345678, 0xFFFFFFFF):
+        assert words_of(of_one_stream.numbered(number)[34:]) == 0xFFFF, hex(number)
+
+
+def test_only_a_whole_reply_with_the_nonce_has_a_number() -> None:
+    frame = bytes(requests().numbered(70000))
+    assert frames.echo_number(frame + bytes(6), len(frame) + 6, NONCE) == 70000
+    assert frames.echo_number(frame, len(frame), b"87654321") is None
+    assert frames.echo_number(frame, len(frame) - 1, NONCE) is None
+
+
+def words_of(data: bytes | bytearray) -> int:
+    """RFC 1071: the folded sum of all 16-bit words; all ones when a checksum in it is right."""
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return total
+
+
 def checksum_is_right(frame: bytes) -> bool:
     """RFC 1071: the sum over pseudo header and message, checksum included, is all ones."""
     message = frame[54:]
     data = frame[22:54] + struct.pack("!II", len(message), 58) + message
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return total == 0xFFFF
+    return words_of(data) == 0xFFFF

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import shutil
 import time
@@ -68,8 +69,7 @@ class Fleet(World):
             self.settle()
         else:
             for name, node in self.nodes.items():
-                node.kernel.instances |= like.nodes[name].kernel.instances
-                node.kernel.epochs |= like.nodes[name].kernel.epochs
+                node.kernel.instances |= copy.deepcopy(like.nodes[name].instances)
             self.heard()
         self.most_at_once = 0
         self.heard_at = time.monotonic()
@@ -138,6 +138,12 @@ class Fleet(World):
             return [_with_loss(body, lost) for body in take(command)]
 
         self.nodes[node].take = losing  # type: ignore[method-assign]
+
+    def forget_handovers(self) -> None:
+        """The agents are of a version that knows none."""
+        for node in self.nodes.values():
+            node.capabilities = ("serial", "parallel")
+        self.heard()
 
     def break_builds_of(self, node: str, *routers: str) -> Callable[[], None]:
         """Builds of these routers on `node` fail until the returned function is called."""
@@ -413,6 +419,7 @@ def test_routers_that_vanish_are_skipped(fleet: Fleet) -> None:
 
 
 def test_a_strategy_that_cannot_be_is_refused_for_each(fleet: Fleet) -> None:
+    fleet.forget_handovers()
     ended = fleet.carry_out(replace(ALL, options=RestartOptions(Strategy.HANDOVER)))
     assert (ended.status, ended.reason) == (RolloutStatus.STOPPED, StopReason.INCOMPLETE)
     assert statuses(ended) == {MemberStatus.REFUSED: COUNT}
@@ -430,9 +437,18 @@ def test_a_drained_node_is_empty_and_stays_so(fleet: Fleet) -> None:
     assert fleet.nodes["n1"].instances == {}
     assert {(m.from_node, m.to_node) for m in ended.members} <= {("n1", "n2"), ("n1", "n3")}
     assert {fleet.service.run(m.run).kind for m in ended.members} == {RunKind.MOVE}
+    assert {m.strategy for m in ended.members} == {Strategy.HANDOVER}
     assert Counter(fleet.homes().values()) == {"n2": 10, "n3": 10}
     assert [n.draining for n in fleet.service.nodes()] == [True, False, False]
     assert fleet.carry_out(replace(ALL, keep_going=True)).status is RolloutStatus.DONE
+    assert fleet.nodes["n1"].instances == {}
+
+
+def test_agents_that_know_no_handover_are_drained_all_the_same(fleet: Fleet) -> None:
+    fleet.forget_handovers()
+    ended = fleet.carry_out(DRAIN)
+    assert ended.status is RolloutStatus.DONE
+    assert {m.strategy for m in ended.members} == {Strategy.PARALLEL}
     assert fleet.nodes["n1"].instances == {}
 
 
@@ -541,6 +557,7 @@ def test_a_plan_starts_nothing_and_is_what_would_happen(fleet: Fleet) -> None:
 
 
 def test_a_plan_says_who_is_busy_and_who_is_refused(fleet: Fleet) -> None:
+    fleet.forget_handovers()
     run = fleet.service.restart_network("net03", PLAIN)
     plan = fleet.service.plan_rollout(replace(ALL, options=RestartOptions(Strategy.HANDOVER)))
     why = {m.router: (m.reason, m.detail) for m in plan.members if m.run is None}

@@ -1,0 +1,358 @@
+"""Handing a router over to another node: this agent gives, or takes.
+
+The two instances have MACs of their own, and both forward for a while. The taker leads: it copies
+and follows the state of the old one over the stream, has it silenced, and only when that is
+confirmed lets its own instance speak. So there are never two that answer (I1).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from vrha import codec, failpoints
+from vrha.agent.stream import Stream
+from vrha.agent.wire import Neighbourhood, Say
+from vrha.errors import RefusedError, StepError, VrhaError
+from vrha.linux import announce, neighbours, overlap, sysctls
+from vrha.linux.build import Stopwatch, Timings, host_ports
+from vrha.linux.handover import judge_answers
+from vrha.linux.hold import Hold
+from vrha.linux.neighbour_check import neighbour_check
+from vrha.linux.node import NodeKernel
+from vrha.linux.urgency import urgent
+from vrha.model.evidence import Carried, Evidence
+from vrha.model.spec import InstanceRef, InstanceSpec
+from vrha.model.steps import Flip, Offer, Sync, Verify
+from vrha.peer import Expectation, Identity, PeerServer, dial
+
+log = logging.getLogger(__name__)
+
+OFFER_S = 120.0
+"""How long an offer stands."""
+DIAL_S, COPY_S, ANSWER_S = 5.0, 30.0, 5.0
+"""Seconds for the connection, between frames of the copy, and for an answer."""
+CAUGHT_UP_S, _ROUNDS = 0.02, 5
+"""All changes have arrived when a flush takes no longer; how often that is tried."""
+TURN_MS = (0, 1)
+"""The first announcements; after the last of them neighbours send to the new one."""
+HOLD_S = 0.05
+"""Longest hold: should this agent die in it, or be slower than packets should wait."""
+ANNOUNCE_MS = (5, 20, 100)
+QUIET_S, BUSY_S, _LOOK_S = 0.06, 5.0, 0.02
+"""The old one counts as unused after sending nothing for QUIET_S; BUSY_S is the limit for that."""
+
+
+class Moves:
+    """The moves of one node. `locked` is held by whoever uses `kernel`."""
+
+    def __init__(
+        self, kernel: NodeKernel, identity: Identity, server: PeerServer, locked: threading.Lock
+    ) -> None:
+        self._kernel = kernel
+        self._at = kernel.instances
+        self._identity = identity
+        self._server = server
+        self._locked = locked
+        self._giving: dict[InstanceRef, _Giving] = {}
+        self._taking: dict[InstanceRef, _Taking] = {}
+
+    def close(self) -> None:
+        """End all streams; what serves goes on serving."""
+        for ref in [*self._giving, *self._taking]:
+            self.end(ref)
+
+    def end(self, ref: InstanceRef) -> None:
+        """`ref` is about to go, or to be left alone: nothing of it flows any more."""
+        giving = self._giving.pop(ref, None)
+        if giving is not None:
+            giving.close()
+        taking = self._taking.pop(ref, None)
+        if taking is not None:
+            taking.close()
+            self.join(ref)
+
+    # --- giving -----------------------------------------------------------------------------
+
+    def offer(self, step: Offer) -> tuple[Timings, Evidence]:
+        """Wait in the background for the agent that takes the router.
+
+        Raises StepError `not-active`, `no-instance`, InputError `peer-certificate`.
+        """
+        self.end(step.old)
+        if not self._at.active_ports(step.old):
+            raise StepError("not-active", f"{step.old} does not serve, there is nothing to give")
+        spec = self._at.spec(step.old)
+        session = _session(step.old, step.new)
+        expected = self._server.expect(session, step.peer.certificate, step.peer.token, OFFER_S)
+        self._giving[step.old] = _Giving(self, spec, expected)
+        return (), Evidence()
+
+    def give(self, spec: InstanceSpec, expected: Expectation) -> Stream:
+        """The stream once the other agent has come, with all state sent. In a thread of its own.
+
+        Raises VrhaError.
+        """
+        link = expected.wait(OFFER_S)
+        ref = spec.ref
+        try:
+            with self._at.opened(ref) as inner:
+                heard = neighbour_check(spec, inner, self._at.site.home, self._at.closer)
+            with self._at.inside(ref):
+                sysctls.apply(sysctls.CONNTRACK)
+                overlap.keep_apart(self._at.site.rule_tools.nft, spec, is_new=False)
+                known = neighbours.entries()
+                stream = Stream(link, self._answers(ref))
+        except BaseException:
+            link.close()
+            raise
+        try:
+            link.send(Say.NEIGHBOURS, codec.encode(Neighbourhood.of(known, heard)))
+            stream.copy()
+        except BaseException:
+            stream.abandon()
+            raise
+        return stream
+
+    def _answers(self, ref: InstanceRef) -> dict[Say, Callable[[], tuple[Say, bytes]]]:
+        def silence() -> tuple[Say, bytes]:
+            with self._lock():
+                self._kernel.relay(ref)
+            return Say.SILENT, b""
+
+        def count() -> tuple[Say, bytes]:
+            with self._lock():
+                counters = self._kernel.counters(ref)
+            sent = sum(port["tx_packets"] for port in counters.values())
+            return Say.COUNTED, json.dumps(sent).encode()
+
+        return {
+            Say.LEASES: lambda: (Say.LEASES_ARE, self._at.leases(ref)),
+            Say.SILENCE: silence,
+            Say.COUNT: count,
+        }
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        if not self._locked.acquire(timeout=ANSWER_S):
+            raise StepError("node-busy", "the agent is busy with another step")
+        try:
+            yield
+        finally:
+            self._locked.release()
+
+    def join(self, ref: InstanceRef) -> None:
+        """The overlap of `ref` with another instance is over."""
+        with contextlib.suppress(VrhaError), self._at.inside(ref):
+            overlap.join(self._at.site.rule_tools.nft)
+
+    # --- taking -----------------------------------------------------------------------------
+
+    def sync(self, step: Sync) -> tuple[Timings, Evidence]:
+        """Bring the state of the offered instance into ours, and follow it.
+
+        Raises UnreachableError, RefusedError (`peer-refused`), DeadlineError (`peer-silent`),
+        StepError.
+        """
+        assert step.peer is not None
+        watch = Stopwatch()
+        self.end(step.new)
+        spec = self._at.spec(step.new)
+        with watch.phase("connect"):
+            link = dial(
+                step.peer.address,
+                self._identity,
+                step.peer.certificate,
+                _session(step.old, step.new),
+                step.peer.token,
+                DIAL_S,
+            )
+        try:
+            with self._at.inside(step.new):
+                sysctls.apply(sysctls.CONNTRACK)
+                stream = Stream(link, {})
+        except BaseException:
+            link.close()
+            raise
+        try:
+            with watch.phase("neighbours"):
+                place = self._neighbourhood(stream)
+                with self._at.opened(step.new) as inner:
+                    carried = neighbours.put(place.table(), inner, self._at.site.home)
+            with watch.phase("connections"):
+                _expect(stream, Say.COPIED)
+            with self._at.inside(step.new):
+                overlap.keep_apart(self._at.site.rule_tools.nft, spec, is_new=True)
+        except BaseException:
+            stream.abandon()
+            raise
+        self._taking[step.new] = _Taking(stream, place, [carried])
+        return watch.timings, Evidence((carried, stream.target.carried()))
+
+    def _neighbourhood(self, stream: Stream) -> Neighbourhood:
+        body = _expect(stream, Say.NEIGHBOURS)
+        return codec.decode(Neighbourhood, body)
+
+    def flip(self, step: Flip) -> tuple[Timings, Evidence]:
+        """Silence the old one, then let ours speak.
+
+        Raises StepError `not-synced`, `peer-failed`, and as `sync`.
+        """
+        watch = Stopwatch()
+        taking = self._taking_of(step.new)
+        with watch.phase("leases"):
+            leases = taking.stream.ask(Say.LEASES, Say.LEASES_ARE, ANSWER_S)
+            count = self._at.put_leases(step.new, leases)
+            if count is not None:
+                taking.carried.append(Carried("leases", count, count))
+        with watch.phase("drain"):
+            _catch_up(taking.stream)
+        spec = self._at.spec(step.new)
+        with self._at.announcer(spec) as ports, self._held(spec) as held, urgent():
+            taking.stream.ask(Say.FLUSH, Say.FLUSHED, ANSWER_S)
+            with watch.phase("flip"):
+                taking.stream.ask(Say.SILENCE, Say.SILENT, 2 * ANSWER_S)
+                failpoints.reach("flip.inside")
+                ours = host_ports(spec)
+                self._at.switch.change(unmute=ours, serve=ours)
+                announce.send_bursts(ports, TURN_MS, lambda: None)
+            with watch.phase("held"):
+                # What the old one learned from the neighbours' last frames to it.
+                taking.stream.ask(Say.FLUSH, Say.FLUSHED, ANSWER_S)
+                held.release()
+        with watch.phase("announce"):
+            self._kernel.announce(step.new, ANNOUNCE_MS)
+        return watch.timings, Evidence()
+
+    @contextlib.contextmanager
+    def _held(self, spec: InstanceSpec) -> Iterator[Hold]:
+        """Packets to the new one wait until it knows what the old one knew: then neither NAT
+        ports nor states can differ.
+        """
+        held = Hold(self._at.site.route, host_ports(spec))
+        try:
+            if not Hold.available():
+                held.engage(HOLD_S)
+            yield held
+        finally:
+            held.release()
+            held.close()
+
+    def verify(self, step: Verify) -> tuple[Timings, Evidence]:
+        """The neighbours answer ours, and nobody sends to the old one any more.
+
+        Raises StepError `neighbours-silent`, `relay-busy`, and as `flip`.
+        """
+        watch = Stopwatch()
+        taking = self._taking_of(step.new)
+        spec = self._at.spec(step.new)
+        with watch.phase("neighbours"), self._at.opened(step.new) as inner:
+            answers = neighbour_check(spec, inner, self._at.site.home, self._at.closer)
+        judge_answers(spec, taking.place.heard, answers)
+        with watch.phase("quiet"):
+            self._await_quiet(step.old, taking.stream)
+        self.join(step.new)
+        return watch.timings, Evidence((*taking.carried, taking.stream.target.carried()))
+
+    def _await_quiet(self, old: InstanceRef, stream: Stream) -> None:
+        """Wait until the old one sends nothing: silenced, it sends only what it forwards."""
+        begin = since = time.monotonic()
+        seen = -1
+        while time.monotonic() - since < QUIET_S:
+            sent = int(json.loads(stream.ask(Say.COUNT, Say.COUNTED, ANSWER_S)))
+            now = time.monotonic()
+            if sent != seen:
+                seen, since = sent, now
+            if now - begin > BUSY_S:
+                raise StepError(
+                    "relay-busy",
+                    f"neighbours still send to {old} {BUSY_S:g} s after the announcements",
+                    "Does one of them have a fixed ARP entry, or does a switch filter ARP?",
+                )
+            time.sleep(_LOOK_S)
+
+    def takes(self, ref: InstanceRef) -> bool:
+        """Whether `ref` is being taken from another node."""
+        return ref in self._taking
+
+    def _taking_of(self, ref: InstanceRef) -> _Taking:
+        taking = self._taking.get(ref)
+        if taking is None or taking.stream.ended:
+            raise StepError("not-synced", f"nothing flows into {ref} from another node")
+        return taking
+
+
+class _Giving:
+    """A thread that waits for the taker, and then holds the stream."""
+
+    def __init__(self, moves: Moves, spec: InstanceSpec, expected: Expectation) -> None:
+        self._moves = moves
+        self._spec = spec
+        self._expected = expected
+        self._stream: Stream | None = None
+        self._closed = False
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="giving", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            stream = self._stream
+        self._expected.cancel()
+        if stream is not None:
+            stream.close()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            stream = self._moves.give(self._spec, self._expected)
+            with self._lock:
+                self._stream = stream
+                if self._closed:
+                    stream.close()
+            stream.run()
+        except (VrhaError, OSError) as error:
+            if not self._closed:
+                log.warning("%s is not given away: %s", self._spec.ref, error)
+        finally:
+            self._moves.join(self._spec.ref)
+
+
+class _Taking:
+    """The taker's stream with its thread, and what it keeps between its steps."""
+
+    def __init__(self, stream: Stream, place: Neighbourhood, carried: list[Carried]) -> None:
+        self.stream = stream
+        self.place = place
+        self.carried = carried
+        self._thread = threading.Thread(target=stream.run, name="taking", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self.stream.close()
+        self._thread.join()
+
+
+def _session(old: InstanceRef, new: InstanceRef) -> str:
+    return f"{old}>{new.generation}"
+
+
+def _catch_up(stream: Stream) -> None:
+    """Wait for the changes that have piled up during the copy; raises as `Stream.ask`."""
+    for _ in range(_ROUNDS):
+        begin = time.monotonic()
+        stream.ask(Say.FLUSH, Say.FLUSHED, COPY_S)
+        if time.monotonic() - begin < CAUGHT_UP_S:
+            return
+
+
+def _expect(stream: Stream, wanted: Say) -> bytes:
+    kind, body = stream.receive(COPY_S)
+    if kind != wanted:
+        raise RefusedError("peer-failed", f"the other agent said {kind} in place of {wanted}")
+    return body

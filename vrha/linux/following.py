@@ -1,0 +1,109 @@
+"""Keeping the connections of two instances alike: what one learns, the other is told.
+
+Both ways, because both forward during a handover, and because a roll-back takes the traffic back
+to the old one. A thread does it; `drain` does it at once, for the moment of the flip.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import threading
+from collections.abc import Sequence
+
+from vrha.linux import netns
+from vrha.linux.conntrack import Source, Target
+from vrha.linux.urgency import urgent
+from vrha.model.evidence import Carried
+
+log = logging.getLogger(__name__)
+
+
+class Following:
+    """Follows from construction to `close`; `old` and `new` are file descriptors of namespaces."""
+
+    def __init__(self, old: int, new: int, home: int) -> None:
+        """Subscribes first, so that nothing is missed between the copy and the events.
+
+        Raises StepError with the codes of `vrha.linux.conntrack`.
+        """
+        with contextlib.ExitStack() as stack:
+            with netns.entered(old, home):
+                from_old = stack.enter_context(contextlib.closing(Source()))
+                into_old = stack.enter_context(contextlib.closing(Target()))
+            with netns.entered(new, home):
+                from_new = stack.enter_context(contextlib.closing(Source()))
+                into_new = stack.enter_context(contextlib.closing(Target()))
+            from_old.ignore(into_old.port_id)
+            from_new.ignore(into_new.port_id)
+            self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            stack.callback(os.close, self._wake)
+            self._resources = stack.pop_all()
+        self._forward, self._backward = (from_old, into_new), (from_new, into_old)
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._thread = threading.Thread(target=self._follow, name="following", daemon=True)
+
+    def copy(self) -> Carried:
+        """Copy all that the old one has, then follow in the background."""
+        with self._lock:
+            source, target = self._forward
+            for changes in source.dump():
+                target.apply(changes)
+        self._thread.start()
+        return self.carried()
+
+    def drain(self) -> int:
+        """Bring over what waits now; how many changes that were. Never blocks for long."""
+        with self._lock:
+            return 0 if self._stopped else self._pass((self._forward, self._backward))
+
+    def carried(self) -> Carried:
+        """What the new one has taken so far."""
+        return self._forward[1].carried()
+
+    def close(self) -> None:
+        """Stop following; both instances keep what they have."""
+        with self._lock:
+            if self._stopped:
+                return
+            self._stopped = True
+            os.eventfd_write(self._wake, 1)
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._resources.close()
+
+    def _follow(self) -> None:
+        poll = select.poll()
+        for source, _ in (self._forward, self._backward):
+            poll.register(source.fileno(), select.POLLIN)
+        poll.register(self._wake, select.POLLIN)
+        with urgent():
+            self._loop(poll)
+
+    def _loop(self, poll: select.poll) -> None:
+        while True:
+            poll.poll()
+            with self._lock:
+                if self._stopped:
+                    return
+                try:
+                    self._pass((self._forward, self._backward))
+                except OSError:
+                    # The instance has gone, or the kernel refuses: the flip will find out.
+                    log.exception("connections are no longer followed")
+                    return
+
+    def _pass(self, ways: Sequence[tuple[Source, Target]]) -> int:
+        moved = 0
+        for source, target in ways:
+            changes = source.pending()
+            if changes:
+                target.apply(changes)
+            if source.overrun:
+                for chunk in source.dump():
+                    target.apply(chunk)
+            moved += len(changes)
+        return moved

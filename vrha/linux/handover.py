@@ -1,0 +1,308 @@
+"""Handing the traffic of an instance over to its replacement on the same node.
+
+Both have the same MACs. While the replacement is muted everything that the old one knows is
+brought into it and followed. Then one nftables transaction lets the new one speak and silences
+the old one, which still forwards; and one rtnetlink message batch moves the MACs to the new ports.
+Until that batch the old one gets all unicast frames, afterwards the new one: there is no moment
+in which nobody forwards, and none in which two answer.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+from vrha import failpoints
+from vrha.errors import StepError, VrhaError
+from vrha.linux import announce, neighbours, sysctls
+from vrha.linux.addresses import mac_bytes
+from vrha.linux.build import Stopwatch, Timings, host_ports
+from vrha.linux.canary import Canary
+from vrha.linux.fdb import set_fdb
+from vrha.linux.following import Following
+from vrha.linux.hold import Hold
+from vrha.linux.instances import Instances
+from vrha.linux.neighbour_check import PortAnswers, neighbour_check
+from vrha.linux.netlink import Message, NetlinkError
+from vrha.linux.urgency import urgent
+from vrha.model.evidence import Carried, Evidence, Measured
+from vrha.model.spec import InstanceRef, InstanceSpec
+
+log = logging.getLogger(__name__)
+
+LINGER_S = 0.05
+"""Seconds in which the silenced instance still forwards what had reached it before the flip."""
+SETTLE_S = 0.0008
+"""Seconds until frames on their way to the old ports have passed, while new ones are held."""
+_DRAINS = 20
+"""How often events are drained at most: a flood of them must not stop the flip."""
+
+
+@dataclass(slots=True)
+class _Session:
+    """What is kept between the steps of one handover; gone when the agent starts again."""
+
+    old: InstanceRef
+    new: InstanceRef
+    following: Following
+    canary: Canary | None
+    heard: tuple[PortAnswers, ...] = ()
+    """Who answered the old one."""
+    carried: list[Carried] = field(default_factory=list)
+
+    def close(self) -> tuple[Measured, ...]:
+        self.following.close()
+        return self.canary.stop() if self.canary else ()
+
+
+class Handovers:
+    """The handovers of one node. Every step may be repeated, also by the next agent."""
+
+    def __init__(self, instances: Instances) -> None:
+        self._at = instances
+        self._sessions: list[_Session] = []
+
+    def close(self) -> None:
+        """Stop following; what serves goes on serving."""
+        while self._sessions:
+            self._sessions.pop().close()
+
+    def end(self, ref: InstanceRef) -> None:
+        """`ref` is about to go: stop following it."""
+        for session in [s for s in self._sessions if ref in (s.old, s.new)]:
+            self._sessions.remove(session)
+            session.close()
+
+    def sync(self, old: InstanceRef, new: InstanceRef) -> tuple[Timings, Evidence]:
+        """Bring neighbours and connections of `old` into `new`, and follow them.
+
+        Raises StepError `no-instance`, and those of the parts.
+        """
+        watch = Stopwatch()
+        self.end(new)
+        spec = self._at.spec(old)
+        with self._at.opened(old) as source, self._at.opened(new) as target, ExitStack() as stack:
+            if not self._at.active_ports(new):
+                with watch.phase("freeze"):
+                    self._bind(spec)
+            for ref in (old, new):
+                with self._at.inside(ref):
+                    sysctls.apply(sysctls.CONNTRACK)
+            following = Following(source, target, self._at.site.home)
+            stack.callback(following.close)
+            canary = Canary(spec, self._at.site.route, self._at.site.home)
+            stack.callback(canary.stop)
+            with watch.phase("neighbours"):
+                heard = neighbour_check(spec, source, self._at.site.home, self._at.closer)
+                canary.prepare(old)
+                carried = [neighbours.copy(source, target, self._at.site.home)]
+                canary.prepare(new)
+            with watch.phase("connections"):
+                carried.append(following.copy())
+            with watch.phase("canary"):
+                canary.start()
+            stack.pop_all()
+        self._sessions.append(_Session(old, new, following, canary, heard, carried))
+        return watch.timings, Evidence(tuple(carried))
+
+    def flip(self, old: InstanceRef, new: InstanceRef, hold: bool) -> Timings:
+        """Turn the traffic from `old` to `new`; `old` becomes a relay.
+
+        The way back is the same call with the two exchanged. Raises StepError `no-instance`,
+        `not-active` (neither of them serves), `flip-failed` (then `old` serves as before), those
+        of the hold, and `announce-failed`.
+        """
+        watch = Stopwatch()
+        spec = self._at.spec(new)
+        leaving = self._at.active_ports(old)
+        if not leaving and not self._at.active_ports(new):
+            raise StepError("not-active", f"neither {old} nor {new} serves")
+        if leaving and not self._at.relay_ports(old):
+            with watch.phase("leases"):
+                self._bring_leases(old, new)
+            with watch.phase("resync"):
+                self._resync(old, new)
+        moves = self._moves(spec)
+        session = self._session(old, new)
+        with self._at.announcer(spec) as ports, _no_interruption(), ExitStack() as stack:
+            held = stack.enter_context(self._held(spec)) if hold and leaving else None
+            with watch.phase("drain"):
+                _drain(session)
+            with watch.phase("flip"):
+                self._turn(old, leaving, spec, moves)
+            if held is not None:
+                with watch.phase("held"):
+                    time.sleep(SETTLE_S)
+                    _drain(session)
+                    held.release()
+            announce.send_bursts(ports, (0,), lambda: None)
+        if leaving:
+            with watch.phase("linger"):
+                time.sleep(LINGER_S)
+                _drain(session)
+        return watch.timings
+
+    def verify(
+        self, old: InstanceRef, new: InstanceRef, max_lost: int | None
+    ) -> tuple[Timings, Evidence]:
+        """Whether packets pass through `new`.
+
+        Raises StepError `neighbours-silent`, `canary-silent`, `too-many-lost`.
+        """
+        watch = Stopwatch()
+        spec = self._at.spec(new)
+        session = self._session(old, new)
+        with watch.phase("neighbours"), self._at.opened(new) as inner:
+            answers = neighbour_check(spec, inner, self._at.site.home, self._at.closer)
+        measured: tuple[Measured, ...] = ()
+        if session is not None and session.canary is not None:
+            with watch.phase("canary"):
+                measured, session.canary = session.canary.stop(), None
+        judge_answers(spec, session.heard if session else (), answers)
+        judge(measured, max_lost)
+        carried = tuple(session.carried[:-1]) if session else ()
+        if session is not None:
+            carried += (session.following.carried(),)
+        return watch.timings, Evidence(carried, measured)
+
+    def _bind(self, spec: InstanceSpec) -> None:
+        try:
+            self._at.site.route.talk(self._moves(spec))
+        except NetlinkError as error:
+            raise StepError(
+                "flip-failed", f"the bridge refused the MACs of {spec.ref}: {error.strerror}"
+            ) from error
+
+    def _moves(self, spec: InstanceSpec) -> list[Message]:
+        index = self._at.port_indices(spec)
+        return [set_fdb(index[port.name], mac_bytes(port)) for port in spec.ports]
+
+    def _turn(
+        self,
+        old: InstanceRef,
+        leaving: Sequence[str],
+        spec: InstanceSpec,
+        moves: Sequence[Message],
+    ) -> None:
+        """The flip itself. Its two calls are a tenth of a millisecond apart.
+
+        All messages of the second are one sendmsg, so not even SIGKILL can divide them.
+        """
+        ports = host_ports(spec)
+        self._at.switch.change(unmute=ports, relay=leaving, serve=ports)
+        failpoints.reach("flip.inside")
+        try:
+            self._at.site.route.talk(moves)
+        except NetlinkError as error:
+            if leaving:
+                self._bind(self._at.spec(old))
+                self._at.switch.change(mute=ports, serve=leaving)
+            raise StepError(
+                "flip-failed", f"the bridge refused the MACs of {spec.ref}: {error.strerror}"
+            ) from error
+
+    def _resync(self, old: InstanceRef, new: InstanceRef) -> None:
+        """Connections anew, when another life of the agent had followed them."""
+        if self._session(old, new) is not None:
+            return
+        try:
+            with self._at.opened(old) as source, self._at.opened(new) as target:
+                following = Following(source, target, self._at.site.home)
+            carried = following.copy()
+        except (VrhaError, OSError):
+            # Some flows would break; without the flip perhaps all of them.
+            log.exception("connections of %s could not be carried into %s", old, new)
+            return
+        self._sessions.append(_Session(old, new, following, None, (), [carried]))
+
+    def _bring_leases(self, old: InstanceRef, new: InstanceRef) -> None:
+        count = self._at.put_leases(new, self._at.leases(old))
+        session = self._session(old, new)
+        if session is not None and count is not None:
+            session.carried.insert(0, Carried("leases", count, count))
+
+    @contextmanager
+    def _held(self, spec: InstanceSpec) -> Iterator[Hold]:
+        held = Hold(self._at.site.route, host_ports(spec))
+        try:
+            held.engage()
+            yield held
+        finally:
+            held.release()
+            held.close()
+
+    def _session(self, one: InstanceRef, other: InstanceRef) -> _Session | None:
+        pair = {one, other}
+        return next((s for s in self._sessions if {s.old, s.new} == pair), None)
+
+
+def judge_answers(
+    spec: InstanceSpec, before: Sequence[PortAnswers], after: Sequence[PortAnswers]
+) -> None:
+    """Whether those who answered the old instance answer the new one.
+
+    One machine may have gone just now; a gateway, or all machines of a port, are not silent by
+    chance. Raises StepError `neighbours-silent`.
+    """
+    heard = {answers.port: set(answers.answered) for answers in before}
+    gateways = set(spec.router.uplink.gateways) if spec.router.uplink else set()
+    for answers in after:
+        known = heard.get(answers.port, set())
+        lost = known & set(answers.silent)
+        if lost & gateways or (lost and not answers.answered):
+            who = ", ".join(sorted(map(str, lost)))
+            raise StepError(
+                "neighbours-silent",
+                f"port {answers.port} of {spec.ref}: {who} answered before, and no longer do",
+            )
+
+
+def judge(measured: Sequence[Measured], max_lost: int | None) -> None:
+    """Whether what was measured is good enough. Raises StepError `canary-silent`,
+    `too-many-lost`.
+    """
+    for stream in measured:
+        if stream.unavailable or not stream.sent:
+            continue
+        if stream.lost and _ends_silent(stream):
+            raise StepError("canary-silent", f"{stream.stream}: no probe comes through any more")
+        if max_lost is not None and stream.lost > max_lost:
+            raise StepError(
+                "too-many-lost",
+                f"{stream.stream}: {stream.lost} of {stream.sent} probes lost, limit {max_lost}",
+            )
+
+
+def _ends_silent(stream: Measured) -> bool:
+    """Whether nothing has come back since the beginning of the last gap."""
+    start, length = stream.gaps_ms[-1] if stream.gaps_ms else (0.0, 0.0)
+    end = stream.sent * stream.interval_ms
+    return length > 10 * stream.interval_ms and start + length >= end - 2 * stream.interval_ms
+
+
+def _drain(session: _Session | None) -> None:
+    if session is None:
+        return
+    try:
+        for _ in range(_DRAINS):
+            if not session.following.drain():
+                return
+    except VrhaError:
+        log.exception("connections of %s could not be followed to the end", session.old)
+
+
+@contextmanager
+def _no_interruption() -> Iterator[None]:
+    """A garbage collection in the wrong millisecond would be a gap."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        with urgent():
+            yield
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -1,0 +1,116 @@
+"""The instances of a node as the steps find them: their specs, ports and namespaces."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from vrha import codec
+from vrha.errors import InputError, StepError
+from vrha.linux import announce, build, dnsmasq, mute, netns, rtnetlink
+from vrha.linux.announce import Announcer
+from vrha.linux.closing import SlowCloser
+from vrha.linux.files import SPEC, InstanceFolders
+from vrha.linux.names import host_port, host_port_prefix, namespace_name
+from vrha.model.spec import InstanceRef, InstanceSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Instances:
+    """What all steps on a node work with; nothing is remembered, all is looked up."""
+
+    site: build.Site
+    folders: InstanceFolders
+    switch: mute.Switch
+    closer: SlowCloser
+
+    def spec(self, ref: InstanceRef) -> InstanceSpec:
+        """What the instance was built from. Raises StepError `no-instance`."""
+        body = self.folders.read(ref, SPEC)
+        if body is None:
+            raise StepError("no-instance", f"there is no complete instance {ref} on this node")
+        try:
+            return codec.decode(InstanceSpec, body)
+        except InputError as error:
+            raise StepError("no-instance", f"{SPEC} of {ref} cannot be read: {error}") from error
+
+    @contextlib.contextmanager
+    def opened(self, ref: InstanceRef) -> Iterator[int]:
+        """A file descriptor of the instance's namespace. Raises StepError `no-instance`."""
+        try:
+            inner = netns.open_named(namespace_name(ref))
+        except FileNotFoundError as error:
+            raise StepError("no-instance", f"there is no namespace of {ref}") from error
+        try:
+            yield inner
+        finally:
+            os.close(inner)
+
+    @contextlib.contextmanager
+    def inside(self, ref: InstanceRef) -> Iterator[int]:
+        """The block runs in the instance's namespace. Raises StepError `no-instance`."""
+        with self.opened(ref) as inner, netns.entered(inner, self.site.home):
+            yield inner
+
+    def active_ports(self, ref: InstanceRef) -> list[str]:
+        """Host-side ports that may speak."""
+        return _of(ref, self.switch.active())
+
+    def relay_ports(self, ref: InstanceRef) -> list[str]:
+        """Host-side ports that may only forward."""
+        return _of(ref, self.switch.relays())
+
+    def port_indices(self, spec: InstanceSpec) -> dict[str, int]:
+        """Index of the host-side end of each port. Raises StepError `no-instance`."""
+        found = {}
+        for port in spec.ports:
+            link = rtnetlink.link(self.site.route, host_port(spec.ref, port.name))
+            if link is None:
+                raise StepError("no-instance", f"{spec.ref} has lost its port {port.name}")
+            found[port.name] = link.index
+        return found
+
+    @contextlib.contextmanager
+    def announcer(self, spec: InstanceSpec) -> Iterator[Sequence[Announcer]]:
+        """Sockets and frames that announce the instance. Raises StepError `announce-failed`."""
+        with self.inside(spec.ref):
+            ports = announce.open_ports(spec)
+        try:
+            yield ports
+        finally:
+            for sock, _ in ports:
+                self.closer.close(sock)
+
+    def leases(self, ref: InstanceRef) -> bytes:
+        """The DHCP leases of the instance, as its dnsmasq keeps them."""
+        return dnsmasq.leases(self.folders, ref)
+
+    def put_leases(self, ref: InstanceRef, leases: bytes) -> int | None:
+        """Give the instance these DHCP leases; how many, None when it has them already.
+
+        Its dnsmasq reads them only at its start, so it is started again. Raises StepError
+        `dnsmasq-failed`, `no-instance`.
+        """
+        # Without leases there is only the server's own DUID, which nobody has seen yet.
+        if _granted(leases) <= _granted(self.leases(ref)):
+            return None
+        folder = self.folders.path(ref)
+        with self.inside(ref) as inner:
+            pid = dnsmasq.pid_of(folder, inner)
+            if pid is not None:
+                dnsmasq.stop(pid, inner)
+            dnsmasq.put_leases(self.folders, ref, leases)
+            dnsmasq.start(self.site.dnsmasq, folder)
+        return len(_granted(leases))
+
+
+def _granted(leases: bytes) -> set[bytes]:
+    """Lines of a lease file that stand for a lease."""
+    return {line for line in leases.splitlines() if line and not line.startswith(b"duid")}
+
+
+def _of(ref: InstanceRef, names: frozenset[str]) -> list[str]:
+    prefix = host_port_prefix(ref)
+    return sorted(name for name in names if name.startswith(prefix))
