@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import configparser
 import re
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import get_args
+from typing import get_args, get_type_hints
 
 import click
 import pytest
@@ -15,6 +16,7 @@ from vrha.bus import topology
 from vrha.cli.main import cli
 from vrha.core.check_in import Refusal
 from vrha.model.messages import Message
+from vrha.model.spec import InstanceSpec
 from vrha.model.steps import Step
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -38,6 +40,28 @@ def test_every_word_of_the_protocol_is_there() -> None:
     kinds = [step.__dataclass_fields__["kind"].default for step in get_args(Step)]
     missing = [word for word in (*names, *kinds, *Refusal) if f"`{word}`" not in PROTOCOL]
     assert missing == []
+
+
+def names_in(kind: object) -> set[str]:
+    """The fields of a dataclass and of all that it is made of."""
+    found: set[str] = set()
+    for part in (kind, *get_args(kind)):
+        if is_dataclass(part):
+            hints = get_type_hints(part)
+            found |= hints.keys() | {n for hint in hints.values() for n in names_in(hint)}
+        elif part is not kind:
+            found |= names_in(part)
+    return found
+
+
+OF_DESIRED_STATE = names_in(InstanceSpec)
+"""Described where desired state is."""
+
+
+def test_every_field_of_messages_and_steps_is_there() -> None:
+    names = {name for kind in (*get_args(Message), *get_args(Step)) for name in names_in(kind)}
+    missing = {n for n in names if f"`{n}`" not in PROTOCOL and f'"{n}"' not in PROTOCOL}
+    assert missing - OF_DESIRED_STATE == set()
 
 
 def test_every_command_is_documented() -> None:

@@ -98,8 +98,8 @@ class Handovers:
             stack.callback(canary.stop)
             with watch.phase("neighbours"):
                 heard = neighbour_check(spec, source, self._at.site.home, self._at.closer)
-                canary.prepare(old)
                 carried = [neighbours.copy(source, target, self._at.site.home)]
+                canary.prepare(old)
                 canary.prepare(new)
             with watch.phase("connections"):
                 carried.append(following.copy())
@@ -131,6 +131,8 @@ class Handovers:
         with self._at.announcer(spec) as ports, _no_interruption(), ExitStack() as stack:
             held = stack.enter_context(self._held(spec)) if hold and leaving else None
             with watch.phase("drain"):
+                if session is not None and session.canary is not None and leaving:
+                    session.canary.distrust_lossy()
                 _drain(session)
             with watch.phase("flip"):
                 self._turn(old, leaving, spec, moves)

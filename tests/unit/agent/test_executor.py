@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit.orchestrator.world import DESIRED, ROUTER, FakeKernel
 from vrha.agent.epochs import Epochs
-from vrha.agent.executor import Executor
+from vrha.agent.executor import Executor, Hands
 from vrha.core.instance import instance_spec
 from vrha.errors import PreconditionError
 from vrha.linux.node import NodeKernel
@@ -35,7 +35,7 @@ def kernel() -> FakeKernel:
 
 @pytest.fixture
 def executor(kernel: FakeKernel, tmp_path: Path) -> Executor:
-    return Executor("n1", cast(NodeKernel, kernel), Epochs(tmp_path / "epochs.json"))
+    return Executor("n1", Hands(cast(NodeKernel, kernel)), Epochs(tmp_path / "epochs.json"))
 
 
 def outcomes(executor: Executor, what: Command, age: float = 0.0) -> list[tuple[Outcome, str]]:
@@ -50,7 +50,7 @@ def test_a_command_that_was_overtaken_by_its_roll_back_is_refused(
     back = command(Swap("n1", NEW, OLD), Announce("n1", OLD), order=6, undo=True)
     assert outcomes(executor, back) == [(Outcome.DONE, "")] * 2
     assert outcomes(executor, swap) == [(Outcome.REFUSED, "stale-command")]
-    again = Executor("n1", executor.kernel, Epochs(tmp_path / "epochs.json"))
+    again = Executor("n1", executor.hands, Epochs(tmp_path / "epochs.json"))
     assert outcomes(again, swap) == [(Outcome.REFUSED, "stale-command")]
     assert kernel.instances == {OLD: True, NEW: False}
 

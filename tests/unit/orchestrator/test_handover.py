@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.unit.orchestrator.world import DESIRED, ROUTER, FakeInstance, World
+from vrha import codec
 from vrha.core.steps import describe
 from vrha.errors import NotFoundError, RefusedError
+from vrha.model.evidence import NO_EVIDENCE, Carried, Evidence, Measured
+from vrha.model.messages import Outcome, StepReport
 from vrha.model.runs import RestartOptions, RunKind, RunStatus, Strategy
 from vrha.model.spec import InstanceRef
 from vrha.model.state import Activity
@@ -23,7 +26,7 @@ OLD, NEW = InstanceRef("r1", 1), InstanceRef("r1", 2)
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+    return World(tmp_path, preferred=Strategy.HANDOVER)
 
 
 def status_of(world: World) -> tuple[RouterStatus, str]:
@@ -310,6 +313,22 @@ def test_a_relay_that_nothing_names_is_reaped_and_is_no_stranger(world: World) -
     assert ("orphan-found" in kinds, "stranger-found" in kinds) == (True, False)
 
 
+def test_evidence_of_a_step_is_kept_and_shown(world: World) -> None:
+    world.serving()
+    run = world.service.restart_network("blue")
+    world.settle()
+    for lost in (7, 0):
+        measured = Measured("egress", 1767225600.25, 1.0, 250, lost, gaps_ms=((0.0, 1.5),))
+        evidence = Evidence((Carried("conntrack", 3, 2, (("exists", 1),)),), (measured,))
+        report = StepReport(
+            *(run.id, "r1", run.epoch, "n1", 1, 4, False, Outcome.DONE), evidence=evidence
+        )
+        world.receive(codec.encode(report))
+    steps = world.service.run(run.id).steps
+    assert [step.kind for step in steps if step.evidence != NO_EVIDENCE] == ["verify"]
+    assert steps[4].evidence == evidence
+
+
 # --- which strategy -------------------------------------------------------------------------
 
 
@@ -319,6 +338,17 @@ def says(world: World, name: str, capabilities: tuple[str, ...]) -> None:
 
 
 OF_0_1_0 = ("serial", "parallel", "nftables", "iptables")
+
+
+def test_what_is_preferred_is_taken_where_it_is_possible(world: World) -> None:
+    world.serving()
+    for strategy in Strategy:
+        world.preferred = strategy
+        world.restart_orchestrator()
+        assert world.service.plan_restart("blue").strategy is strategy
+        for asked in Strategy:
+            plan = world.service.plan_restart("blue", RestartOptions(asked))
+            assert plan.strategy is asked
 
 
 def test_an_agent_that_knows_no_handover_gets_parallel(world: World) -> None:

@@ -14,12 +14,13 @@ from unittest import mock
 from vrha import codec
 from vrha.agent import executor
 from vrha.agent.epochs import Epochs
-from vrha.agent.executor import Executor
+from vrha.agent.executor import Done, Executor, Hands
 from vrha.bus.topology import MAX_DOWN
 from vrha.core.run import Limits
 from vrha.errors import StepError
 from vrha.linux.build import Timings
 from vrha.linux.node import NodeKernel
+from vrha.model.evidence import NO_EVIDENCE
 from vrha.model.messages import CheckIn, Command, Inventory, Message
 from vrha.model.runs import RunStatus, Strategy
 from vrha.model.spec import (
@@ -201,7 +202,7 @@ class FakeNode:
         self.life += 1
         self.sessions = FakeSessions()
         kernel = cast(NodeKernel, self.kernel)
-        self._executor = Executor(self.name, kernel, Epochs(self._epochs))
+        self._executor = Executor(self.name, Hands(kernel), Epochs(self._epochs))
 
     @property
     def instances(self) -> dict[InstanceRef, FakeInstance]:
@@ -218,7 +219,7 @@ class FakeNode:
                 said.append(self.change_check_in(message))
         return [codec.encode(message) for message in said]
 
-    def _actions(self) -> dict[type[Step], Callable[[NodeKernel, Any], Timings]]:
+    def _actions(self) -> dict[type[Step], Callable[[Hands, Any], Done]]:
         """How the steps of a handover are taken here."""
         actions = (self._offer, self._sync, self._flip, self._verify, self._relay)
         kinds = (Offer, Sync, Flip, Verify, Relay)
@@ -292,15 +293,21 @@ class FakeNode:
         return codec.encode(message)
 
 
-def _ignore_kernel(action: Callable[[Any], None], kernel: NodeKernel, step: Step) -> Timings:
+def _ignore_kernel(action: Callable[[Any], None], hands: Hands, step: Step) -> Done:
     action(step)
-    return ()
+    return (), NO_EVIDENCE
 
 
 class World:
     """Engine, service and two nodes; `settle` carries messages until nobody has any."""
 
-    def __init__(self, folder: Path, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        limits: Limits | None = None,
+        preferred: Strategy = Strategy.PARALLEL,
+    ) -> None:
+        self.preferred = preferred
         self.folder = folder
         self.url = f"sqlite:///{folder}/store.db"
         self.now = 1000.0
@@ -320,7 +327,7 @@ class World:
         self.metrics = Metrics()
         self.engine = Engine(self.store, self.limits, self.metrics, lambda: None, lambda: self.now)
         self.service = OrchestratorService(
-            self.store, self.engine, self.metrics, lambda: None, lambda: True, Strategy.PARALLEL
+            self.store, self.engine, self.metrics, lambda: None, lambda: True, self.preferred
         )
 
     def restart_orchestrator(self) -> None:
