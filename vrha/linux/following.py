@@ -11,7 +11,7 @@ import logging
 import os
 import select
 import threading
-from collections.abc import Sequence
+import time
 
 from vrha.linux import netns
 from vrha.linux.conntrack import Source, Target
@@ -19,6 +19,9 @@ from vrha.linux.urgency import urgent
 from vrha.model.evidence import Carried
 
 log = logging.getLogger(__name__)
+
+_HARDLY_ANYTHING = 50
+"""Changes that are brought over in about a millisecond."""
 
 
 class Following:
@@ -55,10 +58,21 @@ class Following:
         self._thread.start()
         return self.carried()
 
+    def catch_up(self, limit_s: float) -> bool:
+        """Bring over what has piled up; whether hardly anything waits any more.
+
+        False after `limit_s`: more changes than can be carried.
+        """
+        until = time.monotonic() + limit_s
+        while time.monotonic() < until:
+            if self.drain() <= _HARDLY_ANYTHING:
+                return True
+        return False
+
     def drain(self) -> int:
-        """Bring over what waits now; how many changes that were. Never blocks for long."""
+        """Bring over what waits now; how many changes that were."""
         with self._lock:
-            return 0 if self._stopped else self._pass((self._forward, self._backward))
+            return 0 if self._stopped else self._pass()
 
     def carried(self) -> Carried:
         """What the new one has taken so far."""
@@ -90,15 +104,15 @@ class Following:
                 if self._stopped:
                     return
                 try:
-                    self._pass((self._forward, self._backward))
+                    self._pass()
                 except OSError:
                     # The instance has gone, or the kernel refuses: the flip will find out.
                     log.exception("connections are no longer followed")
                     return
 
-    def _pass(self, ways: Sequence[tuple[Source, Target]]) -> int:
+    def _pass(self) -> int:
         moved = 0
-        for source, target in ways:
+        for source, target in (self._forward, self._backward):
             changes = source.pending()
             if changes:
                 target.apply(changes)
