@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import secrets
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -37,7 +38,7 @@ from vrha.model.messages import CheckIn, Command, Inventory, Outcome, StepReport
 from vrha.model.runs import Run, RunStatus, StepRecord, StepStatus
 from vrha.model.state import RouterState
 from vrha.model.steps import Build
-from vrha.orchestrator import reconcile
+from vrha.orchestrator import reconcile, rollouts
 from vrha.orchestrator.metrics import Metrics
 from vrha.render.digest import expected_digest
 from vrha.store import Store, Tx
@@ -46,6 +47,9 @@ log = logging.getLogger(__name__)
 
 _LONGEST_DETAIL = 2000
 """Characters of a node's complaint that are kept."""
+
+LOOK_AGAIN_S = 1.0
+"""How often rollouts are looked at when no run has ended: routers may have vanished."""
 
 
 class Engine:
@@ -65,6 +69,9 @@ class Engine:
         self._limits = limits
         self._metrics = metrics
         self._outbox_filled = outbox_filled
+        self._look = threading.Event()
+        self._looked_at: float | None = None
+        self._resumed_at: float | None = None
 
     # --- what starts and moves runs ---------------------------------------------------------
 
@@ -76,7 +83,12 @@ class Engine:
         return self._feed(tx, run, Resume())
 
     def resume(self) -> None:
-        """Take up every open run after a start: what was started is sent again."""
+        """Take up every open run after a start: what was started is sent again.
+
+        Rollouts start no further run before the nodes were heard: after a long absence all of
+        them look silent.
+        """
+        self._resumed_at = time.time()
         with self._store.transaction() as tx:
             tx.forget_expiring()
             for run in tx.open_runs():
@@ -86,13 +98,33 @@ class Engine:
         self._outbox_filled()
 
     def tick(self) -> None:
-        """Let deadlines pass; call it several times a second."""
+        """Let deadlines pass and rollouts go on; call it several times a second."""
         with self._store.transaction() as tx:
             overdue = tx.overdue_runs(self._clock())
             for run in overdue:
                 self._feed(tx, run, Tick())
         if overdue:
             self._outbox_filled()
+        now = self._clock()
+        if self._looked_at is None or now - self._looked_at >= LOOK_AGAIN_S:
+            self._looked_at = now
+            self._look.set()
+        self.advance_rollouts()
+
+    def advance_rollouts(self) -> None:
+        """Give the next routers of open rollouts their turn, where there is reason to."""
+        while self._look.is_set():
+            # First: a run that ends meanwhile must not be missed.
+            self._look.clear()
+            with self._store.transaction() as tx:
+                if rollouts.advance(tx, self.start, self._resumed_at):
+                    self._look.set()
+            self._outbox_filled()
+
+    def rollouts_changed(self) -> None:
+        """Rollouts were started, stopped or resumed: they go on at once."""
+        self._look.set()
+        self.advance_rollouts()
 
     # --- what agents say --------------------------------------------------------------------
 
@@ -112,6 +144,7 @@ class Engine:
             case Command():
                 raise InputError("unexpected", "a command was sent to the orchestrator")
         self._outbox_filled()
+        self.advance_rollouts()
 
     def _report(self, report: StepReport) -> None:
         report = replace(report, code=report.code[:100], detail=report.detail[:_LONGEST_DETAIL])
@@ -203,6 +236,8 @@ class Engine:
             tx.node_seen(inventory, time.time())
             for run in reconcile.after_inventory(tx, inventory, previous):
                 self.start(tx, run)
+        if previous is None or previous.seen_at < (self._resumed_at or 0.0):
+            self._look.set()
 
     # --- carrying out -----------------------------------------------------------------------
 
@@ -258,6 +293,7 @@ class Engine:
             for node in {node_of(r.step) for r in run.undo if r.status is StepStatus.ABANDONED}:
                 tx.node_silent(node)
         self._metrics.run_ended(run.kind, run.status)
+        self._look.set()
         log.info("run %s: %s", run.id, run.status)
         tx.add_event(
             f"run-{run.status.replace('_', '-')}",

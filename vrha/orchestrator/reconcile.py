@@ -141,6 +141,8 @@ class Wanted:
     dry_run: bool = False
     planned: Sequence[Run] = ()
     """Runs that are about to start."""
+    avoid: str = ""
+    """A node that must not be chosen."""
 
 
 def restart(tx: Tx, desired: Desired, router: Router, wanted: Wanted) -> Run:
@@ -178,12 +180,12 @@ def _target(tx: Tx, desired: Desired, router: Router, live: plan.Live, wanted: W
         _refuse_unknown(desired, wanted.options.node)
         _refuse_unfit(tx, desired, router, wanted.options.node, wanted.planned)
         return wanted.options.node
-    placement = placement_of(tx, desired, router, live.node, wanted.planned)
+    placement = placement_of(tx, desired, router, live.node, wanted.planned, wanted.avoid)
     if not placement.node:
         raise RefusedError(
             NO_NODE,
             f"no node can host a replacement of {router.name}: {placement.explain()}",
-            "`vrha node list` shows when each agent was last heard.",
+            "`vrha node list` shows when each agent was last heard, and what is being drained.",
         )
     return placement.node
 
@@ -293,13 +295,19 @@ def _refuse_unfit(
 
 
 def placement_of(
-    tx: Tx, desired: Desired, router: Router, beside: str = "", planned: Sequence[Run] = ()
+    tx: Tx,
+    desired: Desired,
+    router: Router,
+    beside: str = "",
+    planned: Sequence[Run] = (),
+    avoid: str = "",
 ) -> Placement:
     """Where an instance of `router` may be built now; `planned` runs are about to start."""
     hosted = _hosted(tx.router_briefs(), planned) | tx.open_builds()
     # The instance to be replaced makes room: a full node can restart what it hosts.
     others = {(name, node) for name, node in hosted if name != router.name}
-    return place(router, candidates(desired, tx.node_states(), others), beside)
+    draining = tx.rollouts.cordoned() | {avoid}
+    return place(router, candidates(desired, tx.node_states(), others, draining), beside)
 
 
 def _hosted(routers: Sequence[RouterState], runs: Sequence[Run]) -> set[tuple[str, str]]:
@@ -310,14 +318,22 @@ def _hosted(routers: Sequence[RouterState], runs: Sequence[Run]) -> set[tuple[st
 
 
 def candidates(
-    desired: Desired, nodes: Sequence[NodeState], hosted: Set[tuple[str, str]]
+    desired: Desired,
+    nodes: Sequence[NodeState],
+    hosted: Set[tuple[str, str]],
+    draining: Set[str] = frozenset(),
 ) -> tuple[Candidate, ...]:
     """The desired nodes with their load, and whether their agents are heard."""
     seen = {state.name: state.seen_at for state in nodes}
     alive = time.time() - SILENT_AFTER_S
     load = Counter(node for _, node in hosted)
     return tuple(
-        Candidate(node, load[node.name], seen.get(node.name, 0.0) >= alive)
+        Candidate(
+            node,
+            load[node.name],
+            heard=seen.get(node.name, 0.0) >= alive,
+            draining=node.name in draining,
+        )
         for node in desired.nodes
     )
 
