@@ -332,7 +332,7 @@ def disturbance() -> Iterator[None]:
 
 
 def test_handovers_while_others_are_built_and_destroyed(
-    served: Street, record_property: Callable[[str, object], None]
+    served: Street, record_testsuite_property: Callable[[str, object], None]
 ) -> None:
     """All of them take the kernel's one lock of links and namespaces, again and again."""
     flips: list[float] = []
@@ -348,4 +348,4 @@ def test_handovers_while_others_are_built_and_destroyed(
             served.old = new
     served.assert_only(served.old)
     assert_nothing_lost(results[0])
-    record_property("flips_ms", flips)
+    record_testsuite_property("flips_ms", flips)

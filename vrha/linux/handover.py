@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -42,8 +43,10 @@ PROOF_S = 0.03
 """Seconds of probes that must have come through the new one before it is believed."""
 LEASE_ROUNDS = 3
 """How often leases are brought at most, when more are granted all the time."""
-_DRAINS = 20
-"""How often events are drained at most: a flood of them must not stop the flip."""
+SWITCH_S = 0.0005
+"""How long another thread may hold this one up."""
+CATCH_UP_S = 5.0
+"""Seconds for the changes that have piled up since the sync began."""
 
 
 @dataclass(slots=True)
@@ -126,9 +129,12 @@ class Handovers:
         if not leaving and not self._at.active_ports(new):
             raise StepError("not-active", f"neither {old} nor {new} serves")
         if leaving and not self._at.relay_ports(old):
-            self._catch_up(old, new, watch)
+            self._prepare(old, new, watch)
         moves = self._moves(spec)
         session = self._session(old, new)
+        if leaving:
+            with watch.phase("catch-up"):
+                _catch_up(session, new)
         with self._at.announcer(spec) as ports, _no_interruption(), ExitStack() as stack:
             held = stack.enter_context(self._held(spec)) if hold and leaving else None
             with watch.phase("drain"):
@@ -211,7 +217,7 @@ class Handovers:
                 "flip-failed", f"the bridge refused the MACs of {spec.ref}: {error.strerror}"
             ) from error
 
-    def _catch_up(self, old: InstanceRef, new: InstanceRef, watch: Stopwatch) -> None:
+    def _prepare(self, old: InstanceRef, new: InstanceRef, watch: Stopwatch) -> None:
         """Bring what must not wait for the flip: what another life of the agent had followed, and
         the leases granted meanwhile.
 
@@ -225,7 +231,7 @@ class Handovers:
             if self._session(old, new) is None:
                 with watch.phase("resync"):
                     if is_way_back:
-                        self._follow(old, new)
+                        self._follow_back(old, new)
                     else:
                         self.sync(old, new)
             with watch.phase("leases"):
@@ -242,16 +248,16 @@ class Handovers:
                 "port-not-forwarding", f"ports {', '.join(bad)} of {ref} forward no longer"
             )
 
-    def _follow(self, old: InstanceRef, new: InstanceRef) -> None:
-        """Only the connections, at once."""
+    def _follow_back(self, old: InstanceRef, new: InstanceRef) -> None:
+        """Only the connections, at once, from the sick one to the one that was there before."""
         with self._at.opened(old) as source, self._at.opened(new) as target:
             following = Following(source, target, self._at.site.home)
         try:
-            carried = following.copy()
+            following.copy()
         except BaseException:
             following.close()
             raise
-        self._sessions.append(_Session(old, new, following, None, (), [carried]))
+        self._sessions.append(_Session(new, old, following, None))
 
     def _bring_leases(self, old: InstanceRef, new: InstanceRef) -> None:
         """Again while more are granted: bringing them takes a moment."""
@@ -324,25 +330,36 @@ def _ends_silent(stream: Measured) -> bool:
     return length > 10 * stream.interval_ms and start + length >= end - 2 * stream.interval_ms
 
 
+def _catch_up(session: _Session | None, new: InstanceRef) -> None:
+    """Raises StepError `cannot-follow`, but not on the way back: that is better than staying."""
+    if session is None or session.following.catch_up(CATCH_UP_S) or session.new != new:
+        return
+    raise StepError(
+        "cannot-follow",
+        f"connections of {session.old} change faster than they can be carried over",
+        "Try again when there is less load on the node.",
+    )
+
+
 def _drain(session: _Session | None) -> None:
     if session is None:
         return
     try:
-        for _ in range(_DRAINS):
-            if not session.following.drain():
-                return
+        session.following.drain()
     except VrhaError:
         log.exception("connections of %s could not be followed to the end", session.old)
 
 
 @contextmanager
 def _no_interruption() -> Iterator[None]:
-    """A garbage collection in the wrong millisecond would be a gap."""
-    was_enabled = gc.isenabled()
+    """A garbage collection or a busy thread in the wrong millisecond would be a gap."""
+    was_enabled, interval = gc.isenabled(), sys.getswitchinterval()
     gc.disable()
+    sys.setswitchinterval(SWITCH_S)
     try:
         with urgent():
             yield
     finally:
+        sys.setswitchinterval(interval)
         if was_enabled:
             gc.enable()
