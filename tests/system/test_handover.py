@@ -119,7 +119,7 @@ def assert_known(made: Zone, guest: Dhcp) -> None:
 
 def with_address(made: Zone, guest: Dhcp) -> None:
     assert guest.discover() == ACK
-    made.lab.run("guest", ["ip", "address", "flush", "dev", "eth0", "scope", "global"])
+    made.lab.run("guest", ["ip", "-4", "address", "flush", "dev", "eth0"])
     made.lab.run("guest", ["ip", "address", "replace", f"{guest.address}/24", "dev", "eth0"])
 
 
@@ -133,7 +133,7 @@ def test_a_lease_granted_after_the_build_is_known_afterwards(served: Zone, place
     wait_for(lambda: slaac(served), 10, "an address by SLAAC")
 
 
-BREAK = "nft 'table inet broken { chain c { type filter hook forward priority -9; policy drop; } }'"
+BREAK = "nft 'table inet broken { chain c { type filter hook forward priority 0; policy drop; }; }'"
 
 
 def inside(made: Zone, ref: InstanceRef, script: str) -> None:

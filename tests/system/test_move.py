@@ -204,13 +204,17 @@ def cut_off(made: Zone, node: str) -> Iterator[None]:
     try:
         yield
     finally:
-        made.lab.run(node, ["nft", "destroy table inet cut"])
+        heal(made, node)
+
+
+def heal(made: Zone, node: str) -> None:
+    made.lab.run(node, ["nft", "add table inet cut; delete table inet cut"])
 
 
 def cut(made: Zone, node: str) -> None:
     chain = f"policy accept; tcp dport {SYNC_PORT} drop; tcp sport {SYNC_PORT} drop;"
     hooks = "".join(
-        f"chain {hook} {{ type filter hook {hook} priority 0; {chain} }}"
+        f"chain {hook} {{ type filter hook {hook} priority 0; {chain} }}; "
         for hook in ("input", "output")
     )
     made.lab.run(node, ["nft", f"table inet cut {{ {hooks} }}"])
@@ -226,7 +230,7 @@ def test_an_agent_that_cannot_be_reached_takes_nothing(served: Zone) -> None:
 def test_a_stream_that_breaks_before_the_flip(served: Zone, places: Places) -> None:
     node, away = served.router("r1").node, elsewhere(served)
     with probing(served.all_streams()) as results, cut_off(served, away):
-        served.lab.run(away, ["nft", "destroy table inet cut"])
+        heal(served, away)
         with places.stopped("agent.flip.before", lambda: cut(served, away)):
             run = begin(served, away)
         ended = served.await_run(run.id)
@@ -242,7 +246,7 @@ def test_a_stream_that_breaks_inside_the_flip(served: Zone, places: Places) -> N
         probing(served.all_streams()) as results,
         cut_off(served, away),
     ):
-        served.lab.run(away, ["nft", "destroy table inet cut"])
+        heal(served, away)
         with places.stopped("flip.inside", lambda: cut(served, away)):
             run = begin(served, away)
         ended = served.await_run(run.id)
