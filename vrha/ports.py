@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from vrha.model.rollouts import RolloutBrief, RolloutPlan, RolloutRequest, RolloutView
 from vrha.model.runs import AS_CONFIGURED, RestartOptions
 from vrha.model.spec import Desired
 from vrha.model.views import (
@@ -53,6 +54,37 @@ class Service(Protocol):
         """Move the router to node `options.node`; errors as `restart_network`.
 
         Raises NotFoundError (`no-such-node`), RefusedError (`already-there`).
+        """
+
+    def plan_rollout(self, request: RolloutRequest) -> RolloutPlan:
+        """The runs that `start_rollout` would start, router by router; starts nothing."""
+
+    def start_rollout(self, request: RolloutRequest) -> RolloutView:
+        """Restart many routers, or move all routers away from a node, which takes no new ones.
+
+        Raises InputError (`rollout-request`), NotFoundError (`no-such-node`, `no-such-zone`),
+        RefusedError (`rollout-in-progress`, naming the one that has a router of it).
+        """
+
+    def rollouts(self, limit: int = 50) -> tuple[RolloutBrief, ...]:
+        """The newest rollouts, newest first."""
+
+    def rollout(self, rollout_id: str) -> RolloutView:
+        """Raises NotFoundError (`no-such-rollout`), as the next two do."""
+
+    def stop_rollout(self, rollout_id: str) -> RolloutView:
+        """Take up no further router; open runs go on. Raises RefusedError (`not-running`)."""
+
+    def resume_rollout(self, rollout_id: str) -> RolloutView:
+        """Take a stopped rollout up again with what is not done, what had failed included.
+
+        Raises RefusedError: `not-stopped`, `rollout-in-progress`.
+        """
+
+    def undrain(self, node: str) -> NodeView:
+        """The node takes instances again.
+
+        Raises NotFoundError (`no-such-node`), RefusedError (`rollout-in-progress`).
         """
 
     def networks(self) -> tuple[NetworkView, ...]: ...

@@ -17,6 +17,13 @@ from vrha import __version__
 from vrha.api import errors
 from vrha.api.limit import BodyLimit
 from vrha.codec import decode
+from vrha.model.rollouts import (
+    RolloutBrief,
+    RolloutKind,
+    RolloutPlan,
+    RolloutRequest,
+    RolloutView,
+)
 from vrha.model.runs import RestartOptions, Strategy
 from vrha.model.spec import Desired
 from vrha.model.views import (
@@ -67,6 +74,42 @@ class RestartRequest(BaseModel):
         return RestartOptions(self.strategy, self.node, self.hold, self.max_lost)
 
 
+class RolloutBody(BaseModel):
+    """What to do to many routers, and with which caution."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: RolloutKind
+    zone: str = Field("", max_length=100, description="Restart: only routers on nodes there.")
+    node: str = Field("", max_length=100, description="Drain: the node to be emptied.")
+    max_parallel: int = Field(
+        4, ge=1, le=1000, description="Routers at a time, once the first one alone is done."
+    )
+    stop_on_lost: int | None = Field(
+        None, ge=0, description="Go no further once more probes than that were lost in all."
+    )
+    keep_going: bool = Field(False, description="Go on after a run that was rolled back.")
+    strategy: Strategy | None = Field(
+        None, description="Absent: the best that the nodes are capable of."
+    )
+    hold: bool = Field(False, description="Hold packets while the last connections move.")
+    max_lost: int | None = Field(
+        None, ge=0, description="Turn a router back when more probes than that were lost."
+    )
+
+    @property
+    def request(self) -> RolloutRequest:
+        return RolloutRequest(
+            self.kind,
+            self.zone,
+            self.node,
+            self.max_parallel,
+            self.stop_on_lost,
+            self.keep_going,
+            RestartOptions(self.strategy, "", self.hold, self.max_lost),
+        )
+
+
 async def _body(request: Request) -> bytes:
     return await request.body()
 
@@ -91,8 +134,8 @@ def create_app(service: Service) -> FastAPI:
         "4XX": {"model": errors.Problem, "description": "The request cannot be carried out"},
         "5XX": {"model": errors.Problem, "description": "The orchestrator cannot work"},
     }
-    for router in (_desired(service), _views(service), _runs(service), _operations(service)):
-        app.include_router(router, responses=problems)
+    for part in (_desired, _views, _runs, _rollouts, _operations):
+        app.include_router(part(service), responses=problems)
     _describe_bodies(app)
     return app
 
@@ -176,6 +219,47 @@ def _runs(service: Service) -> APIRouter:
     ) -> Sequence[Event]:
         """What happened and why, in the order of the ids."""
         return service.events(after, limit)
+
+    return router
+
+
+def _rollouts(service: Service) -> APIRouter:
+    router = APIRouter(prefix="/v1", tags=["rollouts"])
+
+    @router.post("/rollouts")
+    def start(body: RolloutBody) -> RolloutView:
+        """Restart many routers, or drain a node; refused while another has a router of it."""
+        return service.start_rollout(body.request)
+
+    @router.post("/rollouts/plan")
+    def plan(body: RolloutBody) -> RolloutPlan:
+        """The run that each router would get; starts nothing."""
+        return service.plan_rollout(body.request)
+
+    @router.get("/rollouts")
+    def rollouts(limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> tuple[RolloutBrief, ...]:
+        """The newest rollouts."""
+        return service.rollouts(limit)
+
+    @router.get("/rollouts/{rollout_id}")
+    def rollout(rollout_id: Name) -> RolloutView:
+        """One rollout with all its routers."""
+        return service.rollout(rollout_id)
+
+    @router.post("/rollouts/{rollout_id}/stop")
+    def stop(rollout_id: Name) -> RolloutView:
+        """Take up no further router; runs that have begun go on to their end."""
+        return service.stop_rollout(rollout_id)
+
+    @router.post("/rollouts/{rollout_id}/resume")
+    def resume(rollout_id: Name) -> RolloutView:
+        """Take a stopped rollout up again with what is not done."""
+        return service.resume_rollout(rollout_id)
+
+    @router.post("/nodes/{name}/undrain")
+    def undrain(name: Name) -> NodeView:
+        """The node takes instances again."""
+        return service.undrain(name)
 
     return router
 

@@ -21,6 +21,7 @@ from vrha.errors import (
     UnreachableError,
     VrhaError,
 )
+from vrha.model.rollouts import RolloutBrief, RolloutPlan, RolloutRequest, RolloutView
 from vrha.model.runs import AS_CONFIGURED, RestartOptions
 from vrha.model.spec import Desired
 from vrha.model.views import (
@@ -112,6 +113,31 @@ class Client:
     def move_router(self, router: str, options: RestartOptions) -> RunView:
         return self._start("routers", router, "move", options, dry_run=False)
 
+    def plan_rollout(self, request: RolloutRequest) -> RolloutPlan:
+        answer = self._send("POST", "/v1/rollouts/plan", _rollout_body(request))
+        return self._read(RolloutPlan, answer)
+
+    def start_rollout(self, request: RolloutRequest) -> RolloutView:
+        return self._read(RolloutView, self._send("POST", "/v1/rollouts", _rollout_body(request)))
+
+    def rollouts(self, limit: int = 50) -> tuple[RolloutBrief, ...]:
+        return self._get(tuple[RolloutBrief, ...], "/v1/rollouts", limit=limit)
+
+    def rollout(self, rollout_id: str) -> RolloutView:
+        return self._get(RolloutView, f"/v1/rollouts/{quote(rollout_id, safe='')}")
+
+    def stop_rollout(self, rollout_id: str) -> RolloutView:
+        path = f"/v1/rollouts/{quote(rollout_id, safe='')}/stop"
+        return self._read(RolloutView, self._send("POST", path))
+
+    def resume_rollout(self, rollout_id: str) -> RolloutView:
+        path = f"/v1/rollouts/{quote(rollout_id, safe='')}/resume"
+        return self._read(RolloutView, self._send("POST", path))
+
+    def undrain(self, node: str) -> NodeView:
+        path = f"/v1/nodes/{quote(node, safe='')}/undrain"
+        return self._read(NodeView, self._send("POST", path))
+
     def networks(self) -> tuple[NetworkView, ...]:
         return self._get(tuple[NetworkView, ...], "/v1/networks")
 
@@ -189,3 +215,10 @@ class Client:
             raise SpecError(message.splitlines())
         kind_of_error = _ERRORS.get(answer.status, InputError if answer.status < 500 else VrhaError)
         raise kind_of_error(code, message, hint)
+
+
+def _rollout_body(request: RolloutRequest) -> bytes:
+    body = asdict(request)
+    options = body.pop("options")
+    del options["node"]  # placement decides for each router
+    return json.dumps(body | options).encode()

@@ -21,9 +21,10 @@ COMMANDS = {
     "events": ("vrha.cli.events:events", "Show what happened and why."),
     "lab": ("vrha.cli.lab:lab", "A whole zone in namespaces on this machine."),
     "network": ("vrha.cli.network:network", "Networks: list, show, restart."),
-    "node": ("vrha.cli.node:node", "Nodes and what they host."),
+    "node": ("vrha.cli.node:node", "Nodes and what they host: list, drain, undrain."),
     "orchestrator": ("vrha.cli.orchestrator:orchestrator", "Run the orchestrator."),
-    "router": ("vrha.cli.router:router", "Routers: list, show, why."),
+    "rollout": ("vrha.cli.rollout:rollout", "Operations over many routers: watch, stop, resume."),
+    "router": ("vrha.cli.router:router", "Routers: list, show, why, move."),
     "run": ("vrha.cli.run:run", "Runs: list, show, watch, diagram."),
 }
 """Command to where it lives and its line in the help: `--help` imports none of them."""

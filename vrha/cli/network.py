@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import click
 
-from vrha.cli.options import duration
 from vrha.cli.output import output_options, record, show, table
+from vrha.cli.restarting import (
+    handover_options,
+    options_of,
+    rollout_options,
+    see_through,
+    show_plan,
+    start_rollout,
+    waiting_options,
+)
 from vrha.cli.settings import Settings
 from vrha.errors import NotFoundError
-from vrha.model.runs import RestartOptions, Strategy
+from vrha.model.rollouts import RolloutKind, RolloutRequest
 
 CLEANUP_MISSING = """\
 a restart needs --cleanup, so that nobody does it by mistake.
@@ -58,61 +66,57 @@ def show_network(settings: Settings, name: str) -> None:
 
 
 @network.command()
-@click.argument("name")
+@click.argument("name", required=False)
+@click.option("--all", "everything", is_flag=True, help="Restart all routers, one rollout.")
+@click.option("--zone", help="With --all: only routers on nodes of that zone.")
 @click.option("--cleanup", is_flag=True, help="Needed: says that the old instance is destroyed.")
-@click.option(
-    "--strategy",
-    type=click.Choice([strategy.value for strategy in Strategy]),
-    help="How to hand over; default: the best that the nodes are capable of.",
-)
-@click.option("--hold", is_flag=True, help="Hold packets for a millisecond during a handover.")
-@click.option(
-    "--max-lost",
-    type=click.IntRange(0),
-    help="Turn the traffic back when the node lost more probes than that; default: only when"
-    " none comes through.",
-)
-@click.option("--dry-run", is_flag=True, help="Show the steps and their undo; start nothing.")
-@click.option("--wait/--no-wait", default=True, show_default=True, help="Wait for the end.")
-@click.option(
-    "--timeout",
-    type=duration,
-    default="90s",
-    show_default=True,
-    help="How long to wait; the run goes on afterwards.",
-)
+@rollout_options
+@handover_options
+@waiting_options
 @output_options
 @click.pass_obj
 def restart(
     settings: Settings,
-    name: str,
+    name: str | None,
+    everything: bool,
+    zone: str | None,
     cleanup: bool,
+    max_parallel: int | None,
+    stop_on_lost: int | None,
+    keep_going: bool,
     strategy: str | None,
     hold: bool,
     max_lost: int | None,
     dry_run: bool,
     wait: bool,
-    timeout: float,
+    timeout: float | None,
 ) -> None:
-    """Replace the router instance that serves a network, and clean up the old one."""
+    """Replace the router instance that serves a network, and clean up the old one.
+
+    With --all: those of all networks, the first one alone, then several at a time.
+    """
     if not cleanup:
         raise click.UsageError(CLEANUP_MISSING)
-    from vrha.cli import progress, runview
-
-    options = RestartOptions(Strategy(strategy) if strategy else None, "", hold, max_lost)
+    options = options_of(strategy, hold, max_lost)
+    if everything and name is None:
+        request = RolloutRequest(
+            RolloutKind.RESTART,
+            zone or "",
+            "",
+            max_parallel or 4,
+            stop_on_lost,
+            keep_going,
+            options,
+        )
+        start_rollout(settings, request, dry_run, wait, timeout)
+        return
+    if name is None or everything:
+        raise click.UsageError("either the NAME of one network, or --all")
+    for_many = (zone, max_parallel, stop_on_lost, keep_going or None)
+    if any(given is not None for given in for_many):
+        raise click.UsageError("--zone, --max-parallel, --stop-on-lost and --keep-going need --all")
     client = settings.client()
     if dry_run:
-        plan = client.plan_restart(name, options)
-        show(settings, plan, lambda: runview.plan(plan))
+        show_plan(settings, client.plan_restart(name, options))
         return
-    run = client.restart_network(name, options)
-    if not wait:
-        show(settings, run, lambda: progress.headline(run))
-        return
-    try:
-        ended = progress.follow(client, run.id, timeout, progress.progress())
-    except KeyboardInterrupt:
-        click.echo(f"run {run.id} goes on; `vrha run watch {run.id}` shows it", err=True)
-        raise
-    show(settings, ended, lambda: progress.summary(ended))
-    progress.demand_done([ended])
+    see_through(settings, client, client.restart_network(name, options), wait, timeout)

@@ -7,6 +7,13 @@ from typing import TYPE_CHECKING
 import click
 
 from vrha.cli.output import clean, output_options, record, show, table
+from vrha.cli.restarting import (
+    handover_options,
+    options_of,
+    see_through,
+    show_plan,
+    waiting_options,
+)
 from vrha.cli.settings import Settings
 from vrha.errors import NotFoundError
 
@@ -65,6 +72,33 @@ def why(settings: Settings, name: str) -> None:
     click.echo(clean(f"{found.name} is {found.status}{instance}{reason}"))
     for run in last:
         click.echo(clean(_sentence(run)))
+
+
+@router.command()
+@click.argument("name")
+@click.option("--to", "node", required=True, metavar="NODE", help="The node that is to serve it.")
+@handover_options
+@waiting_options
+@output_options
+@click.pass_obj
+def move(
+    settings: Settings,
+    name: str,
+    node: str,
+    strategy: str | None,
+    hold: bool,
+    max_lost: int | None,
+    dry_run: bool,
+    wait: bool,
+    timeout: float | None,
+) -> None:
+    """Let another node serve a router; the old instance is destroyed."""
+    options = options_of(strategy, hold, max_lost, node)
+    client = settings.client()
+    if dry_run:
+        show_plan(settings, client.plan_move(name, options))
+        return
+    see_through(settings, client, client.move_router(name, options), wait, timeout)
 
 
 def _row(found: RouterView) -> tuple[object, ...]:

@@ -12,10 +12,11 @@ from vrha.model.views import RunView
 def plan(run: RunView) -> str:
     """The steps that would be taken, each with its undo, and the point of no return."""
     title = headline(run).partition(": ")[2]
-    return "\n".join([f"{title}", *_planned(run), "", "Dry run: nothing was started."])
+    return "\n".join([f"{title}", *planned(run), "", "Dry run: nothing was started."])
 
 
-def _planned(run: RunView) -> Iterator[str]:
+def planned(run: RunView) -> Iterator[str]:
+    """The lines of the steps that would be taken, with their undo."""
     for place, step in enumerate(run.steps, start=1):
         if step.seq == run.point_of_no_return:
             yield "      --- from the start of the next step there is no way back ---"

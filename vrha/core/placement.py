@@ -13,6 +13,7 @@ class Unfit(StrEnum):
     """Why a node cannot host a router."""
 
     SILENT = "silent"
+    DRAINING = "draining"
     WRONG_ZONE = "wrong-zone"
     MISSING_LABEL = "missing-label"
     FULL = "full"
@@ -20,11 +21,13 @@ class Unfit(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A node as placement sees it: how many instances it hosts, whether its agent is heard."""
+    """A node as placement sees it: how many instances it hosts, whether its agent is heard, and
+    whether it is being emptied."""
 
     node: Node
     instances: int
     heard: bool
+    draining: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,8 @@ def unfit(router: Router, candidate: Candidate) -> Unfit | None:
     node = candidate.node
     if not candidate.heard:
         return Unfit.SILENT
+    if candidate.draining:
+        return Unfit.DRAINING
     if router.zone and router.zone != node.zone:
         return Unfit.WRONG_ZONE
     if any(node.labels.get(key) != value for key, value in router.labels.items()):

@@ -86,6 +86,8 @@ class NodeView:
     capacity: int
     heard_seconds_ago: float | None
     version: str
+    draining: bool = False
+    """It takes no new instances: somebody is emptying it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import secrets
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -37,7 +38,7 @@ from vrha.model.messages import CheckIn, Command, Inventory, Outcome, StepReport
 from vrha.model.runs import Run, RunStatus, StepRecord, StepStatus
 from vrha.model.state import RouterState
 from vrha.model.steps import Build
-from vrha.orchestrator import reconcile
+from vrha.orchestrator import reconcile, rollouts
 from vrha.orchestrator.metrics import Metrics
 from vrha.render.digest import expected_digest
 from vrha.store import Store, Tx
@@ -46,6 +47,9 @@ log = logging.getLogger(__name__)
 
 _LONGEST_DETAIL = 2000
 """Characters of a node's complaint that are kept."""
+
+LOOK_AGAIN_S = 1.0
+"""How often rollouts are looked at when no run has ended: routers may have vanished."""
 
 
 class Engine:
@@ -65,6 +69,8 @@ class Engine:
         self._limits = limits
         self._metrics = metrics
         self._outbox_filled = outbox_filled
+        self._run_ended = threading.Event()
+        self._looked_at: float | None = None
 
     # --- what starts and moves runs ---------------------------------------------------------
 
@@ -86,13 +92,33 @@ class Engine:
         self._outbox_filled()
 
     def tick(self) -> None:
-        """Let deadlines pass; call it several times a second."""
+        """Let deadlines pass and rollouts go on; call it several times a second."""
         with self._store.transaction() as tx:
             overdue = tx.overdue_runs(self._clock())
             for run in overdue:
                 self._feed(tx, run, Tick())
         if overdue:
             self._outbox_filled()
+        now = self._clock()
+        if self._looked_at is None or now - self._looked_at >= LOOK_AGAIN_S:
+            self._looked_at = now
+            self._run_ended.set()
+        self.advance_rollouts()
+
+    def advance_rollouts(self) -> None:
+        """Give the next routers of open rollouts their turn, where a run has ended since."""
+        while self._run_ended.is_set():
+            # First: a run that ends meanwhile must not be missed.
+            self._run_ended.clear()
+            with self._store.transaction() as tx:
+                if rollouts.advance(tx, self.start):
+                    self._run_ended.set()
+            self._outbox_filled()
+
+    def rollouts_changed(self) -> None:
+        """Rollouts were started, stopped or resumed: they go on at once."""
+        self._run_ended.set()
+        self.advance_rollouts()
 
     # --- what agents say --------------------------------------------------------------------
 
@@ -112,6 +138,7 @@ class Engine:
             case Command():
                 raise InputError("unexpected", "a command was sent to the orchestrator")
         self._outbox_filled()
+        self.advance_rollouts()
 
     def _report(self, report: StepReport) -> None:
         report = replace(report, code=report.code[:100], detail=report.detail[:_LONGEST_DETAIL])
@@ -258,6 +285,7 @@ class Engine:
             for node in {node_of(r.step) for r in run.undo if r.status is StepStatus.ABANDONED}:
                 tx.node_silent(node)
         self._metrics.run_ended(run.kind, run.status)
+        self._run_ended.set()
         log.info("run %s: %s", run.id, run.status)
         tx.add_event(
             f"run-{run.status.replace('_', '-')}",

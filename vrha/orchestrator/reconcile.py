@@ -141,6 +141,8 @@ class Wanted:
     dry_run: bool = False
     planned: Sequence[Run] = ()
     """Runs that are about to start."""
+    avoid: str = ""
+    """A node that must not be chosen."""
 
 
 def restart(tx: Tx, desired: Desired, router: Router, wanted: Wanted) -> Run:
@@ -159,7 +161,7 @@ def restart(tx: Tx, desired: Desired, router: Router, wanted: Wanted) -> Run:
             + (f" ({state.failed})" if state.failed else ""),
             "`vrha apply` tries again to create it; `vrha node list` shows the nodes.",
         )
-    node = wanted.options.node or _placed(tx, desired, router, live, wanted.planned)
+    node = wanted.options.node or _placed(tx, desired, router, live, wanted)
     way = _way(tx, state, live, node, spec, wanted)
     if way.strategy is Strategy.HANDOVER and node == live.node:
         spec = in_disguise(live.spec, spec)
@@ -168,15 +170,13 @@ def restart(tx: Tx, desired: Desired, router: Router, wanted: Wanted) -> Run:
     return plan.restart(new_run_id(), way, live, node, spec, wanted.kind)
 
 
-def _placed(
-    tx: Tx, desired: Desired, router: Router, live: plan.Live, planned: Sequence[Run]
-) -> str:
-    placement = placement_of(tx, desired, router, live.node, planned)
+def _placed(tx: Tx, desired: Desired, router: Router, live: plan.Live, wanted: Wanted) -> str:
+    placement = placement_of(tx, desired, router, live.node, wanted.planned, wanted.avoid)
     if not placement.node:
         raise RefusedError(
             NO_NODE,
             f"no node can host a replacement of {router.name}: {placement.explain()}",
-            "`vrha node list` shows when each agent was last heard.",
+            "`vrha node list` shows when each agent was last heard, and what is being drained.",
         )
     return placement.node
 
@@ -257,13 +257,19 @@ def refuse_target(tx: Tx, desired: Desired, router: Router, node: str) -> None:
 
 
 def placement_of(
-    tx: Tx, desired: Desired, router: Router, beside: str = "", planned: Sequence[Run] = ()
+    tx: Tx,
+    desired: Desired,
+    router: Router,
+    beside: str = "",
+    planned: Sequence[Run] = (),
+    avoid: str = "",
 ) -> Placement:
     """Where an instance of `router` may be built now; `planned` runs are about to start."""
     hosted = _hosted(tx.router_briefs(), planned) | tx.open_builds()
     # The instance to be replaced makes room: a full node can restart what it hosts.
     others = {(name, node) for name, node in hosted if name != router.name}
-    return place(router, candidates(desired, tx.node_states(), others), beside)
+    draining = tx.rollouts.cordoned() | {avoid}
+    return place(router, candidates(desired, tx.node_states(), others, draining), beside)
 
 
 def _hosted(routers: Sequence[RouterState], runs: Sequence[Run]) -> set[tuple[str, str]]:
@@ -274,14 +280,22 @@ def _hosted(routers: Sequence[RouterState], runs: Sequence[Run]) -> set[tuple[st
 
 
 def candidates(
-    desired: Desired, nodes: Sequence[NodeState], hosted: Set[tuple[str, str]]
+    desired: Desired,
+    nodes: Sequence[NodeState],
+    hosted: Set[tuple[str, str]],
+    draining: Set[str] = frozenset(),
 ) -> tuple[Candidate, ...]:
     """The desired nodes with their load, and whether their agents are heard."""
     seen = {state.name: state.seen_at for state in nodes}
     alive = time.time() - SILENT_AFTER_S
     load = Counter(node for _, node in hosted)
     return tuple(
-        Candidate(node, load[node.name], seen.get(node.name, 0.0) >= alive)
+        Candidate(
+            node,
+            load[node.name],
+            heard=seen.get(node.name, 0.0) >= alive,
+            draining=node.name in draining,
+        )
         for node in desired.nodes
     )
 

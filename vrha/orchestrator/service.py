@@ -9,6 +9,7 @@ import vrha
 from vrha.core.diff import diff
 from vrha.core.instance import instance_spec
 from vrha.errors import NotFoundError, RefusedError, UnreachableError
+from vrha.model.rollouts import RolloutBrief, RolloutPlan, RolloutRequest, RolloutView
 from vrha.model.runs import AS_CONFIGURED, RestartOptions, Run, RunKind, Strategy
 from vrha.model.spec import Desired, InstanceRef, Router
 from vrha.model.views import (
@@ -21,7 +22,7 @@ from vrha.model.views import (
     RouterView,
     RunView,
 )
-from vrha.orchestrator import reconcile, views
+from vrha.orchestrator import reconcile, rollouts, views
 from vrha.orchestrator.engine import Engine
 from vrha.orchestrator.metrics import Metrics
 from vrha.orchestrator.reconcile import Wanted
@@ -97,6 +98,52 @@ class OrchestratorService:
         self._outbox_filled()
         return view
 
+    # --- rollouts ---------------------------------------------------------------------------
+
+    def plan_rollout(self, request: RolloutRequest) -> RolloutPlan:
+        with self._store.transaction() as tx:
+            routers = rollouts.routers_of(tx, tx.desired()[1], request)
+        planned: list[Run] = []
+        members = []
+        # One transaction each: the plans of 500 routers must not hold up what is going on.
+        for router in routers:
+            with self._store.transaction() as tx:
+                members.append(rollouts.plan_one(tx, request, self._preferred, router, planned))
+        return RolloutPlan(request, tuple(members))
+
+    def start_rollout(self, request: RolloutRequest) -> RolloutView:
+        self._demand_broker()
+        with self._store.transaction() as tx:
+            rollout = rollouts.begin(tx, request, self._preferred)
+        self._engine.rollouts_changed()
+        return self.rollout(rollout.id)
+
+    def rollouts(self, limit: int = 50) -> tuple[RolloutBrief, ...]:
+        with self._store.transaction() as tx:
+            return rollouts.briefs(tx, limit)
+
+    def rollout(self, rollout_id: str) -> RolloutView:
+        with self._store.transaction() as tx:
+            return rollouts.view_of(tx, rollout_id)
+
+    def stop_rollout(self, rollout_id: str) -> RolloutView:
+        with self._store.transaction() as tx:
+            rollouts.stop(tx, rollout_id)
+        self._engine.rollouts_changed()
+        return self.rollout(rollout_id)
+
+    def resume_rollout(self, rollout_id: str) -> RolloutView:
+        self._demand_broker()
+        with self._store.transaction() as tx:
+            rollouts.resume(tx, rollout_id)
+        self._engine.rollouts_changed()
+        return self.rollout(rollout_id)
+
+    def undrain(self, node: str) -> NodeView:
+        with self._store.transaction() as tx:
+            rollouts.undrain(tx, node)
+        return next(view for view in self.nodes() if view.name == node)
+
     def _begin(self, tx: Tx, run: Run) -> RunView:
         run = self._engine.start(tx, run)
         return views.run_view(run, tx.run_times(run.id))
@@ -147,8 +194,11 @@ class OrchestratorService:
         with self._store.transaction() as tx:
             desired = tx.desired()[1]
             states = {state.name: state for state in tx.node_states()}
+            draining = tx.rollouts.cordoned()
         now = time.time()
-        return tuple(views.node_view(n, states.get(n.name), now) for n in desired.nodes)
+        return tuple(
+            views.node_view(n, states.get(n.name), now, n.name in draining) for n in desired.nodes
+        )
 
     def run(self, run_id: str) -> RunView:
         with self._store.transaction() as tx:

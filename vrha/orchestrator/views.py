@@ -110,7 +110,7 @@ def network_view(
     )
 
 
-def node_view(node: Node, state: NodeState | None, now: float) -> NodeView:
+def node_view(node: Node, state: NodeState | None, now: float, draining: bool = False) -> NodeView:
     """A node and what its agent last said; `now` in seconds of the wall clock."""
     return NodeView(
         name=node.name,
@@ -119,6 +119,7 @@ def node_view(node: Node, state: NodeState | None, now: float) -> NodeView:
         capacity=node.capacity,
         heard_seconds_ago=max(0.0, now - state.seen_at) if state else None,
         version=state.version if state else "",
+        draining=draining,
     )
 
 

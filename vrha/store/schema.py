@@ -28,7 +28,7 @@ from sqlalchemy import (
 from vrha.errors import PreconditionError
 
 SCHEMA_VERSION = 2
-"""1: without `evidence`."""
+"""1: without `evidence`, rollouts and cordons."""
 
 metadata = MetaData()
 
@@ -137,6 +137,48 @@ outbox = Table(
     Column("expires", Float(53)),
     # An id names a message for ever (it is its message id), so it is never given out again.
     sqlite_autoincrement=True,
+)
+
+rollouts = Table(
+    "rollouts",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("open", Boolean, nullable=False),
+    # Everything of the rollout but its members.
+    Column("body", Text, nullable=False),
+    Column("started_at", String(32), nullable=False),
+    Column("ended_at", String(32), nullable=False),
+    sqlite_autoincrement=True,
+)
+
+members = Table(
+    "rollout_members",
+    metadata,
+    Column("rollout", String(64), primary_key=True),
+    # In the order of their turns.
+    Column("place", Integer, primary_key=True, autoincrement=False),
+    Column("router", String(64), nullable=False),
+    Column("status", String(32), nullable=False),
+    Column("round", Integer, nullable=False),
+    Column("run", String(64), nullable=False),
+    Column("strategy", String(32)),
+    Column("from_node", String(64), nullable=False),
+    Column("to_node", String(64), nullable=False),
+    Column("old", String(96), nullable=False),
+    Column("new", String(96), nullable=False),
+    Column("lost", Integer),
+    Column("reason", String(128), nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("started_at", String(32), nullable=False),
+    Column("ended_at", String(32), nullable=False),
+)
+
+cordons = Table(
+    "cordons",
+    metadata,
+    Column("node", String(64), primary_key=True),
+    Column("since", String(32), nullable=False),
 )
 
 events = Table(

@@ -19,6 +19,7 @@ from vrha.model.spec import Desired
 from vrha.model.state import NodeState, RouterState
 from vrha.model.views import Event
 from vrha.store import rows, schema
+from vrha.store.rollouts import Rollouts
 from vrha.store.rows import OutboxRow, RunTimes
 
 KEPT_EVENTS = 100_000
@@ -38,6 +39,7 @@ class Tx:
         desired: dict[tuple[int, str], Desired],
     ) -> None:
         self._db = connection
+        self.rollouts = Rollouts(connection)
         self._memory = memory
         self._desired = desired
 
