@@ -73,8 +73,9 @@ class Report:
 
     `lost` and `longest_gap_ms` sum up the streams of whoever started the run, or, without such,
     those of the nodes; None when nothing was measured at all. `measured_by` says which: `client`,
-    `nodes` or empty. `start_ms` and `end_ms` are what a plot should show, `flip_ms` start and end
-    of the change of owner, `point_of_no_return_ms` when the first step began that has no way back.
+    `nodes` or empty. `start_ms` and `end_ms` are what a plot should show, `flip_ms` between
+    which times the owner changed and `flip_length_ms` how long that took, `point_of_no_return_ms`
+    when the first step began that has no way back.
     """
 
     version: int
@@ -99,6 +100,7 @@ class Report:
     lost: int | None
     longest_gap_ms: float | None
     flip_ms: tuple[float, float] | None
+    flip_length_ms: float | None
     point_of_no_return: int | None
     point_of_no_return_ms: float | None
     steps: tuple[ReportStep, ...]

@@ -11,7 +11,7 @@ from vrha.model.report import Direction, Report, ReportGap, ReportLane, ReportSt
 ZOOM_PAD_MS = 5.0
 """What the close view shows before and after the flip, at least."""
 
-_TICKS = 5
+_TICKS = 7
 _LABEL_ROOM = 14.0
 """Share of the width (%) that the length of a gap takes on a narrow screen."""
 _GROUPS: tuple[tuple[Direction, str], ...] = (

@@ -45,6 +45,7 @@ def report(run: RunView) -> Report:
     lanes = tuple(_lanes(run, clock))
     outside = [lane for lane in lanes if not lane.source and not lane.unavailable]
     counted = outside or [lane for lane in lanes if not lane.unavailable]
+    flip, flip_length = _flip(steps)
     start, end = _extent(clock, (*steps, *undo), lanes)
     return Report(
         version=VERSION,
@@ -68,7 +69,8 @@ def report(run: RunView) -> Report:
         measured_by=("client" if outside else "nodes") if counted else "",
         lost=sum(lane.lost for lane in counted) if counted else None,
         longest_gap_ms=max((lane.longest_gap_ms for lane in counted), default=None),
-        flip_ms=_flip(steps),
+        flip_ms=flip,
+        flip_length_ms=flip_length,
         point_of_no_return=run.point_of_no_return,
         point_of_no_return_ms=next(
             (
@@ -143,18 +145,41 @@ def _inferred(
     return replace(step, start_ms=before, length_ms=length, inferred=True)
 
 
-def _flip(steps: Sequence[ReportStep]) -> tuple[float, float] | None:
-    """Start and end of the change of owner; without a step for it from the mute to the unmute."""
-    drawn = [s for s in steps if s.start_ms is not None and s.length_ms is not None]
-    flips = [s for s in drawn if s.flip]
-    if not flips:
-        flips = [s for s in drawn if s.kind in ("mute", "unmute")]
-    if not flips:
+def _flip(steps: Sequence[ReportStep]) -> tuple[tuple[float, float] | None, float | None]:
+    """When the owner changed, at the earliest and at the latest, and how long that took.
+
+    Without a step for it that is from the mute of the old one to the unmute of the new one.
+    """
+    spans = [_turn(step) for step in steps if step.flip]
+    if not any(spans):
+        spans = [_span(step) for step in steps if step.kind in ("mute", "unmute")]
+    known = [span for span in spans if span]
+    if not known:
+        return None, None
+    first, last = min(start for start, _ in known), max(end for _, end in known)
+    phases = (dict(step.timings_ms).get("flip") for step in steps if step.flip)
+    lengths = [length for length in phases if length is not None]
+    return (first, last), _ms(sum(lengths) if lengths else last - first)
+
+
+def _span(step: ReportStep) -> tuple[float, float] | None:
+    if step.start_ms is None or step.length_ms is None:
         return None
-    # Both were checked above.
-    starts = [s.start_ms or 0.0 for s in flips]
-    ends = [(s.start_ms or 0.0) + (s.length_ms or 0.0) for s in flips]
-    return min(starts), _ms(max(ends))
+    return step.start_ms, _ms(step.start_ms + step.length_ms)
+
+
+def _turn(step: ReportStep) -> tuple[float, float] | None:
+    """The part of a flip step in which its phase `flip` must lie: after what came before it, and
+    before what came after it. What the step does between its phases is in no phase.
+    """
+    span = _span(step)
+    names = [name for name, _ in step.timings_ms]
+    if span is None or "flip" not in names:
+        return span
+    place = names.index("flip")
+    first = span[0] + sum(ms for _, ms in step.timings_ms[:place])
+    last = span[1] - sum(ms for _, ms in step.timings_ms[place + 1 :])
+    return (_ms(first), _ms(last)) if first <= last else span
 
 
 def _lanes(run: RunView, clock: _Clock | None) -> Iterator[ReportLane]:
