@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -133,7 +134,7 @@ def _ended(run: RunView) -> str:
     from vrha.render.report import report
 
     hint = f"`vrha run report {run.id} --html FILE` draws it."
-    return "\n".join([progress.summary(run), measured(report(run)), hint])
+    return "\n".join([progress.summary(run), measured(report(run, time.time())), hint])
 
 
 def start_rollout(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import click
@@ -21,7 +22,7 @@ def give(settings: Settings, run: RunView, html: str | None) -> None:
 
     Raises InputError (`cannot-write`).
     """
-    found = report(run)
+    found = report(run, time.time())
     if html is not None:
         from vrha.render.page import page
 

@@ -16,10 +16,10 @@ Direction = Literal["egress", "ingress", "canary", "other"]
 
 @dataclass(frozen=True, slots=True)
 class ReportStep:
-    """One step. Without `start_ms`: when it began, or how long it took, is not known.
+    """One step. Without `start_ms` or `length_ms`: when it began or how long it took is not known.
 
-    `inferred`: nobody reported its times; they are the end of the step before and the start of
-    the next one. `open`: it goes on, and `length_ms` is how long it has been at least.
+    `inferred`: nobody reported its times; it was taken after the end of the last step before and
+    before the start of the first one after it of which they are known. `open`: it goes on.
     """
 
     what: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vrha.model.report import Report
-from vrha.render.plot import around_flip, milliseconds, overview
+from vrha.render.plot import around_flip, milliseconds, overview, took
 from vrha.render.templates import render_html
 
 
@@ -18,6 +18,7 @@ def page(report: Report) -> str:
         overview=overview(report),
         zoom=around_flip(report),
         ms=milliseconds,
+        took=took,
         outcome=_outcome(report),
     )
 

@@ -110,8 +110,17 @@ def around_flip(report: Report) -> Plot | None:
     return _plot(report, _Axis(first, last, origin=start), every=False)
 
 
+def took(step: ReportStep) -> str:
+    """How long a step took, as far as that is known."""
+    if step.length_ms is None or step.open:
+        return ""
+    return ("at most " if step.inferred else "") + milliseconds(step.length_ms)
+
+
 def milliseconds(value: float) -> str:
     """As people read it: three digits that count."""
+    if abs(value) >= 10_000:
+        return f"{value / 1000:,.1f} s"
     digits = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
     return f"{value:,.{digits}f} ms"
 
@@ -162,7 +171,7 @@ def _step_rows(steps: Sequence[ReportStep], axis: _Axis, every: bool, tone: str)
 
 
 def _tone(step: ReportStep, usual: str) -> str:
-    if step.status in ("failed", "abandoned"):
+    if step.status in ("failed", "abandoned") or step.error:
         return "failed"
     if step.status in ("pending", "started"):
         return step.status
@@ -170,9 +179,7 @@ def _tone(step: ReportStep, usual: str) -> str:
 
 
 def _told(step: ReportStep) -> str:
-    words = [step.node, "" if step.status == "done" else step.status]
-    if step.length_ms is not None and not step.open:
-        words.append(("about " if step.inferred else "") + milliseconds(step.length_ms))
+    words = [step.node, "" if step.status == "done" else step.status, took(step)]
     if step.attempt > 1:
         words.append(f"attempt {step.attempt}")
     return " · ".join(word for word in words if word)
@@ -225,7 +232,7 @@ def _ticks(axis: _Axis) -> tuple[str, tuple[Line, ...]]:
     lines = []
     for number in range(first, last + 1):
         x = axis.x(axis.origin + number * step)
-        anchor = "start" if x < 5 else "end" if x > 95 else "middle"
+        anchor = "start" if x < 1 else "end" if x > 99 else "middle"
         lines.append(Line(x, f"{number * step / scale:,.{digits}f}", anchor))
     return unit, tuple(lines)
 

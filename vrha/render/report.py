@@ -37,16 +37,16 @@ class _Clock:
         return place if -CLOCK_LIMIT_MS <= place <= last + CLOCK_LIMIT_MS else None
 
 
-def report(run: RunView) -> Report:
-    """The report of `run`, whatever is known of it."""
+def report(run: RunView, now: float) -> Report:
+    """The report of `run` at `now` (Unix time, s), whatever is known of it."""
     clock = _clock(run)
-    steps = tuple(_steps(run.steps, clock))
-    undo = tuple(_steps(run.undo, clock))
+    taken = _steps((*run.steps, *run.undo), clock)
+    steps, undo = taken[: len(run.steps)], taken[len(run.steps) :]
     lanes = tuple(_lanes(run, clock))
     outside = [lane for lane in lanes if not lane.source and not lane.unavailable]
     counted = outside or [lane for lane in lanes if not lane.unavailable]
     flip, flip_length = _flip(steps)
-    start, end = _extent(clock, (*steps, *undo), lanes)
+    start, end = _extent(clock, taken, lanes, now)
     return Report(
         version=VERSION,
         run=run.id,
@@ -86,7 +86,7 @@ def report(run: RunView) -> Report:
         connections=run.measurement.connections if run.measurement else (),
         carried=tuple(_carried(run)),
         leftovers=run.leftovers,
-        notes=tuple(_notes(run, clock, (*steps, *undo), lanes)),
+        notes=tuple(_notes(run, clock, taken, lanes)),
     )
 
 
@@ -100,20 +100,21 @@ def _clock(run: RunView) -> _Clock | None:
     return _Clock(began, max(0.0, _ms((ended - began) * 1000)))
 
 
-def _steps(views: Sequence[StepView], clock: _Clock | None) -> Iterator[ReportStep]:
+def _steps(views: Sequence[StepView], clock: _Clock | None) -> tuple[ReportStep, ...]:
+    """All steps of the run, in the order in which they were taken."""
     steps = [_step(view, clock) for view in views]
+    if clock is None or all(step.start_ms is None for step in steps):
+        return tuple(steps)
     known = [step.start_ms for step in steps]
-    ends: list[float | None] = [None]
-    for step in steps:
-        done = None if step.start_ms is None else step.start_ms + (step.length_ms or 0.0)
-        ends.append(done if done is not None else ends[-1])
-    for place, (view, step) in enumerate(zip(views, steps, strict=True)):
-        # Steps of the orchestrator are reported by nobody.
-        if not view.node and view.status is not StepStatus.PENDING:
-            later = next((at for at in known[place + 1 :] if at is not None), None)
-            yield _inferred(step, ends[place], later, clock)
-        else:
-            yield step
+    before = 0.0
+    for place, step in enumerate(steps):
+        if step.start_ms is not None:
+            before = step.start_ms + (step.length_ms or 0.0)
+        elif step.status != StepStatus.PENDING:
+            after = next((at for at in known[place + 1 :] if at is not None), clock.end_ms)
+            length = None if after is None else max(0.0, _ms(after - before))
+            steps[place] = replace(step, start_ms=_ms(before), length_ms=length, inferred=True)
+    return tuple(steps)
 
 
 def _step(view: StepView, clock: _Clock | None) -> ReportStep:
@@ -133,16 +134,6 @@ def _step(view: StepView, clock: _Clock | None) -> ReportStep:
         flip=view.kind in _FLIPS,
         timings_ms=tuple((name, ms) for name, ms in view.timings_ms if name != "total"),
     )
-
-
-def _inferred(
-    step: ReportStep, before: float | None, after: float | None, clock: _Clock | None
-) -> ReportStep:
-    until = after if after is not None else clock.end_ms if clock else None
-    if before is None or (until is None and not step.open):
-        return step
-    length = 0.0 if until is None else max(0.0, _ms(until - before))
-    return replace(step, start_ms=before, length_ms=length, inferred=True)
 
 
 def _flip(steps: Sequence[ReportStep]) -> tuple[tuple[float, float] | None, float | None]:
@@ -229,11 +220,16 @@ def _carried(run: RunView) -> Iterable[Carried]:
 
 
 def _extent(
-    clock: _Clock | None, steps: Sequence[ReportStep], lanes: Sequence[ReportLane]
+    clock: _Clock | None, steps: Sequence[ReportStep], lanes: Sequence[ReportLane], now: float
 ) -> tuple[float, float]:
     """First and last millisecond that are worth drawing."""
-    spans = [(0.0, (clock.end_ms if clock else None) or 0.0)]
-    spans += [(s.start_ms, s.start_ms + (s.length_ms or 0.0)) for s in steps if s.start_ms]
+    spans = [(0.0, 0.0)]
+    if clock is not None:
+        still = max(0.0, (now - clock.t0) * 1000)
+        spans.append((0.0, still if clock.end_ms is None else clock.end_ms))
+    spans += [
+        (s.start_ms, s.start_ms + (s.length_ms or 0.0)) for s in steps if s.start_ms is not None
+    ]
     spans += [
         (gap.start_ms, gap.start_ms + gap.length_ms)
         for lane in lanes
@@ -251,11 +247,12 @@ def _notes(
 ) -> Iterator[str]:
     views = (*run.steps, *run.undo)
     pairs = list(zip(views, steps, strict=True))
-    off = [v.node for v, s in pairs if v.began is not None and s.start_ms is None]
+    off = [v.node for v, s in pairs if v.began is not None and (s.inferred or s.start_ms is None)]
     off += [lane.source or "the prober" for lane in lanes if clock and lane.start_ms is None]
     for name in dict.fromkeys(off):
         yield f"The clock of {name} is not that of the orchestrator: what it saw is not drawn."
-    silent = [v for v in views if v.node and v.attempt and v.began is None]
+    unsaid = (StepStatus.PENDING, StepStatus.STARTED)
+    silent = [v for v in views if v.node and v.began is None and v.status not in unsaid]
     if silent:
         yield f"When {_count(len(silent), 'step')} began was never reported."
     if run.measurement and run.measurement.gaps_left_out:
