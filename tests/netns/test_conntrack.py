@@ -51,6 +51,10 @@ def _all_tcp(world: World, closing: contextlib.ExitStack) -> dict[str, Ends]:
     return made
 
 
+def _half_closed(vr: ctkit.Vr) -> bool:
+    return any("CLOSE_WAIT" in line for line in vr.entries("-p", "tcp"))
+
+
 def _udp(machine: ctkit.Machine, port: int = 0, family: int = socket.AF_INET) -> socket.socket:
     made = machine.socket(family, socket.SOCK_DGRAM)
     made.bind(("", port))
@@ -190,8 +194,7 @@ def test_events_are_followed(world: World, closing: contextlib.ExitStack) -> Non
 
         outside.close()
         assert inside.recv(10) == b""
-        settled(source, target)
-        assert any("CLOSE_WAIT" in line for line in world.b.entries("-p", "tcp"))
+        assert until(lambda: settled(source, target) >= 0 and _half_closed(world.b))
         assert same(world.a, world.b)
 
         world.a.run("conntrack", "-D", "-p", "tcp", "--dport", "7001")
@@ -253,15 +256,9 @@ def test_both_directions_do_not_echo(world: World, closing: contextlib.ExitStack
         inside, outside = connections["source NAT"]
         inside.close()
         assert outside.recv(10) == b""
-        assert settled(from_b, to_a) > 0
+        assert until(lambda: settled(from_b, to_a) > 0 and _half_closed(world.a))
         assert settled(from_a, to_b) == 0
         assert settled(from_b, to_a) == 0
-        print(
-            to_a.carried(),
-            world.a.entries("-p", "tcp", "--dport", "9003"),
-            world.b.entries("-p", "tcp", "--dport", "9003"),
-        )
-        assert [line for line in world.a.entries("-p", "tcp") if "CLOSE_WAIT" in line]
         assert same(world.a, world.b, "-p", "tcp")
 
 
@@ -297,8 +294,8 @@ def test_a_dump_never_puts_back_what_is_newer(world: World, closing: contextlib.
         world.flip()
         outside.close()
         assert inside.recv(10) == b""
+        assert until(lambda: _half_closed(world.b))
         (line,) = world.b.entries("-p", "tcp")
-        assert "CLOSE_WAIT" in line
         for chunk in stale:
             target.apply(chunk)
         assert line in world.b.entries("-p", "tcp")
@@ -351,6 +348,53 @@ def test_an_entry_that_ended_too_early_comes_again(
         bulk(source, target)
         assert same(world.a, world.b, "-p", "tcp")
         assert target.carried().refused == ()
+
+
+def test_a_connection_that_another_one_announced(
+    world: World, closing: contextlib.ExitStack
+) -> None:
+    """An FTP data connection goes with its control connection, and never without."""
+    inside, outside = connected(closing, world.vm2, OUT, 21, world.out)
+    for line in (b"220 ready\r\n", b"227 Entering Passive Mode (203,0,113,1,200,10)\r\n"):
+        outside.send(line)
+        assert inside.recv(100) == line
+    data = connected(closing, world.vm2, OUT, 200 * 256 + 10, world.out)
+    assert "helper=ftp" in str(world.a.entries("-p", "tcp"))
+    with world.a.source() as source, world.b.target() as target:
+        chunks = list(source.dump())
+        (announced,) = [c for chunk in chunks for c in chunk if c.update and c.is_expected]
+        target.apply([announced])
+        assert target.carried().refused == (("expectation", 1),)
+        for chunk in chunks:
+            target.apply(chunk)
+        assert target.carried().refused == (("expectation", 1),)
+        assert same(world.a, world.b, "-p", "tcp")
+        world.flip()
+        assert talks(*data[::-1])
+        assert talks(outside, inside)
+
+
+def test_poisoned_changes_are_counted_and_harm_nothing(
+    world: World, closing: contextlib.ExitStack
+) -> None:
+    _udp_flow(world, closing, 9000)
+    with world.a.source() as source, world.b.target() as target:
+        found = [change for chunk in source.dump() for change in chunk]
+        target.apply(found)
+        before = world.b.entries().keys()
+        good = found[0]
+        poison = [
+            Change(Kind.REMOVED, b""),
+            Change(Kind.REMOVED, b"\2\0\0\0"),
+            Change(Kind.REMOVED, good.key[:4] + good.update),
+            Change(Kind.SET, good.key + b"x", good.create, good.update),
+            Change(Kind.SET, good.key, good.create, good.update + b"x"),
+            Change(Kind.SET, good.key, good.create, b""),
+            Change(Kind.SET, good.key[:-4], good.create, good.update),
+        ]
+        target.apply([*poison, good])
+        assert target.carried().refused == (("invalid", len(poison)),)
+        assert world.b.entries().keys() == before
 
 
 def _flood(world: World, closing: contextlib.ExitStack, first: int, count: int) -> None:

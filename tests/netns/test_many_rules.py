@@ -12,7 +12,7 @@ import pytest
 from tests.netns.nodekit import spec_of
 from vrha import codec
 from vrha.agent.epochs import Epochs
-from vrha.agent.executor import Executor
+from vrha.agent.executor import Executor, Hands
 from vrha.bus.topology import MAX_DOWN, MAX_UP
 from vrha.linux.node import NodeKernel
 from vrha.model.messages import CheckIn, Command, Outcome, StepReport
@@ -41,7 +41,7 @@ def test_many_rules_are_loaded_proved_and_replaced(
     address = small.uplink.addresses[0].ip
     rules = tuple(rule(number) for number in range(RULES))
     large = replace(small, router=replace(small.router, ingress=(Ingress(address, rules),)))
-    agent = Executor("n1", kernel, Epochs(state_dir / "epochs.json"))
+    agent = Executor("n1", Hands(kernel), Epochs(state_dir / "epochs.json"))
     ref = large.ref
 
     body = codec.encode(

@@ -61,6 +61,8 @@ def test_all_neighbours_answer(kernel: NodeKernel) -> None:
 def test_a_machine_that_is_gone_is_named(kernel: NodeKernel, down: str) -> None:
     spec = spec_of()
     acquainted(kernel, spec)
+    second = machine("vm2", "br-a", "10.1.1.51/24", "fd00:1::51/64")
+    assert until(lambda: second.pings("10.1.1.1") and second.pings("fd00:1::1"))
     sh(f"ip link set p-{down} down")
     found = check(spec)
     silent = {address for answers in found.values() for address in answers.silent}
@@ -70,6 +72,7 @@ def test_a_machine_that_is_gone_is_named(kernel: NodeKernel, down: str) -> None:
         addresses("203.0.113.1", "2001:db8::1"),
     )
     gone, there = (inside, outside) if down == "vm" else (outside, inside)
+    there |= addresses("10.1.1.51", "fd00:1::51")
     assert gone <= silent
     assert there <= answered
     assert not gone & answered

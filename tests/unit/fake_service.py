@@ -8,6 +8,17 @@ from dataclasses import replace
 
 from vrha.errors import NotFoundError, RefusedError
 from vrha.model.evidence import Measurement
+from vrha.model.rollouts import (
+    Member,
+    MemberStatus,
+    PlannedMember,
+    RolloutBrief,
+    RolloutPlan,
+    RolloutRequest,
+    RolloutStatus,
+    RolloutView,
+    StopReason,
+)
 from vrha.model.runs import AS_CONFIGURED, RestartOptions, RunKind, RunStatus, StepStatus, Strategy
 from vrha.model.spec import Desired
 from vrha.model.views import (
@@ -83,6 +94,47 @@ def rolled_back(run: RunView) -> RunView:
     )
 
 
+def rollout_of(request: RolloutRequest, rollout_id: str = "x1") -> RolloutView:
+    """A rollout of three routers that has just begun."""
+    members = (Member("r1"), Member("r2"), Member("r3"))
+    running = RolloutStatus.RUNNING
+    return RolloutView(rollout_id, request, running, "", "", 1, members, "2026-03-01T10:00:00Z", "")
+
+
+def one_router_further(rollout: RolloutView, ends_well: bool) -> RolloutView:
+    """The rollout after its next router; with `ends_well` False the second is rolled back."""
+    members = list(rollout.members)
+    ended = sum(1 for member in members if member.ended)
+    if ended == len(members):
+        return replace(rollout, status=RolloutStatus.DONE, ended_at="2026-03-01T10:00:06Z")
+    if members[ended].status is MemberStatus.RUNNING:
+        bad = ended == 1 and not ends_well
+        members[ended] = replace(
+            members[ended],
+            status=MemberStatus.ROLLED_BACK if bad else MemberStatus.DONE,
+            lost=0,
+            reason="check-in-deadline" if bad else "",
+            ended_at=f"2026-03-01T10:00:0{ended + 1}.500Z",
+        )
+        if bad:
+            why = "router r2, run a2: check-in-deadline"
+            rollout = replace(
+                rollout, status=RolloutStatus.STOPPED, reason=StopReason.ROLLED_BACK, detail=why
+            )
+        return replace(rollout, members=tuple(members))
+    members[ended] = Member(
+        members[ended].router,
+        MemberStatus.RUNNING,
+        rollout.round,
+        f"a{ended + 1}",
+        Strategy.HANDOVER,
+        "node-1",
+        "node-2",
+        started_at=f"2026-03-01T10:00:0{ended + 1}Z",
+    )
+    return replace(rollout, members=tuple(members))
+
+
 class FakeService:
     """One network `web-net` behind router `web` on `node-1`; each look at a run moves it on."""
 
@@ -92,6 +144,8 @@ class FakeService:
     def reset(self) -> None:
         self.state = Desired()
         self.open: dict[str, RunView] = {}
+        self.asked: dict[str, RolloutView] = {}
+        self.draining: set[str] = set()
         self.ends_well = True
         self.moves = True
         self.unplaced = 0
@@ -156,6 +210,59 @@ class FakeService:
         self.open[run.id] = run
         return run
 
+    def plan_rollout(self, request: RolloutRequest) -> RolloutPlan:
+        self._called()
+        refused = PlannedMember("r2", None, "no-node", "node-2: full")
+        planned = PlannedMember("web", restart_of("web", request.options.strategy, ""))
+        return RolloutPlan(request, (planned, refused))
+
+    def start_rollout(self, request: RolloutRequest) -> RolloutView:
+        self._called()
+        for rollout in self.asked.values():
+            if rollout.status.open:
+                raise RefusedError("rollout-in-progress", f"rollout {rollout.id} has not ended")
+        if request.node:
+            self.draining.add(request.node)
+        rollout = rollout_of(request, f"x{len(self.asked) + 1}")
+        self.asked[rollout.id] = rollout
+        return rollout
+
+    def rollouts(self, limit: int = 50) -> tuple[RolloutBrief, ...]:
+        self._called()
+        return tuple(_brief(rollout) for rollout in self.asked.values())[:limit]
+
+    def rollout(self, rollout_id: str) -> RolloutView:
+        self._called()
+        if rollout_id not in self.asked:
+            raise NotFoundError("no-such-rollout", f"no rollout {rollout_id}")
+        rollout = self.asked[rollout_id]
+        if self.moves and rollout.status.open:
+            self.asked[rollout_id] = one_router_further(rollout, self.ends_well)
+        return self.asked[rollout_id]
+
+    def stop_rollout(self, rollout_id: str) -> RolloutView:
+        found = replace(self.rollout(rollout_id), status=RolloutStatus.STOPPING, reason="asked")
+        self.asked[rollout_id] = found
+        return found
+
+    def resume_rollout(self, rollout_id: str) -> RolloutView:
+        found = self.rollout(rollout_id)
+        if found.status is not RolloutStatus.STOPPED:
+            raise RefusedError("not-stopped", f"rollout {rollout_id} is {found.status}")
+        members = tuple(m if m.status == "done" else Member(m.router) for m in found.members)
+        running = RolloutStatus.RUNNING
+        self.asked[rollout_id] = replace(
+            found, status=running, members=members, round=2, reason="", detail=""
+        )
+        return self.asked[rollout_id]
+
+    def undrain(self, node: str) -> NodeView:
+        self.draining.discard(node)
+        for view in self.nodes():
+            if view.name == node:
+                return view
+        raise NotFoundError("no-such-node", f"no node {node}")
+
     def _known(self, network: str) -> None:
         self._called()
         if network != "web-net":
@@ -181,7 +288,7 @@ class FakeService:
     def nodes(self) -> tuple[NodeView, ...]:
         self._called()
         return (
-            NodeView("node-1", "east", ("web#1",), 500, 0.25, "0.1.0"),
+            NodeView("node-1", "east", ("web#1",), 500, 0.25, "0.1.0", "node-1" in self.draining),
             NodeView("node-2", "west", (), 500, None, ""),
         )
 
@@ -222,3 +329,24 @@ class FakeService:
     def metrics(self) -> bytes:
         self._called()
         return b"# TYPE vrha_runs gauge\nvrha_runs 1.0\n"
+
+
+def _brief(rollout: RolloutView) -> RolloutBrief:
+    request, members = rollout.request, rollout.members
+    counts = tuple(
+        (status, sum(1 for m in members if m.status is status)) for status in MemberStatus
+    )
+    return RolloutBrief(
+        rollout.id,
+        request.kind,
+        request.zone,
+        request.node,
+        rollout.status,
+        rollout.reason,
+        rollout.detail,
+        len(members),
+        tuple((status, count) for status, count in counts if count),
+        sum(m.lost or 0 for m in members),
+        rollout.started_at,
+        rollout.ended_at,
+    )

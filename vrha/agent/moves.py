@@ -24,6 +24,7 @@ from vrha.linux.handover import judge_answers
 from vrha.linux.hold import Hold
 from vrha.linux.neighbour_check import neighbour_check
 from vrha.linux.node import NodeKernel
+from vrha.linux.urgency import urgent
 from vrha.model.evidence import Carried, Evidence
 from vrha.model.spec import InstanceRef, InstanceSpec
 from vrha.model.steps import Flip, Offer, Sync, Verify
@@ -35,10 +36,12 @@ OFFER_S = 120.0
 """How long an offer stands."""
 DIAL_S, COPY_S, ANSWER_S = 5.0, 30.0, 5.0
 """Seconds for the connection, between frames of the copy, and for an answer."""
+CAUGHT_UP_S, _ROUNDS = 0.02, 5
+"""All changes have arrived when a flush takes no longer; how often that is tried."""
 TURN_MS = (0, 1)
 """The first announcements; after the last of them neighbours send to the new one."""
-HOLD_S = 0.25
-"""Longest hold, should this agent die in it."""
+HOLD_S = 0.05
+"""Longest hold: should this agent die in it, or be slower than packets should wait."""
 ANNOUNCE_MS = (5, 20, 100)
 QUIET_S, BUSY_S, _LOOK_S = 0.06, 5.0, 0.02
 """The old one counts as unused after sending nothing for QUIET_S; BUSY_S is the limit for that."""
@@ -206,10 +209,11 @@ class Moves:
             count = self._at.put_leases(step.new, leases)
             if count is not None:
                 taking.carried.append(Carried("leases", count, count))
+        with watch.phase("drain"):
+            _catch_up(taking.stream)
         spec = self._at.spec(step.new)
-        with self._at.announcer(spec) as ports, self._held(spec) as held:
-            with watch.phase("drain"):
-                taking.stream.ask(Say.FLUSH, Say.FLUSHED, ANSWER_S)
+        with self._at.announcer(spec) as ports, self._held(spec) as held, urgent():
+            taking.stream.ask(Say.FLUSH, Say.FLUSHED, ANSWER_S)
             with watch.phase("flip"):
                 taking.stream.ask(Say.SILENCE, Say.SILENT, 2 * ANSWER_S)
                 failpoints.reach("flip.inside")
@@ -336,6 +340,15 @@ class _Taking:
 
 def _session(old: InstanceRef, new: InstanceRef) -> str:
     return f"{old}>{new.generation}"
+
+
+def _catch_up(stream: Stream) -> None:
+    """Wait for the changes that have piled up during the copy; raises as `Stream.ask`."""
+    for _ in range(_ROUNDS):
+        begin = time.monotonic()
+        stream.ask(Say.FLUSH, Say.FLUSHED, COPY_S)
+        if time.monotonic() - begin < CAUGHT_UP_S:
+            return
 
 
 def _expect(stream: Stream, wanted: Say) -> bytes:

@@ -14,6 +14,7 @@ from vrha.agent.wire import Say, changes_of, frames
 from vrha.errors import DeadlineError, StepError, UnreachableError, VrhaError
 from vrha.linux.conntrack import Source, Target
 from vrha.linux.ctwire import Change
+from vrha.linux.urgency import urgent
 from vrha.peer import PeerLink
 
 log = logging.getLogger(__name__)
@@ -54,8 +55,7 @@ class Stream:
 
     def copy(self) -> None:
         """Send all that there is, before `run`. Raises UnreachableError, StepError."""
-        for chunk in self.source.dump():
-            self._send(chunk)
+        self._dump()
         self.link.send(Say.COPIED)
 
     def receive(self, timeout_s: float) -> tuple[int, bytes]:
@@ -107,7 +107,8 @@ class Stream:
     def run(self) -> None:
         """Let it flow until one of the two ends it; then everything of it is closed."""
         try:
-            self._flow()
+            with urgent():
+                self._flow()
         except UnreachableError as error:
             if not self._ended:
                 log.info("%s", error.message)
@@ -134,8 +135,13 @@ class Stream:
     def _tell(self) -> None:
         self._send(self.source.pending())
         if self.source.overrun:
-            for chunk in self.source.dump():
-                self._send(chunk)
+            self._dump()
+
+    def _dump(self) -> None:
+        """Send everything, and what happens meanwhile: left waiting, it would be too much."""
+        for chunk in self.source.dump():
+            self._send(chunk)
+            self._send(self.source.pending())
 
     def _send(self, changes: list[Change]) -> None:
         for body in frames(changes):

@@ -103,6 +103,9 @@ def restart(
     """
     if not cleanup:
         raise click.UsageError(CLEANUP_MISSING)
+    if zone == "":
+        # An unset variable of a script must not mean everything.
+        raise click.UsageError("--zone needs a name")
     options = options_of(strategy, hold, max_lost)
     if everything and name is None:
         if measure is not None:

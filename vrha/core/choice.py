@@ -50,4 +50,6 @@ def handover_obstacle(
     for node in (old_node, new_node):
         if wanted not in node.capabilities:
             return f"the agent of {node.name} (version {node.version}) lacks {wanted!r}"
+        if wanted == MOVE and not (node.sync_address and node.certificate):
+            return f"the agent of {node.name} does not say where others reach it"
     return ""

@@ -16,6 +16,7 @@ from vrha.model.steps import (
     Mute,
     Offer,
     Peer,
+    Relay,
     Step,
     Swap,
     Sync,
@@ -85,6 +86,7 @@ class Way:
     """How a replacement takes over, once it has been decided.
 
     `old_peer` and `new_peer` are the agents of the two nodes of a handover between them.
+    `silence` others of the router first: a command of an earlier run may still make them owner.
     """
 
     strategy: Strategy
@@ -92,6 +94,7 @@ class Way:
     max_lost: int | None = None
     old_peer: Peer | None = None
     new_peer: Peer | None = None
+    silence: tuple[Relay, ...] = ()
 
 
 def restart(
@@ -108,9 +111,9 @@ def restart(
     """
     match way.strategy:
         case Strategy.SERIAL:
-            steps = _serial(live, node, spec)
+            steps = (*way.silence, *_serial(live, node, spec))
         case Strategy.PARALLEL:
-            steps = _parallel(live, node, spec)
+            steps = _parallel(way, live, node, spec)
         case Strategy.HANDOVER if node == live.node:
             steps = _handover(way, live, spec)
         case Strategy.HANDOVER:
@@ -132,7 +135,7 @@ def _serial(live: Live, node: str, spec: InstanceSpec) -> tuple[Step, ...]:
     )
 
 
-def _parallel(live: Live, node: str, spec: InstanceSpec) -> tuple[Step, ...]:
+def _parallel(way: Way, live: Live, node: str, spec: InstanceSpec) -> tuple[Step, ...]:
     """Start the new one beside the old one; on its check-in stop the old one, enable the new.
 
     Stopping is muting: instant, undoable, and on one node the same kernel transaction enables
@@ -148,7 +151,8 @@ def _parallel(live: Live, node: str, spec: InstanceSpec) -> tuple[Step, ...]:
             Announce(node, spec.ref),
         )
         build = Build(node, spec)
-    return (build, AwaitCheckIn(spec.ref), *switch, Destroy(live.node, live.ref))
+    destroy = Destroy(live.node, live.ref)
+    return (build, AwaitCheckIn(spec.ref), *way.silence, *switch, destroy)
 
 
 def _handover(way: Way, live: Live, spec: InstanceSpec) -> tuple[Step, ...]:

@@ -241,9 +241,9 @@ def _give_up(run: Run, undo: bool, record: StepRecord) -> Run:
 def _barred(records: tuple[StepRecord, ...]) -> frozenset[int]:
     """Steps that must not be taken after others had to be given up.
 
-    As long as a mute is not confirmed nobody else may become owner (I1). As long as a swap back
-    is not confirmed the instance that it takes the traffic from may be the only one to serve, so
-    it is not destroyed (I2).
+    As long as a mute is not confirmed nobody else may become owner (I1). As long as it is not
+    confirmed that the old instance serves again, by a swap, a flip or an unmute, the other one may
+    be the only one to serve or to forward, so it is not destroyed (I2).
     """
     barred: set[int] = set()
     for given_up in (r.step for r in records if r.status is StepStatus.ABANDONED):
@@ -253,6 +253,8 @@ def _barred(records: tuple[StepRecord, ...]) -> frozenset[int]:
                     if other != given_up.instance and not is_gone(records, given_up):
                         barred.add(record.seq)
                 case Swap() | Flip(), Destroy(instance=other) if other == given_up.old:
+                    barred.add(record.seq)
+                case Unmute(), Destroy(instance=other) if other != given_up.instance:
                     barred.add(record.seq)
     return frozenset(barred)
 
@@ -292,12 +294,23 @@ def _proceed(run: Run, now: float, limits: Limits) -> Result:
     )
     for record in started:
         run = _with_record(run, undo, record)
-    # What can still be taken back must not happen once that has begun; the rest may come late.
-    valid = None if undo or _no_way_back(run) else limit
+    valid = limit if _may_not_come_late(run, undo, batch) else None
     expires = None if valid is None else now + valid
     order = sum(r.attempt for r in (*run.steps, *run.undo))
     node = node_of(started[0].step)
     return run, (Dispatch(node, undo, attempt, started, order, expires, valid),)
+
+
+def _may_not_come_late(run: Run, undo: bool, batch: list[StepRecord]) -> bool:
+    """Whether the steps must not happen once the run has gone on without them.
+
+    So it is with what can be taken back, once that has begun. And with a destroy after something
+    was given up: by then it may have been found that only that instance serves.
+    """
+    if not undo:
+        return not _no_way_back(run)
+    in_doubt = any(r.status is StepStatus.ABANDONED for r in run.undo)
+    return in_doubt and any(isinstance(r.step, Destroy) for r in batch)
 
 
 def _finish(run: Run) -> Result:
@@ -315,7 +328,8 @@ def _batch(run: Run, pending: list[StepRecord]) -> list[StepRecord]:
     """The next steps that one node can take without asking back.
 
     The point of no return always begins a batch: what stands before it can be undone for as
-    long as nothing after it was sent.
+    long as nothing after it was sent. A sync always ends one: when it fails, nothing was sent
+    that touches the old instance, so there is nothing to take back but the new one.
     """
     first = pending[0]
     batch = [first]
@@ -323,7 +337,9 @@ def _batch(run: Run, pending: list[StepRecord]) -> list[StepRecord]:
         follows = record.seq == batch[-1].seq + 1
         same_node = node_of(record.step) == node_of(first.step)
         is_boundary = record.seq == run.point_of_no_return
-        if not follows or not same_node or (is_boundary and run.status is RunStatus.RUNNING):
+        if not follows or not same_node or isinstance(batch[-1].step, Sync):
+            break
+        if is_boundary and run.status is RunStatus.RUNNING:
             break
         batch.append(record)
     return batch

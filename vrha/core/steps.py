@@ -104,7 +104,7 @@ def _describe_handover(step: Offer | Sync | Flip | Verify | Relay) -> str:
         case Verify(new=new, max_lost=most):
             return f"verify that packets pass through {new}, at most {most} lost"
         case Relay(instance=instance):
-            return f"silence {instance}; it forwards what still reaches it"
+            return f"silence {instance}, which forwards on what still reaches it"
 
 
 def node_of(step: Step) -> str:

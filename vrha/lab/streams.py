@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 from vrha.codec import encode
@@ -25,7 +26,7 @@ def prepare(lab: Lab) -> Path | None:
     They end with the lab. None when the scenario has nothing to measure: no machine `outside`, or
     no router with an uplink and a machine. Raises what `Daemon.start` and `load` raise.
     """
-    found = _ends(lab, load(lab.zone_file))
+    found = ends(lab.machines, load(lab.zone_file))
     if found is None:
         return None
     machine, public, gateway = found
@@ -42,13 +43,16 @@ def prepare(lab: Lab) -> Path | None:
     return path
 
 
-def _ends(lab: Lab, desired: Desired) -> tuple[str, str, str] | None:
-    """A machine, its public address (empty: none of its own) and what it reaches outside."""
-    if OUTSIDE not in lab.machines:
+def ends(machines: Collection[str], desired: Desired) -> tuple[str, str, str] | None:
+    """A machine, its public address (empty: none of its own) and what it reaches outside.
+
+    None when `machines`, those of the lab, have nobody outside or inside.
+    """
+    if OUTSIDE not in machines:
         return None
     for router in desired.routers:
         machine, public = _machine(desired, router)
-        if router.uplink is not None and router.uplink.gateways and machine in lab.machines:
+        if router.uplink is not None and router.uplink.gateways and machine in machines:
             return machine, public, str(router.uplink.gateways[0])
     return None
 

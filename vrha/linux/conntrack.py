@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from vrha.errors import StepError
-from vrha.linux.ctwire import Change, Kind, change_of, is_ahead, is_key, key_of, timeout_and_id
+from vrha.linux.ctwire import Change, Kind, change_of, is_ahead, is_sound, key_of, timeout_and_id
 from vrha.linux.netlink import NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL
 from vrha.model.evidence import Carried
 
@@ -34,7 +34,7 @@ _EVENT_BUFFER: Final = 64 << 20
 _ANSWER_BUFFER: Final = 16 << 20
 _EVENT_SIZE, _DUMP_SIZE = 1 << 13, 1 << 16
 _AT_ONCE, _ASKED_AT_ONCE = 500, 200
-_EVENTS_PER_CALL: Final = 50_000
+_EVENTS_AT_MOST, _FLUSHED_AT_MOST = 50_000, 1_000_000
 _TIMEOUT_S: Final = 10.0
 _OWN_TRAFFIC_S: Final = 2.0
 """An entry that lives this much longer than was asked for has seen packets of its own."""
@@ -102,7 +102,7 @@ class Source:
         Raises StepError `conntrack-dump`.
         """
         # What waits is older than the dump, and after an overrun it has holes.
-        while self._received():
+        for _ in self._received(_FLUSHED_AT_MOST):
             pass
         self._overrun = False
         self._touched.clear()
@@ -133,19 +133,17 @@ class Source:
         Of an entry with several events only its newest state is given. Raises StepError
         `conntrack-events`.
         """
-        entries: dict[bytes, list[bytes]] = {}
+        entries: dict[bytes, tuple[bytes, ...]] = {}
         gone: dict[bytes, None] = {}
-        for kind, body in self._received():
+        for kind, body in self._received(_EVENTS_AT_MOST):
             key = key_of(body)
             if kind == _DELETE:
                 self._touched.add(key)
                 entries.pop(key, None)
                 if key in self._given:
                     gone[key] = None
-            elif key in entries:
-                entries[key].append(body)
             else:
-                entries[key] = [body]
+                entries[key] = (*entries.get(key, ()), body)
         self._given.difference_update(gone)
         self._touched.update(entries)
         changes = [Change(Kind.REMOVED, key) for key in gone]
@@ -156,15 +154,14 @@ class Source:
                 changes.append(change)
         return changes
 
-    def _received(self) -> list[tuple[int, bytes]]:
+    def _received(self, at_most: int) -> Iterator[tuple[int, bytes]]:
         """Types and bodies of the events that wait, without those of our own doing."""
-        events = []
         receive, own = self._events.recv, self._own_ports
-        for _ in range(_EVENTS_PER_CALL):
+        for _ in range(at_most):
             try:
                 data = receive(_EVENT_SIZE, socket.MSG_DONTWAIT)
             except BlockingIOError:
-                break
+                return
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise StepError(
@@ -174,8 +171,7 @@ class Source:
                 continue
             length, kind, _, _, port = _HEADER.unpack_from(data)
             if port not in own:
-                events.append((kind, data[16:length]))
-        return events
+                yield kind, data[16:length]
 
     def _dumped(self) -> list[bytes]:
         sequence = time.monotonic_ns() & 0xFFFFFFFF
@@ -231,20 +227,21 @@ class Target:
         removed: list[Change] = []
         placed: dict[bytes, Change] = {}
         for change in changes:
-            if change.kind is not Kind.REMOVED:
-                if change.key in placed:
-                    self._carry_out(removed, placed)
-                placed[change.key] = change
-            else:
-                if change.key in placed:
-                    self._carry_out(removed, placed)
+            if not is_sound(change):
+                self._refused["invalid"] += 1
+                continue
+            if change.key in placed:
+                self._carry_out(removed, placed)
+            if change.kind is Kind.REMOVED:
                 removed.append(change)
+            else:
+                placed[change.key] = change
         self._carry_out(removed, placed)
 
     def _carry_out(self, removed: list[Change], placed: dict[bytes, Change]) -> None:
         """Removals first: another entry may need their NAT port."""
         try:
-            self._remove([change.key for change in removed if is_key(change.key)])
+            self._remove([change.key for change in removed])
             self._place(list(placed.values()))
         except OSError as error:
             raise StepError(

@@ -151,9 +151,19 @@ def key_of(body: bytes) -> bytes:
     return body[:4] + nest(_TUPLE_ORIG, found[_TUPLE_ORIG]) + zone
 
 
-def is_key(key: bytes) -> bool:
-    """Whether it names an entry; a deletion without a tuple would empty the whole table."""
-    return len(key) > 8 and _ATTR.unpack_from(key, 4)[1] == _TUPLE_ORIG | _NESTED
+def is_sound(change: Change) -> bool:
+    """Whether the kernel may be asked to carry it out; one from the wire may be anything.
+
+    A deletion without a tuple would empty the whole table, and an odd length would make garbage
+    of the messages sent after it.
+    """
+    key = change.key
+    return (
+        len(key) > 8
+        and (len(key) | len(change.create) | len(change.update)) & 3 == 0
+        and _ATTR.unpack_from(key, 4)[1] == _TUPLE_ORIG | _NESTED
+        and (change.kind is Kind.REMOVED or change.update[:4] == _STATUS_HEADER)
+    )
 
 
 def change_of(kind: Kind, key: bytes, bodies: Iterable[bytes]) -> Change | None:

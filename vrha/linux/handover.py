@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -28,6 +29,7 @@ from vrha.linux.hold import Hold
 from vrha.linux.instances import Instances
 from vrha.linux.neighbour_check import PortAnswers, neighbour_check
 from vrha.linux.netlink import Message, NetlinkError
+from vrha.linux.urgency import urgent
 from vrha.model.evidence import Carried, Evidence, Measured
 from vrha.model.spec import InstanceRef, InstanceSpec
 
@@ -37,8 +39,10 @@ LINGER_S = 0.05
 """Seconds in which the silenced instance still forwards what had reached it before the flip."""
 SETTLE_S = 0.0008
 """Seconds until frames on their way to the old ports have passed, while new ones are held."""
-_DRAINS = 20
-"""How often events are drained at most: a flood of them must not stop the flip."""
+SWITCH_S = 0.0005
+"""How long another thread may hold this one up."""
+CATCH_UP_S = 5.0
+"""Seconds for the changes that have piled up since the sync began."""
 
 
 @dataclass(slots=True)
@@ -97,8 +101,8 @@ class Handovers:
             stack.callback(canary.stop)
             with watch.phase("neighbours"):
                 heard = neighbour_check(spec, source, self._at.site.home, self._at.closer)
-                canary.prepare(old)
                 carried = [neighbours.copy(source, target, self._at.site.home)]
+                canary.prepare(old)
                 canary.prepare(new)
             with watch.phase("connections"):
                 carried.append(following.copy())
@@ -127,9 +131,14 @@ class Handovers:
                 self._resync(old, new)
         moves = self._moves(spec)
         session = self._session(old, new)
-        with self._at.announcer(spec) as ports, _no_collection(), ExitStack() as stack:
+        if leaving:
+            with watch.phase("catch-up"):
+                _catch_up(session, new)
+        with self._at.announcer(spec) as ports, _no_interruption(), ExitStack() as stack:
             held = stack.enter_context(self._held(spec)) if hold and leaving else None
             with watch.phase("drain"):
+                if session is not None and session.canary is not None and leaving:
+                    session.canary.distrust_lossy()
                 _drain(session)
             with watch.phase("flip"):
                 self._turn(old, leaving, spec, moves)
@@ -283,24 +292,36 @@ def _ends_silent(stream: Measured) -> bool:
     return length > 10 * stream.interval_ms and start + length >= end - 2 * stream.interval_ms
 
 
+def _catch_up(session: _Session | None, new: InstanceRef) -> None:
+    """Raises StepError `cannot-follow`, but not on the way back: that is better than staying."""
+    if session is None or session.following.catch_up(CATCH_UP_S) or session.new != new:
+        return
+    raise StepError(
+        "cannot-follow",
+        f"connections of {session.old} change faster than they can be carried over",
+        "Try again when there is less load on the node.",
+    )
+
+
 def _drain(session: _Session | None) -> None:
     if session is None:
         return
     try:
-        for _ in range(_DRAINS):
-            if not session.following.drain():
-                return
+        session.following.drain()
     except VrhaError:
         log.exception("connections of %s could not be followed to the end", session.old)
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
-    """A garbage collection in the wrong millisecond would be a gap."""
-    was_enabled = gc.isenabled()
+def _no_interruption() -> Iterator[None]:
+    """A garbage collection or a busy thread in the wrong millisecond would be a gap."""
+    was_enabled, interval = gc.isenabled(), sys.getswitchinterval()
     gc.disable()
+    sys.setswitchinterval(SWITCH_S)
     try:
-        yield
+        with urgent():
+            yield
     finally:
+        sys.setswitchinterval(interval)
         if was_enabled:
             gc.enable()

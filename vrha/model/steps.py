@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from vrha.model.spec import InstanceRef, InstanceSpec
@@ -46,8 +46,8 @@ class Peer:
 
     node: str
     address: str
-    certificate: str
-    token: str = ""
+    certificate: str = field(repr=False)
+    token: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

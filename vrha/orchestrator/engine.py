@@ -69,8 +69,9 @@ class Engine:
         self._limits = limits
         self._metrics = metrics
         self._outbox_filled = outbox_filled
-        self._run_ended = threading.Event()
+        self._look = threading.Event()
         self._looked_at: float | None = None
+        self._resumed_at: float | None = None
 
     # --- what starts and moves runs ---------------------------------------------------------
 
@@ -82,7 +83,12 @@ class Engine:
         return self._feed(tx, run, Resume())
 
     def resume(self) -> None:
-        """Take up every open run after a start: what was started is sent again."""
+        """Take up every open run after a start: what was started is sent again.
+
+        Rollouts start no further run before the nodes were heard: after a long absence all of
+        them look silent.
+        """
+        self._resumed_at = time.time()
         with self._store.transaction() as tx:
             tx.forget_expiring()
             for run in tx.open_runs():
@@ -102,22 +108,22 @@ class Engine:
         now = self._clock()
         if self._looked_at is None or now - self._looked_at >= LOOK_AGAIN_S:
             self._looked_at = now
-            self._run_ended.set()
+            self._look.set()
         self.advance_rollouts()
 
     def advance_rollouts(self) -> None:
-        """Give the next routers of open rollouts their turn, where a run has ended since."""
-        while self._run_ended.is_set():
+        """Give the next routers of open rollouts their turn, where there is reason to."""
+        while self._look.is_set():
             # First: a run that ends meanwhile must not be missed.
-            self._run_ended.clear()
+            self._look.clear()
             with self._store.transaction() as tx:
-                if rollouts.advance(tx, self.start):
-                    self._run_ended.set()
+                if rollouts.advance(tx, self.start, self._resumed_at):
+                    self._look.set()
             self._outbox_filled()
 
     def rollouts_changed(self) -> None:
         """Rollouts were started, stopped or resumed: they go on at once."""
-        self._run_ended.set()
+        self._look.set()
         self.advance_rollouts()
 
     # --- what agents say --------------------------------------------------------------------
@@ -232,6 +238,8 @@ class Engine:
             tx.node_seen(inventory, time.time())
             for run in reconcile.after_inventory(tx, inventory, previous):
                 self.start(tx, run)
+        if previous is None or previous.seen_at < (self._resumed_at or 0.0):
+            self._look.set()
 
     # --- carrying out -----------------------------------------------------------------------
 
@@ -287,7 +295,7 @@ class Engine:
             for node in {node_of(r.step) for r in run.undo if r.status is StepStatus.ABANDONED}:
                 tx.node_silent(node)
         self._metrics.run_ended(run.kind, run.status)
-        self._run_ended.set()
+        self._look.set()
         log.info("run %s: %s", run.id, run.status)
         tx.add_event(
             f"run-{run.status.replace('_', '-')}",

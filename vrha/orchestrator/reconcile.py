@@ -13,7 +13,7 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 
 from vrha.core import plan
-from vrha.core.choice import Choice, choose
+from vrha.core.choice import HANDOVER, Choice, choose
 from vrha.core.instance import (
     in_disguise,
     instance_spec,
@@ -28,7 +28,7 @@ from vrha.model.messages import Inventory
 from vrha.model.runs import AS_CONFIGURED, RestartOptions, Run, RunKind, Strategy
 from vrha.model.spec import Desired, InstanceRef, InstanceSpec, Router
 from vrha.model.state import Activity, NodeState, ObservedInstance, RouterState
-from vrha.model.steps import Build, Configure, Peer
+from vrha.model.steps import Build, Configure, Peer, Relay
 from vrha.store import Tx
 
 SILENT_AFTER_S = 15.0
@@ -146,7 +146,10 @@ class Wanted:
 
 
 def restart(tx: Tx, desired: Desired, router: Router, wanted: Wanted) -> Run:
-    """`restart network with cleanup` of the router, or its move. Raises RefusedError."""
+    """`restart network with cleanup` of the router, or its move.
+
+    Raises RefusedError, NotFoundError `no-such-node`.
+    """
     state = tx.router_state(router.name) or RouterState(router.name)
     following = replace(state, epoch=state.epoch + 1, generation=state.generation + 1)
     ref = InstanceRef(router.name, following.generation)
@@ -161,8 +164,10 @@ def restart(tx: Tx, desired: Desired, router: Router, wanted: Wanted) -> Run:
             + (f" ({state.failed})" if state.failed else ""),
             "`vrha apply` tries again to create it; `vrha node list` shows the nodes.",
         )
-    node = wanted.options.node or _placed(tx, desired, router, live, wanted)
+    node = _target(tx, desired, router, live, wanted)
     way = _way(tx, state, live, node, spec, wanted)
+    if is_unsettled(state):
+        way = replace(way, silence=_others(tx, desired, state, live))
     if way.strategy is Strategy.HANDOVER and node == live.node:
         spec = in_disguise(live.spec, spec)
     if not wanted.dry_run:
@@ -170,7 +175,11 @@ def restart(tx: Tx, desired: Desired, router: Router, wanted: Wanted) -> Run:
     return plan.restart(new_run_id(), way, live, node, spec, wanted.kind)
 
 
-def _placed(tx: Tx, desired: Desired, router: Router, live: plan.Live, wanted: Wanted) -> str:
+def _target(tx: Tx, desired: Desired, router: Router, live: plan.Live, wanted: Wanted) -> str:
+    if wanted.options.node:
+        _refuse_unknown(desired, wanted.options.node)
+        _refuse_unfit(tx, desired, router, wanted.options.node, wanted.planned)
+        return wanted.options.node
     placement = placement_of(tx, desired, router, live.node, wanted.planned, wanted.avoid)
     if not placement.node:
         raise RefusedError(
@@ -222,8 +231,7 @@ def _found_live(tx: Tx, desired: Desired, state: RouterState, spec: InstanceSpec
         (node.name, found.ref)
         for node in nodes
         for found in node.instances
-        if found.ref.router == state.router
-        and found.activity not in (Activity.MUTED, Activity.RELAY)
+        if found.ref.router == state.router and _may_own(found)
     ]
     if silent or len(active) > 1:
         seen = ", ".join(f"{ref} on {node}" for node, ref in active) or "none"
@@ -236,14 +244,32 @@ def _found_live(tx: Tx, desired: Desired, state: RouterState, spec: InstanceSpec
     return plan.Live(node, replace(spec, ref=ref))
 
 
+def _others(tx: Tx, desired: Desired, state: RouterState, live: plan.Live) -> tuple[Relay, ...]:
+    """What silences every other instance of a router whose owner is unknown.
+
+    Steps of the roll-back that were given up may still wait in the queue of a node, and make one
+    of them owner before the node takes the steps of the run that comes now (I1). Agents that know
+    no relays must do without.
+    """
+    wanted = {node.name for node in desired.nodes}
+    found: list[Relay] = []
+    for node in tx.node_states():
+        if node.name not in wanted or HANDOVER not in node.capabilities:
+            continue
+        refs = {i.ref for i in node.instances if i.ref.router == state.router}
+        if state.active is not None and state.node == node.name:
+            refs.add(state.active)
+        here = live.ref if live.node == node.name else None
+        found += [Relay(node.name, ref) for ref in sorted(refs) if ref != here]
+    return tuple(found)
+
+
 def refuse_target(tx: Tx, desired: Desired, router: Router, node: str) -> None:
     """Whether the router may be moved to `node`, as a user asks for it.
 
     Raises NotFoundError `no-such-node`, RefusedError `already-there`, `no-node`.
     """
-    if node not in (n.name for n in desired.nodes):
-        known = ", ".join(n.name for n in desired.nodes)
-        raise NotFoundError("no-such-node", f"no node {node}", f"Nodes: {known}.")
+    _refuse_unknown(desired, node)
     state = tx.router_state(router.name)
     if state is not None and state.active and state.node == node:
         raise RefusedError(
@@ -251,7 +277,19 @@ def refuse_target(tx: Tx, desired: Desired, router: Router, node: str) -> None:
             f"router {router.name} is on {node} already",
             "`vrha network restart` replaces it there.",
         )
-    reason = placement_of(tx, desired, router).unfit.get(node)
+    _refuse_unfit(tx, desired, router, node)
+
+
+def _refuse_unknown(desired: Desired, node: str) -> None:
+    if node not in (n.name for n in desired.nodes):
+        known = ", ".join(n.name for n in desired.nodes)
+        raise NotFoundError("no-such-node", f"no node {node}", f"Nodes: {known}.")
+
+
+def _refuse_unfit(
+    tx: Tx, desired: Desired, router: Router, node: str, planned: Sequence[Run] = ()
+) -> None:
+    reason = placement_of(tx, desired, router, planned=planned).unfit.get(node)
     if reason is not None:
         raise RefusedError(NO_NODE, f"{node} cannot host router {router.name}: {reason}")
 
@@ -321,25 +359,33 @@ def after_inventory(tx: Tx, inventory: Inventory, previous: NodeState | None) ->
 
 
 def _miss(tx: Tx, inventory: Inventory, previous: NodeState | None) -> None:
-    """A serving instance that its node has not got any more serves nobody.
+    """A serving instance that its node has not got any more, or that is silent, serves nobody.
 
-    Only when two inventories in a row lack it: one may be older than the run that built it. Were
+    Only when two inventories in a row say so: one may be older than the run that built it. Were
     they wrong all the same, the rebuild would mute what is there before it enables another.
     """
-    before = {i.ref for i in previous.instances} if previous else set()
-    present = before | {i.ref for i in inventory.instances}
+    seen = (*(previous.instances if previous else ()), *inventory.instances)
+    present = {i.ref for i in seen if _may_own(i)}
+    silent = {i.ref: i.activity for i in inventory.instances}
     busy = tx.open_run_ids()
     for brief in tx.router_briefs():
         gone = brief.active is not None and brief.active not in present
         if not gone or brief.node != inventory.node or brief.router in busy or brief.failed:
             continue
-        why = f"{OWNER_UNKNOWN}: {brief.active} is no longer on {inventory.node}"
+        there = silent.get(brief.active) if brief.active else None
+        what = f"is only {there}" if there else "is no longer"
+        why = f"{OWNER_UNKNOWN}: {brief.active} {what} on {inventory.node}"
         state = tx.router_state(brief.router)
         assert state is not None
         tx.put_router_state(replace(state, failed=why))
         tx.add_event(
             "instance-missing", OWNER_UNKNOWN, router=brief.router, node=inventory.node, detail=why
         )
+
+
+def _may_own(observed: ObservedInstance) -> bool:
+    """Whether the instance may answer for the router's addresses; a relay only forwards."""
+    return observed.activity not in (Activity.MUTED, Activity.RELAY)
 
 
 def _tell_of_strangers(tx: Tx, inventory: Inventory, previous: NodeState | None) -> None:
@@ -356,7 +402,7 @@ def _tell_of_strangers(tx: Tx, inventory: Inventory, previous: NodeState | None)
 
 
 def _orphans(tx: Tx, inventory: Inventory, previous: NodeState | None) -> list[Run]:
-    """Muted instances that no run and no router names any more, one of each router.
+    """Muted instances and relays that no run and no router names any more, one of each router.
 
     Only when two inventories in a row show one: a single one may have been taken before the
     run that removed it had ended. An instance that is active, or whose router the store has

@@ -7,6 +7,7 @@ where it was. Nothing here reads the routers' specifications but those of the ro
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -177,18 +178,23 @@ def find(tx: Tx, rollout_id: str) -> tuple[Rollout, RunTimes]:
 # --- in motion -------------------------------------------------------------------------------
 
 
-def advance(tx: Tx, start: Start) -> bool:
-    """Take every open rollout one turn further; whether another turn can follow at once."""
+def advance(tx: Tx, start: Start, resumed_at: float | None = None) -> bool:
+    """Take every open rollout one turn further; whether another turn can follow at once.
+
+    `resumed_at`: since when this orchestrator is back (seconds, Unix time; None: it never left).
+    """
     more = False
     for rollout in tx.rollouts.open():
-        more |= _advance(tx, rollout, start)
+        more |= _advance(tx, rollout, start, resumed_at)
     return more
 
 
-def _advance(tx: Tx, rollout: Rollout, start: Start) -> bool:
+def _advance(tx: Tx, rollout: Rollout, start: Start, resumed_at: float | None) -> bool:
     busy = tx.open_run_ids()
     members = _settled(tx, rollout, busy)
     decision = next_actions(rollout, members, busy.keys())
+    if decision.start and not _knows_the_nodes(tx, resumed_at):
+        return False
     taken = [_take_up(tx, rollout, router, start) for router in decision.start]
     for member in taken:
         tx.rollouts.save_member(rollout.id, member)
@@ -196,6 +202,20 @@ def _advance(tx: Tx, rollout: Rollout, start: Start) -> bool:
         _become(tx, rollout, decision.status, decision.reason, decision.detail)
         return decision.status.open
     return any(member.ended for member in taken)
+
+
+def _knows_the_nodes(tx: Tx, resumed_at: float | None) -> bool:
+    """Whether who is silent can be told: all were heard since, or had the time to be.
+
+    When nobody is heard it is rather this orchestrator that is cut off.
+    """
+    now = time.time()
+    seen = {state.name: state.seen_at for state in tx.node_states()}
+    if not any(now - at < reconcile.SILENT_AFTER_S for at in seen.values()):
+        return False
+    if resumed_at is None or now - resumed_at >= reconcile.SILENT_AFTER_S:
+        return True
+    return all(seen.get(node.name, 0.0) >= resumed_at for node in tx.desired()[1].nodes)
 
 
 def _settled(tx: Tx, rollout: Rollout, busy: Mapping[str, str]) -> tuple[Member, ...]:

@@ -12,6 +12,7 @@ from vrha.model.evidence import NO_EVIDENCE, Evidence, Measurement
 from vrha.model.runs import Run, StepRecord
 from vrha.model.spec import Desired, InstanceSpec, Network, Node, Router
 from vrha.model.state import NodeState, RouterState
+from vrha.model.steps import Step
 from vrha.model.views import NetworkView, NodeView, RouterStatus, RouterView, RunView, StepView
 from vrha.store import RunTimes
 
@@ -66,11 +67,17 @@ def _step(
         status=record.status,
         attempt=record.attempt,
         error=record.error,
-        undo="; ".join(describe(step) for step in undo_of(record.step)),
+        undo="; ".join(_undo(step, node_of(record.step)) for step in undo_of(record.step)),
         timings_ms=timings,
         kind=record.step.kind,
         evidence=evidence,
     )
+
+
+def _undo(step: Step, node: str) -> str:
+    """`step` in words, with its node where that is another one."""
+    elsewhere = f" on {node_of(step)}" if node_of(step) != node else ""
+    return describe(step) + elsewhere
 
 
 NOT_APPLIED = "not-applied"

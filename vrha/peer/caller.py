@@ -11,14 +11,17 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from enum import StrEnum
 
-from vrha.peer.expectation import Expectation
+from vrha.peer.expectation import Expectation, Terms
 from vrha.peer.frames import (
     HELLO,
+    MAGIC,
     MAX_GREETING,
+    NOBODY,
     REFUSED,
     VERSION,
     WELCOME,
     Frames,
+    knock,
     pack,
 )
 from vrha.peer.link import PeerLink
@@ -30,6 +33,7 @@ GREETING_S = 3.0
 _LINGER_S = 1.0
 _LINGER_BYTES = 64 << 10
 _READ_BYTES = 4096
+_KNOCK_BYTES = len(knock(""))
 
 
 class Refusal(StrEnum):
@@ -38,7 +42,7 @@ class Refusal(StrEnum):
     CROWDED = "crowded"
     SILENT = "silent"
     GONE = "gone"
-    NOT_TLS = "not-tls"
+    FOREIGN = "foreign"
     UNKNOWN_SESSION = "unknown-session"
     WRONG_CERTIFICATE = "wrong-certificate"
     WRONG_GREETING = "wrong-greeting"
@@ -55,31 +59,27 @@ class _Turned(Exception):
 class Caller:
     """Led through handshake and greeting by `step` whenever its socket has one of `events`.
 
-    `find` gives the session that belongs to a TLS context; `turned` hears why it was turned away.
+    `find` gives the session that a knock names; `turned` hears why the caller was turned away.
     """
 
     def __init__(
         self,
-        sock: ssl.SSLSocket,
+        sock: socket.socket,
         peer: str,
-        find: Callable[[ssl.SSLContext], Expectation | None],
+        find: Callable[[bytes], Expectation | None],
         turned: Callable[[Refusal], None],
     ) -> None:
         self.socket = sock
         self.since = time.monotonic()
         self.deadline = self.since + GREETING_S
         self.events = select.POLLIN
+        self.named = False
+        """Whether it has named a session that is expected."""
         self._peer = peer
         self._find = find
         self._turned = turned
-        self._stranger = sock.context
         self._heard = False
         self._steps = self._admit()
-
-    @property
-    def named(self) -> bool:
-        """Whether it has named a session that is expected."""
-        return self.socket.context is not self._stranger
 
     def step(self) -> bool:
         """Go on as far as possible; False at the end, whichever it was."""
@@ -102,73 +102,53 @@ class Caller:
 
     def _admit(self) -> Generator[int, None, None]:
         try:
-            yield from self._handshake()
+            said = yield from self._knock()
+            expectation = self._find(said)
+            if expectation is None:
+                with suppress(OSError):
+                    self.socket.send(NOBODY)
+                raise _Turned(Refusal.UNKNOWN_SESSION)
+            self.named = True
+            # It keeps its descriptor.
+            self.socket = tls = _wrapped(self.socket, expectation.terms)
+            yield from _handshake(tls)
             frames = Frames(MAX_GREETING)
-            yield from self._greeting(frames)
+            yield from _greeting(tls, frames)
+            self._judge(tls, frames, self._find(said))
         except _Turned as turned:
             self._refuse(turned.reason)
             yield from self._linger()
             self.socket.close()
 
-    def _handshake(self) -> Iterator[int]:
-        while True:
+    def _knock(self) -> Generator[int, None, bytes]:
+        said = b""
+        while len(said) < _KNOCK_BYTES:
             try:
-                return self.socket.do_handshake()
-            except ssl.SSLWantReadError:
+                data = self.socket.recv(_KNOCK_BYTES - len(said))
+            except BlockingIOError:
                 yield select.POLLIN
-            except ssl.SSLWantWriteError:
-                yield select.POLLOUT
-            except ssl.SSLCertVerificationError:
-                raise _Turned(Refusal.WRONG_CERTIFICATE) from None
-            except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
-                raise _Turned(Refusal.GONE) from None
-            except ssl.SSLError as error:
-                raise _Turned(_handshake_refusal(error)) from None
+                continue
             except OSError:
                 raise _Turned(Refusal.GONE) from None
+            if not data:
+                raise _Turned(Refusal.GONE)
+            said += data
+            if said[: len(MAGIC)] != MAGIC[: len(said)]:
+                raise _Turned(Refusal.FOREIGN)
+        return said
 
-    def _greeting(self, frames: Frames) -> Iterator[int]:
+    def _judge(self, tls: ssl.SSLSocket, frames: Frames, expectation: Expectation | None) -> None:
+        """Hand the connection over, or say on the wire why not."""
+        refusal = _wrong(tls, frames, expectation)
         try:
-            while not frames.ready:
-                try:
-                    data = self.socket.recv(_READ_BYTES)
-                except ssl.SSLWantReadError:
-                    yield select.POLLIN
-                    continue
-                if not data:
-                    raise _Turned(Refusal.GONE)
-                frames.feed(data)
-            self._judge(frames)
+            if refusal is not None or expectation is None:
+                refusal = refusal or Refusal.UNKNOWN_SESSION
+                tls.send(pack(REFUSED, refusal.encode()))
+                raise _Turned(refusal)
+            tls.send(pack(WELCOME, bytes([VERSION])))
         except OSError:
-            raise _Turned(Refusal.GONE) from None
-
-    def _judge(self, frames: Frames) -> None:
-        """Hand the connection over, or say on the wire why not. Raises OSError."""
-        expectation = self._find(self.socket.context)
-        refusal = self._wrong(expectation, frames)
-        if refusal is not None or expectation is None:
-            refusal = refusal or Refusal.UNKNOWN_SESSION
-            self.socket.send(pack(REFUSED, refusal.encode()))
-            raise _Turned(refusal)
-        self.socket.send(pack(WELCOME, bytes([VERSION])))
-        expectation.deliver(PeerLink(self.socket, self._peer, frames))
-
-    def _wrong(self, expectation: Expectation | None, frames: Frames) -> Refusal | None:
-        if expectation is None:
-            return Refusal.UNKNOWN_SESSION
-        terms = expectation.terms
-        found = self.socket.getpeercert(binary_form=True)
-        if found != terms.certificate:
-            return Refusal.WRONG_CERTIFICATE
-        try:
-            frame = frames.take()
-        except ValueError:
-            return Refusal.WRONG_GREETING
-        if frame is None or frame[0] != HELLO or frame[1][:1] != bytes([VERSION]):
-            return Refusal.WRONG_GREETING
-        if not hmac.compare_digest(frame[1][1:], terms.token):
-            return Refusal.WRONG_TOKEN
-        return Refusal.SESSION_USED if expectation.used else None
+            raise _Turned(refusal or Refusal.GONE) from None
+        expectation.deliver(PeerLink(tls, self._peer, frames))
 
     def _linger(self) -> Iterator[int]:
         """Let it read why: closing with unread bytes would reset the connection."""
@@ -187,11 +167,57 @@ class Caller:
                 left -= len(data)
 
 
-def _handshake_refusal(error: ssl.SSLError) -> Refusal:
-    # This is what OpenSSL says when the call for the name of the session has refused it.
-    if error.reason == "CALLBACK_FAILED":
+def _wrapped(plain: socket.socket, terms: Terms) -> ssl.SSLSocket:
+    try:
+        return terms.context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
+    except OSError:
+        raise _Turned(Refusal.GONE) from None
+
+
+def _handshake(tls: ssl.SSLSocket) -> Iterator[int]:
+    while True:
+        try:
+            return tls.do_handshake()
+        except ssl.SSLWantReadError:
+            yield select.POLLIN
+        except ssl.SSLWantWriteError:
+            yield select.POLLOUT
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
+            raise _Turned(Refusal.GONE) from None
+        except ssl.SSLError as error:
+            # It has shown another one or none, or this is its alert: it did not like ours.
+            blamed = error.reason or ""
+            wrong = "CERTIFICATE" in blamed or "ALERT" in blamed
+            raise _Turned(Refusal.WRONG_CERTIFICATE if wrong else Refusal.FOREIGN) from None
+        except OSError:
+            raise _Turned(Refusal.GONE) from None
+
+
+def _greeting(tls: ssl.SSLSocket, frames: Frames) -> Iterator[int]:
+    while not frames.ready:
+        try:
+            data = tls.recv(_READ_BYTES)
+        except ssl.SSLWantReadError:
+            yield select.POLLIN
+            continue
+        except OSError:
+            raise _Turned(Refusal.GONE) from None
+        if not data:
+            raise _Turned(Refusal.GONE)
+        frames.feed(data)
+
+
+def _wrong(tls: ssl.SSLSocket, frames: Frames, expectation: Expectation | None) -> Refusal | None:
+    if expectation is None:
         return Refusal.UNKNOWN_SESSION
-    # It has shown none, or this is its alert: it did not like ours.
-    if error.reason and ("CERTIFICATE" in error.reason or "ALERT" in error.reason):
+    if tls.getpeercert(binary_form=True) != expectation.terms.certificate:
         return Refusal.WRONG_CERTIFICATE
-    return Refusal.NOT_TLS
+    try:
+        frame = frames.take()
+    except ValueError:
+        return Refusal.WRONG_GREETING
+    if frame is None or frame[0] != HELLO or frame[1][:1] != bytes([VERSION]):
+        return Refusal.WRONG_GREETING
+    if not hmac.compare_digest(frame[1][1:], expectation.terms.token):
+        return Refusal.WRONG_TOKEN
+    return Refusal.SESSION_USED if expectation.used else None

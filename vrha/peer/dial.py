@@ -8,8 +8,8 @@ import time
 from contextlib import suppress
 
 from vrha.errors import RefusedError, UnreachableError
-from vrha.peer.frames import HELLO, MAX_GREETING, VERSION, WELCOME, Frames, pack
-from vrha.peer.identity import Identity, der, server_name
+from vrha.peer.frames import HELLO, MAX_GREETING, VERSION, WELCOME, Frames, knock, pack
+from vrha.peer.identity import Identity, der
 from vrha.peer.link import PeerLink
 from vrha.peer.sockets import reason, split, tune
 
@@ -43,7 +43,7 @@ def dial(
     call = _Call(address, target, identity.client_context(expected), expected, deadline)
     while True:
         try:
-            return call.attempt(server_name(session), token)
+            return call.attempt(session, token)
         except OSError as error:
             if _final(error):
                 raise _refused(address, _SAID.get(_openssl(error), reason(error))) from error
@@ -78,15 +78,14 @@ class _Call:
         self._expected = expected
         self._deadline = deadline
 
-    def attempt(self, name: str, token: str) -> PeerLink:
+    def attempt(self, session: str, token: str) -> PeerLink:
         """Raises RefusedError, OSError."""
         plain = socket.create_connection(self._target, self._left())
         try:
             tune(plain)
             plain.settimeout(self._left())
-            sock = self._context.wrap_socket(
-                plain, server_hostname=name, do_handshake_on_connect=False
-            )
+            plain.sendall(knock(session))
+            sock = self._context.wrap_socket(plain, do_handshake_on_connect=False)
         except BaseException:
             plain.close()
             raise

@@ -1,12 +1,32 @@
-"""Frames: length of the body (4 bytes, big endian), kind (1 byte), body."""
+"""Bytes on the wire: the knock, then in TLS frames.
+
+A frame is the length of the body (4 bytes, big endian), a kind (1 byte), and the body.
+"""
 
 from __future__ import annotations
 
 import struct
+from hashlib import sha256
 
 from vrha.errors import InputError
 
-__all__ = ["HELLO", "MAX_FRAME", "MAX_GREETING", "REFUSED", "VERSION", "WELCOME", "Frames", "pack"]
+__all__ = [
+    "HELLO",
+    "MAGIC",
+    "MAX_FRAME",
+    "MAX_GREETING",
+    "NOBODY",
+    "REFUSED",
+    "VERSION",
+    "WELCOME",
+    "Frames",
+    "knock",
+    "pack",
+]
+
+MAGIC = b"vrha"
+NOBODY = bytes.fromhex("15 0303 0002 02 70")
+"""The answer to a knock that nobody expects: fatal TLS alert unrecognized_name (RFC 8446, 6)."""
 
 MAX_FRAME = 4 << 20
 """Largest body, in bytes."""
@@ -18,6 +38,11 @@ MAX_GREETING = 1024
 """Largest body of the greeting, in bytes: what an unknown caller may make us keep."""
 
 _HEADER = struct.Struct(">IB")
+
+
+def knock(session: str) -> bytes:
+    """What the caller says first, in clear: 20 bytes that stand for the session."""
+    return MAGIC + sha256(session.encode()).digest()[:16]
 
 
 def pack(kind: int, body: bytes) -> bytes:

@@ -6,7 +6,6 @@ import os
 import ssl
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from hashlib import sha256
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -16,7 +15,7 @@ from cryptography.x509.oid import NameOID
 
 from vrha.errors import InputError
 
-__all__ = ["Identity", "der", "server_name"]
+__all__ = ["Identity", "der"]
 
 _MAX_COMMON_NAME = 64
 """ub-common-name, RFC 5280 appendix A.1."""
@@ -53,8 +52,8 @@ class Identity:
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         return cls(certificate.public_bytes(Encoding.PEM).decode("ascii"), pem)
 
-    def server_context(self, peer: bytes | None) -> ssl.SSLContext:
-        """For accepting `peer` (a certificate in DER); None: nobody."""
+    def server_context(self, peer: bytes) -> ssl.SSLContext:
+        """For accepting `peer` (a certificate in DER)."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         # Nobody resumes a session; tickets would only be written and thrown away.
         context.num_tickets = 0
@@ -67,12 +66,11 @@ class Identity:
         context.check_hostname = False
         return self._pinned(context, peer)
 
-    def _pinned(self, context: ssl.SSLContext, peer: bytes | None) -> ssl.SSLContext:
+    def _pinned(self, context: ssl.SSLContext, peer: bytes) -> ssl.SSLContext:
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.verify_mode = ssl.CERT_REQUIRED
         context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_TICKET
-        if peer is not None:
-            context.load_verify_locations(cadata=peer)
+        context.load_verify_locations(cadata=peer)
         # OpenSSL wants a file; this one has no name and is gone when it is closed.
         with open(os.memfd_create("identity"), "wb", buffering=0) as file:
             file.write(self._key + self.certificate.encode("ascii"))
@@ -93,8 +91,3 @@ def der(certificate: str) -> bytes:
             "It is the `certificate` of the other agent's identity, as that one told it.",
         ) from error
     return found.public_bytes(Encoding.DER)
-
-
-def server_name(session: str) -> str:
-    """Names a session in a ClientHello (RFC 6066 section 3), which takes host names only."""
-    return f"s{sha256(session.encode()).hexdigest()[:32]}"

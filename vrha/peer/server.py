@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import select
-import ssl
 import threading
 import time
 from collections import Counter
@@ -14,7 +13,8 @@ from collections.abc import Mapping
 from vrha.errors import PreconditionError
 from vrha.peer.caller import Caller, Refusal
 from vrha.peer.expectation import Expectation, Terms
-from vrha.peer.identity import Identity, der, server_name
+from vrha.peer.frames import knock
+from vrha.peer.identity import Identity, der
 from vrha.peer.sockets import listening, reason, text, tune
 
 __all__ = ["MAX_CALLERS", "Expectation", "PeerServer", "Refusal"]
@@ -31,9 +31,9 @@ _LOG_EVERY_S = 60.0
 class PeerServer:
     """Listens for the streams that this agent was told to expect. Thread safe.
 
-    A caller names its session in the ClientHello and meets TLS that takes the certificate of that
-    session only. Callers who name none that is expected learn nothing and cost no signature. One
-    thread serves all callers, none of them is waited for.
+    A caller knocks with the name of its session and meets TLS that takes the certificate of that
+    session only. Callers who name none that is expected do not even reach TLS. One thread serves
+    all callers, none of them is waited for.
     """
 
     def __init__(self, listen: str, identity: Identity) -> None:
@@ -53,10 +53,8 @@ class PeerServer:
         self.address = text(self._listener)
         self._identity = identity
         self._lock = threading.Lock()
-        self._expected: dict[str, Expectation] = {}
+        self._expected: dict[bytes, Expectation] = {}
         self._refusals: Counter[Refusal] = Counter()
-        self._door = identity.server_context(None)
-        self._door.sni_callback = self._choose
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._closing = False
         self._callers: dict[int, Caller] = {}
@@ -82,11 +80,11 @@ class PeerServer:
         until = time.monotonic() + limit_s
         made = Expectation(Terms(session, peer, token.encode(), context, until), self._forget)
         with self._lock:
-            over = self._expected.get(server_name(session))
+            over = self._expected.get(knock(session))
             if self._closing:
                 over = made
             else:
-                self._expected[server_name(session)] = made
+                self._expected[knock(session)] = made
                 os.eventfd_write(self._wake, 1)
         if over is not None:
             over.end()
@@ -103,29 +101,14 @@ class PeerServer:
         os.close(self._wake)
 
     def _forget(self, expectation: Expectation) -> None:
-        name = server_name(expectation.terms.session)
+        name = knock(expectation.terms.session)
         with self._lock:
             if self._expected.get(name) is expectation:
                 del self._expected[name]
 
-    def _choose(
-        self, sock: ssl.SSLSocket | ssl.SSLObject, name: str | None, _: ssl.SSLContext
-    ) -> int | None:
-        """Called by OpenSSL with the name of a ClientHello."""
+    def _find(self, said: bytes) -> Expectation | None:
         with self._lock:
-            expectation = self._expected.get(name or "")
-        if expectation is None:
-            return int(ssl.AlertDescription.ALERT_DESCRIPTION_UNRECOGNIZED_NAME)
-        sock.context = expectation.terms.context
-        return None
-
-    def _find(self, context: ssl.SSLContext) -> Expectation | None:
-        now = time.monotonic()
-        with self._lock:
-            for expectation in self._expected.values():
-                if expectation.terms.context is context and expectation.terms.until > now:
-                    return expectation
-        return None
+            return self._expected.get(said)
 
     def _serve(self) -> None:
         try:
@@ -152,10 +135,10 @@ class PeerServer:
         ready = {fd for fd, _ in poll.poll(self._next_ms())}
         if self._wake in ready:
             os.eventfd_read(self._wake)
+        self._expire(time.monotonic())
         for fd in ready & self._callers.keys():
             if not self._callers[fd].step():
                 del self._callers[fd]
-        self._expire(time.monotonic())
         if self._listener.fileno() in ready:
             self._accept()
 
@@ -188,8 +171,7 @@ class PeerServer:
         try:
             tune(plain)
             plain.setblocking(False)
-            sock = self._door.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
-        except (OSError, ValueError):
+        except OSError:
             plain.close()
             self._count(Refusal.GONE)
             return
@@ -198,7 +180,7 @@ class PeerServer:
             fd = min(self._callers, key=lambda f: (self._callers[f].named, self._callers[f].since))
             self._callers.pop(fd).drop(Refusal.CROWDED)
         peer = f"{address[0]} port {address[1]}"
-        self._callers[sock.fileno()] = Caller(sock, peer, self._find, self._count)
+        self._callers[plain.fileno()] = Caller(plain, peer, self._find, self._count)
 
     def _count(self, why: Refusal) -> None:
         with self._lock:

@@ -9,7 +9,8 @@ __all__ = ["LOST_S", "listening", "reason", "split", "text", "tune"]
 
 LOST_S = 5
 """A peer that acknowledges nothing for so long (s) is lost."""
-BACKLOG = 128
+BACKLOG = 1024
+"""Connections that wait to be taken; one that finds no room calls again after a second."""
 
 
 def split(address: str) -> tuple[str, int]:

@@ -9,9 +9,9 @@ from typing import cast
 
 import pytest
 
-from tests.unit.orchestrator.world import DESIRED, ROUTER, FakeKernel
+from tests.unit.orchestrator.world import DESIRED, ROUTER, FakeInstance, FakeKernel
 from vrha.agent.epochs import Epochs
-from vrha.agent.executor import Executor
+from vrha.agent.executor import Executor, Hands
 from vrha.core.instance import instance_spec
 from vrha.errors import PreconditionError
 from vrha.linux.node import NodeKernel
@@ -29,13 +29,13 @@ def command(*steps: Step, epoch: int = 2, order: int = 1, undo: bool = False) ->
 @pytest.fixture
 def kernel() -> FakeKernel:
     kernel = FakeKernel()
-    kernel.instances.update({OLD: True, NEW: False})
+    kernel.instances.update({OLD: FakeInstance(active=True), NEW: FakeInstance()})
     return kernel
 
 
 @pytest.fixture
 def executor(kernel: FakeKernel, tmp_path: Path) -> Executor:
-    return Executor("n1", cast(NodeKernel, kernel), Epochs(tmp_path / "epochs.json"))
+    return Executor("n1", Hands(cast(NodeKernel, kernel)), Epochs(tmp_path / "epochs.json"))
 
 
 def outcomes(executor: Executor, what: Command, age: float = 0.0) -> list[tuple[Outcome, str]]:
@@ -50,9 +50,9 @@ def test_a_command_that_was_overtaken_by_its_roll_back_is_refused(
     back = command(Swap("n1", NEW, OLD), Announce("n1", OLD), order=6, undo=True)
     assert outcomes(executor, back) == [(Outcome.DONE, "")] * 2
     assert outcomes(executor, swap) == [(Outcome.REFUSED, "stale-command")]
-    again = Executor("n1", executor.kernel, Epochs(tmp_path / "epochs.json"))
+    again = Executor("n1", executor.hands, Epochs(tmp_path / "epochs.json"))
     assert outcomes(again, swap) == [(Outcome.REFUSED, "stale-command")]
-    assert kernel.instances == {OLD: True, NEW: False}
+    assert kernel.owners() == [OLD]
 
 
 def test_a_command_that_comes_twice_is_taken_twice(executor: Executor) -> None:
@@ -71,7 +71,7 @@ def test_a_step_is_not_begun_after_the_command_has_expired(
 ) -> None:
     swap = replace(command(Swap("n1", OLD, NEW)), valid_s=10.0)
     assert outcomes(executor, swap, age=11.0) == [(Outcome.REFUSED, "expired")]
-    assert kernel.instances == {OLD: True, NEW: False}
+    assert kernel.owners() == [OLD]
     assert outcomes(executor, swap, age=9.0) == [(Outcome.DONE, "")]
 
 

@@ -44,8 +44,8 @@ def test_lists_as_yaml(vrha: Vrha, service: FakeService) -> None:
 
 def test_nodes_say_when_they_were_heard(vrha: Vrha) -> None:
     lines = vrha("node", "list").out.splitlines()
-    assert lines[1].split() == ["node-1", "east", "1", "500", "0.2", "s", "ago", "0.1.0"]
-    assert lines[2].split() == ["node-2", "west", "0", "500", "never", "-"]
+    assert lines[1].split() == ["node-1", "east", "1", "500", "0.2", "s", "ago", "0.1.0", "-"]
+    assert lines[2].split() == ["node-2", "west", "0", "500", "never", "-", "-"]
 
 
 def test_one_network(vrha: Vrha) -> None:

@@ -32,7 +32,8 @@ def test_an_orchestrator_needs_no_file(tmp_path: Path, monkeypatch: pytest.Monke
     found = load_orchestrator(environment={})
     assert found.bus.private
     assert (found.run.check_in_s, found.run.step_s) == (10, 10)
-    assert found.run.strategy is Strategy.PARALLEL
+    assert (found.run.sync_s, found.run.strategy) == (60, Strategy.HANDOVER)
+    assert found.preferred is Strategy.HANDOVER
     assert found.store_url == "sqlite:////var/lib/vrha/orchestrator.db"
 
 
@@ -60,6 +61,13 @@ def test_a_whole_file(tmp_path: Path) -> None:
     assert found.bus.broker_urls() == (URL,)
     assert not found.bus.private
     assert (found.run.check_in_s, found.run.strategy) == (2.5, Strategy.SERIAL)
+
+
+@pytest.mark.parametrize("strategy", list(Strategy))
+def test_without_rolling_restarts_they_are_serial(tmp_path: Path, strategy: Strategy) -> None:
+    text = f'run.strategy = "{strategy}"\nnetwork.rolling_restart = '
+    assert load_orchestrator(written(tmp_path, text + "true"), {}).preferred is strategy
+    assert load_orchestrator(written(tmp_path, text + "false"), {}).preferred is Strategy.SERIAL
 
 
 def test_secrets_are_not_shown(tmp_path: Path) -> None:

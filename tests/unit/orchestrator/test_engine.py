@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.orchestrator.world import DESIRED, ROUTER, WITH_NAT, World
+from tests.unit.orchestrator.world import DESIRED, ROUTER, WITH_NAT, FakeInstance, World
 from vrha import codec
 from vrha.core.run import Limits
 from vrha.errors import InputError, NotFoundError, RefusedError
@@ -302,7 +302,7 @@ def test_an_orphan_is_removed_when_it_was_seen_twice(world: World) -> None:
     owner = world.serving()
     node = world.nodes["n1"]
     orphan = InstanceRef("r1", 0)
-    node.instances[orphan] = False
+    node.instances[orphan] = FakeInstance()
     world.receive(node.inventory())
     assert world.settle() is None
     assert orphan in node.instances
@@ -315,7 +315,7 @@ def test_active_and_unknown_instances_are_left_alone(world: World) -> None:
     owner = world.serving()
     node = world.nodes["n1"]
     stranger, active = InstanceRef("r9", 1), InstanceRef("r1", 0)
-    node.instances.update({stranger: False, active: True})
+    node.instances.update({stranger: FakeInstance(), active: FakeInstance(active=True)})
     for _ in range(3):
         world.receive(node.inventory())
     world.settle()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.orchestrator.world import DESIRED, ROUTER, WITH_NAT, World
+from tests.unit.orchestrator.world import DESIRED, ROUTER, WITH_NAT, FakeInstance, World
 from vrha import codec
 from vrha.errors import InputError
 from vrha.model.messages import Outcome, StepReport
@@ -27,7 +27,7 @@ def test_reaping_an_orphan_never_unmutes_it(world: World) -> None:
     owner = world.serving()
     node = world.nodes["n1"]
     orphan = InstanceRef("r1", 0)
-    node.instances[orphan] = False
+    node.instances[orphan] = FakeInstance()
     world.heard(2)
     assert world.service.runs()[0].kind is RunKind.DELETE
     world.pass_deadlines()
@@ -39,7 +39,7 @@ def test_reaping_an_orphan_never_unmutes_it(world: World) -> None:
 
 def test_several_orphans_of_one_router_go_one_after_the_other(world: World) -> None:
     owner = world.serving()
-    world.nodes["n1"].instances.update({InstanceRef("r1", 0): False, InstanceRef("r1", -1): False})
+    world.nodes["n1"].instances.update({InstanceRef("r1", g): FakeInstance() for g in (0, -1)})
     for _ in range(4):
         world.heard()
         world.settle()
@@ -85,7 +85,7 @@ def test_every_run_has_an_epoch_of_its_own(world: World) -> None:
     world.settle()
     world.service.apply(DESIRED)
     world.settle()
-    world.nodes["n1"].instances[InstanceRef("r1", 0)] = False
+    world.nodes["n1"].instances[InstanceRef("r1", 0)] = FakeInstance()
     world.heard(2)
     world.settle()
     epochs = [run.epoch for run in world.service.runs()]
@@ -157,6 +157,8 @@ def test_an_unknown_owner_blocks_a_restart_until_its_node_is_heard(world: World)
     (view,) = world.service.routers()
     assert (view.status, view.reason) == (RouterStatus.SERVING, "")
     assert world.owners() == [InstanceRef("r1", 3)]
+    world.heard(2)
+    world.settle()
     assert world.all_instances() == {InstanceRef("r1", 3)}
 
 

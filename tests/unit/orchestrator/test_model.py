@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from tests.unit.orchestrator.world import DESIRED, ROUTER, WITH_NAT, Killed, World
 from vrha import codec
 from vrha.bus.topology import MAX_DOWN
-from vrha.errors import RefusedError
+from vrha.errors import NotFoundError, RefusedError
 from vrha.model.messages import Command
 from vrha.model.runs import RestartOptions, Strategy
 from vrha.model.spec import Desired
@@ -28,7 +28,10 @@ from vrha.orchestrator.app import is_over
 from vrha.store import OutboxRow
 
 NODES = ("n1", "n2")
-KINDS = ("build", "swap", "mute", "unmute", "announce", "configure", "destroy")
+KINDS = (
+    *("build", "swap", "mute", "unmute", "announce", "configure", "destroy"),
+    *("offer", "sync", "flip", "verify", "relay"),
+)
 DESIREDS = (
     DESIRED,
     replace(DESIRED, routers=(WITH_NAT,)),
@@ -60,6 +63,11 @@ class Faults(RuleBasedStateMachine):
     def restart(self, strategy: Strategy) -> None:
         with suppress(RefusedError):
             self.world.service.restart_network("blue", RestartOptions(strategy))
+
+    @rule(name=st.sampled_from(NODES), strategy=st.sampled_from((None, *Strategy)))
+    def move(self, name: str, strategy: Strategy | None) -> None:
+        with suppress(RefusedError, NotFoundError):
+            self.world.service.move_router("r1", RestartOptions(strategy, name))
 
     @rule(which=st.integers(0, len(DESIREDS) - 1))
     def apply(self, which: int) -> None:
@@ -140,11 +148,24 @@ class Faults(RuleBasedStateMachine):
     def break_or_mend(self, name: str, kinds: set[str]) -> None:
         self.world.nodes[name].kernel.broken = kinds
 
+    @rule(reach=st.booleans())
+    def cut_or_join_the_agents(self, reach: bool) -> None:
+        """Streams between agents; what they say to the broker goes on."""
+        for node in self.world.nodes.values():
+            node.reaches_peers = reach
+
     # --- what must hold ---------------------------------------------------------------------
 
     @invariant()
     def at_most_one_owner(self) -> None:
         assert len(self.world.owners()) <= 1, self.world.owners()
+
+    @invariant()
+    def a_run_has_an_end_in_sight(self) -> None:
+        """Whoever is dead or broken: an open run waits for a command, an answer or a deadline."""
+        with self.world.store.transaction() as tx:
+            for run in tx.open_runs():
+                assert any(r.deadline is not None for r in (*run.steps, *run.undo)), run
 
     def teardown(self) -> None:
         try:
@@ -158,6 +179,7 @@ class Faults(RuleBasedStateMachine):
     def _mend(self) -> None:
         for node in self.world.nodes.values():
             node.kernel.broken = set()
+            node.reaches_peers = True
 
     def _come_to_rest(self) -> None:
         """Three rounds in which nothing happens: orphans go when they were seen twice."""
@@ -200,10 +222,33 @@ class Faults(RuleBasedStateMachine):
         assert len(named) == len(wanted)
 
 
-TestFaults = Faults.TestCase
-TestFaults.settings = settings(
+class Handovers(Faults):
+    """Only what must not interrupt: handovers, moves and changes in place. Any fault may happen."""
+
+    @rule(strategy=st.just(Strategy.HANDOVER))
+    def restart(self, strategy: Strategy) -> None:
+        super().restart(strategy)
+
+    @rule(name=st.sampled_from(NODES), strategy=st.just(Strategy.HANDOVER))
+    def move(self, name: str, strategy: Strategy | None) -> None:
+        super().move(name, strategy)
+
+    @rule(which=st.integers(0, 1))
+    def apply(self, which: int) -> None:
+        super().apply(which)
+
+    @invariant()
+    def somebody_forwards(self) -> None:
+        assert self.world.forwarding() != []
+
+
+_SETTINGS = settings(
     max_examples=15,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
+TestFaults = Faults.TestCase
+TestFaults.settings = _SETTINGS
+TestHandovers = Handovers.TestCase
+TestHandovers.settings = _SETTINGS

@@ -33,8 +33,8 @@ from vrha.errors import (
     UnreachableError,
 )
 from vrha.peer import Identity, PeerServer, Refusal, dial
-from vrha.peer.frames import HELLO, MAX_GREETING, VERSION, pack
-from vrha.peer.identity import der, server_name
+from vrha.peer.frames import HELLO, MAGIC, MAX_GREETING, NOBODY, VERSION, knock, pack
+from vrha.peer.identity import der
 from vrha.peer.server import MAX_CALLERS
 
 
@@ -68,8 +68,8 @@ def test_it_is_tls_13_of_the_pinned_certificate(two: Two) -> None:
     two.expect()
     context = two.b.client_context(der(two.a.certificate))
     with (
-        stranger(two.server) as plain,
-        context.wrap_socket(plain, server_hostname=server_name(SESSION)) as sock,
+        stranger(two.server, knock(SESSION)) as plain,
+        context.wrap_socket(plain) as sock,
     ):
         assert sock.version() == "TLSv1.3"
         assert sock.compression() is None
@@ -82,9 +82,12 @@ def test_older_tls_is_refused(two: Two) -> None:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     context.maximum_version = ssl.TLSVersion.TLSv1_2
-    with stranger(two.server) as plain, pytest.raises(ssl.SSLError, match="PROTOCOL_VERSION"):
-        context.wrap_socket(plain, server_hostname=server_name(SESSION))
-    until(lambda: two.server.refusals == {Refusal.NOT_TLS: 1})
+    with (
+        stranger(two.server, knock(SESSION)) as plain,
+        pytest.raises(ssl.SSLError, match="PROTOCOL_VERSION"),
+    ):
+        context.wrap_socket(plain)
+    until(lambda: two.server.refusals == {Refusal.FOREIGN: 1})
 
 
 def test_another_client_certificate_is_refused(two: Two) -> None:
@@ -107,8 +110,8 @@ def test_no_client_certificate_is_refused(two: Two) -> None:
     context.check_hostname = False
     context.load_verify_locations(cadata=two.a.certificate)
     with (
-        stranger(two.server) as plain,
-        context.wrap_socket(plain, server_hostname=server_name(SESSION)) as sock,
+        stranger(two.server, knock(SESSION)) as plain,
+        context.wrap_socket(plain) as sock,
         pytest.raises(ssl.SSLError, match="CERTIFICATE_REQUIRED"),
     ):
         sock.recv(1)
@@ -214,13 +217,42 @@ def test_links_outlive_the_server(two: Two) -> None:
         assert of_a.receive(LIMIT_S) == (1, b"")
 
 
-@pytest.mark.parametrize("says", [b"GET / HTTP/1.1\r\n\r\n", bytes(5000), os.urandom(5000)])
-def test_garbage_is_turned_away(two: Two, says: bytes) -> None:
+@pytest.mark.parametrize(
+    ("says", "why"),
+    [
+        (b"GET", Refusal.FOREIGN),
+        (bytes(5000), Refusal.FOREIGN),
+        (MAGIC + os.urandom(5000), Refusal.UNKNOWN_SESSION),
+        (knock(SESSION) + bytes(5000), Refusal.FOREIGN),
+    ],
+)
+def test_garbage_is_turned_away(two: Two, says: bytes, why: Refusal) -> None:
+    two.expect()
     with stranger(two.server, says) as sock:
         assert hung_up(sock)
-    until(lambda: sum(two.server.refusals.values()) == 1)
-    two.expect()
+    until(lambda: two.server.refusals == {why: 1})
     two.dial().close()
+
+
+def test_a_caller_can_read_why_before_the_connection_ends(two: Two) -> None:
+    with stranger(two.server, knock(SESSION) + bytes(5000)) as sock:
+        assert sock.recv(100) == NOBODY
+        assert sock.recv(100) == b""
+
+
+def test_strangers_drive_out_strangers_only(two: Two) -> None:
+    two.expect()
+    context = two.b.client_context(der(two.a.certificate))
+    strangers: list[socket.socket] = []
+    with stranger(two.server, knock(SESSION)) as plain:
+        try:
+            strangers += [stranger(two.server) for _ in range(3 * MAX_CALLERS)]
+            until(lambda: two.server.refusals.get(Refusal.CROWDED, 0) > 2 * MAX_CALLERS)
+            with context.wrap_socket(plain) as sock:
+                assert sock.version() == "TLSv1.3"
+        finally:
+            for each in strangers:
+                each.close()
 
 
 @pytest.mark.parametrize(
@@ -236,8 +268,8 @@ def test_a_wrong_greeting_is_refused(two: Two, says: bytes) -> None:
     two.expect()
     context = two.b.client_context(der(two.a.certificate))
     with (
-        stranger(two.server) as plain,
-        context.wrap_socket(plain, server_hostname=server_name(SESSION)) as sock,
+        stranger(two.server, knock(SESSION)) as plain,
+        context.wrap_socket(plain) as sock,
     ):
         sock.sendall(says)
         assert hung_up(sock)
@@ -250,8 +282,8 @@ def test_a_silent_caller_holds_up_nobody_and_is_dropped(two: Two) -> None:
     context = two.b.client_context(der(two.a.certificate))
     with (
         stranger(two.server) as silent,
-        stranger(two.server) as plain,
-        context.wrap_socket(plain, server_hostname=server_name(SESSION)) as no_greeting,
+        stranger(two.server, knock(SESSION)) as plain,
+        context.wrap_socket(plain) as no_greeting,
     ):
         began = time.monotonic()
         two.dial().close()

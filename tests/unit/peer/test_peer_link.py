@@ -11,8 +11,8 @@ import pytest
 from tests.unit.peer.peerkit import LIMIT_S, SESSION, Two, beside, carry, stranger, until
 from vrha.errors import InputError, UnreachableError
 from vrha.peer import MAX_FRAME, PeerLink, dial
-from vrha.peer.frames import HELLO, VERSION, pack
-from vrha.peer.identity import der, server_name
+from vrha.peer.frames import HELLO, VERSION, knock, pack
+from vrha.peer.identity import der
 
 Links = tuple[PeerLink, PeerLink]
 
@@ -36,8 +36,8 @@ def test_a_frame_too_large_ends_the_link(two: Two) -> None:
     expectation = two.expect()
     context = two.b.client_context(der(two.a.certificate))
     with (
-        stranger(two.server) as plain,
-        context.wrap_socket(plain, server_hostname=server_name(SESSION)) as sock,
+        stranger(two.server, knock(SESSION)) as plain,
+        context.wrap_socket(plain) as sock,
     ):
         token = expectation.terms.token
         sock.sendall(pack(HELLO, bytes([VERSION]) + token))
@@ -54,8 +54,8 @@ def test_what_comes_right_behind_the_greeting_is_kept(two: Two) -> None:
     expectation = two.expect()
     context = two.b.client_context(der(two.a.certificate))
     with (
-        stranger(two.server) as plain,
-        context.wrap_socket(plain, server_hostname=server_name(SESSION)) as sock,
+        stranger(two.server, knock(SESSION)) as plain,
+        context.wrap_socket(plain) as sock,
     ):
         hello = pack(HELLO, bytes([VERSION]) + expectation.terms.token)
         sock.sendall(hello + pack(9, b"early"))
