@@ -149,32 +149,6 @@ class Engine:
     def _report(self, report: StepReport) -> None:
         report = replace(report, code=report.code[:100], detail=report.detail[:_LONGEST_DETAIL])
         with self._store.transaction() as tx:
-<<<<<<< HEAD
-            run = tx.run(report.run)
-            if run is None or report.epoch != run.epoch or not _is_from_its_node(run, report):
-                self._metrics.refused("step-report")
-                tx.add_event("report-refused", "not-ours", run=report.run, node=report.node)
-                return
-            tx.add_step_timings(run.id, report.seq, report.undo, report.timings_ms)
-            if report.began is not None:
-                tx.reports.step_began(run.id, report.seq, report.undo, report.began)
-            if report.evidence != NO_EVIDENCE:
-                tx.add_step_evidence(run.id, report.seq, report.undo, report.evidence)
-            if report.outcome is Outcome.DONE:
-                self._feed(tx, run, StepDone(report.seq, report.undo, report.attempt))
-                return
-            log.warning("run %s step %d on %s: %s", run.id, report.seq, report.node, report.detail)
-            tx.add_event(
-                "step-failed",
-                report.code,
-                run=run.id,
-                router=run.router,
-                node=report.node,
-                detail=report.detail,
-            )
-            failed = StepFailed(report.seq, report.undo, report.attempt, report.code, report.detail)
-            self._feed(tx, run, failed)
-=======
             place = self._take_report(tx, report)
             failpoints.reach(f"{place}.reported")
         failpoints.reach(f"{place}.settled")
@@ -187,6 +161,8 @@ class Engine:
             tx.add_event("report-refused", "not-ours", run=report.run, node=report.node)
             return "orchestrator.refused"
         tx.add_step_timings(run.id, report.seq, report.undo, report.timings_ms)
+        if report.began is not None:
+            tx.reports.step_began(run.id, report.seq, report.undo, report.began)
         if report.evidence != NO_EVIDENCE:
             tx.add_step_evidence(run.id, report.seq, report.undo, report.evidence)
         place = _place(run, report)
@@ -205,7 +181,6 @@ class Engine:
         failed = StepFailed(report.seq, report.undo, report.attempt, report.code, report.detail)
         self._feed(tx, run, failed)
         return place
->>>>>>> faults
 
     def _check_in(self, message: CheckIn) -> None:
         with self._store.transaction() as tx:
