@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import vrha
+from vrha.core.gaps import Gap
 from vrha.probe.kernel import Namespace
+from vrha.probe.result import Result, StreamResult
 
 MS = 1_000_000
 ROOT = Path(vrha.__file__).resolve().parent.parent
@@ -34,11 +36,13 @@ class Pair:
         )
 
 
-def wait_until(condition: Callable[[], bool], what: str, limit_s: float = 20.0) -> None:
+def wait_until(
+    condition: Callable[[], bool], what: str, limit_s: float = 20.0, pause_s: float = 0.005
+) -> None:
     deadline = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < deadline, f"not in {limit_s} s: {what}"
-        time.sleep(0.005)
+        time.sleep(pause_s)
 
 
 @contextmanager
@@ -96,6 +100,35 @@ def undrop(pair: Pair, path: str) -> None:
     pair.call(path, "nft", "delete", "table", "inet", "fault")
 
 
+@dataclass
+class Fault:
+    """When a fault began and ended, each as the instants before and after the kernel took it."""
+
+    began: tuple[int, int] = (0, 0)
+    ended: tuple[int, int] = (0, 0)
+
+    @property
+    def length_ms(self) -> float:
+        """For how long it lasted at least."""
+        return (self.ended[0] - self.began[1]) / MS
+
+    def explains(self, gap: Gap, one: StreamResult, result: Result) -> None:
+        """The gap began with the fault and ended with it, within one interval and the ticks that
+        the machine missed."""
+        slack = (one.late_ticks + 2) * one.stream.interval_ms
+        t0 = result.t0_monotonic_ns
+        earliest, latest = ((at - t0) / MS for at in self.began)
+        assert earliest - slack <= gap.start_ms <= latest + slack
+        earliest, latest = ((at - t0) / MS for at in self.ended)
+        assert earliest - slack <= gap.start_ms + gap.length_ms <= latest + slack
+
+
+def now_and_after(call: Callable[[], None]) -> tuple[int, int]:
+    before = time.monotonic_ns()
+    call()
+    return before, time.monotonic_ns()
+
+
 def packets(path: str) -> int:
     """UDP datagrams delivered in a namespace."""
     return udp_counter(path, "InDatagrams")
@@ -115,8 +148,11 @@ def udp_counter(path: str, name: str) -> int:
 
 
 @contextmanager
-def plain_echo(path: str, copies: int, arrivals: list[int], junk: bytes = b"") -> Iterator[None]:
-    """A UDP echo as of RFC 862 that answers `copies` times and notes the kernel's arrival times.
+def plain_echo(
+    path: str, copies: int, arrivals: list[int], junk: bytes = b"", ports: list[int] | None = None
+) -> Iterator[None]:
+    """A UDP echo as of RFC 862 that answers `copies` times and notes the kernel's arrival times,
+    in `ports` also where each came from.
 
     With `junk` it answers each probe by that instead."""
     stop = threading.Event()
@@ -135,6 +171,8 @@ def plain_echo(path: str, copies: int, arrivals: list[int], junk: bytes = b"") -
                 continue
             seconds, nanos = (int.from_bytes(control[0][2][i : i + 8], "little") for i in (0, 8))
             arrivals.append(seconds * 10**9 + nanos)
+            if ports is not None:
+                ports.append(peer[1])
             for _ in range(copies):
                 sock.sendto(junk or body, peer)
 

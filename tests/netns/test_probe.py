@@ -14,9 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 
 import pytest
 
@@ -29,48 +27,25 @@ from tests.netns.probekit import (
     B6_SECOND,
     MS,
     ROOT,
+    Fault,
     Pair,
     drop,
     namespace,
+    now_and_after,
     plain_echo,
     udp_counter,
     undrop,
     wait_until,
 )
-from vrha.core.gaps import Gap
 from vrha.errors import PreconditionError, UnreachableError
 from vrha.probe.kernel import Namespace
 from vrha.probe.prober import Prober
 from vrha.probe.process import ProbeProcess, serving
 from vrha.probe.report import notes
-from vrha.probe.result import Result, Stream, StreamResult
+from vrha.probe.result import Stream, StreamResult
 from vrha.probe.wire import PAYLOAD, REQUEST, IcmpProbe, attach_icmp_filter
 
 pytestmark = pytest.mark.root
-
-
-@dataclass
-class Fault:
-    """When a fault began and ended, each as the instants before and after the kernel took it."""
-
-    began: tuple[int, int] = (0, 0)
-    ended: tuple[int, int] = (0, 0)
-
-    def explains(self, gap: Gap, one: StreamResult, result: Result) -> None:
-        """The gap began with the fault and ended with it, within one interval and the ticks that
-        the machine missed."""
-        slack = (one.late_ticks + 2) * one.stream.interval_ms
-        t0 = result.t0_monotonic_ns
-        earliest, latest = ((at - t0) / MS for at in self.began)
-        assert earliest - slack <= gap.start_ms <= latest + slack
-        earliest, latest = ((at - t0) / MS for at in self.ended)
-        assert earliest - slack <= gap.start_ms + gap.length_ms <= latest + slack
-
-
-def now_and_after(call: Callable[[], None]) -> tuple[int, int]:
-    before = time.monotonic_ns()
-    call()
-    return before, time.monotonic_ns()
 
 
 def both_ways(pair: Pair) -> list[Stream]:

@@ -52,6 +52,55 @@ def test_command_measures_three_kinds_at_once(served: Pair, tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == [out]
 
 
+def test_command_watches_fresh_flows_and_long_connections(served: Pair, tmp_path: Path) -> None:
+    out = tmp_path / "result.json"
+    done = command(
+        *(B4, "--udp-fresh", "8", "--tcp-echo", "8", "--tcp-push", "9", "--duration", "0.5s"),
+        *("--netns", served.a, "--json", str(out), "--max-lost", "0"),
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(out.read_text())
+    assert [s["stream"]["kind"] for s in found["streams"]] == ["udp-fresh"]
+    assert [c["stream"]["kind"] for c in found["connections"]] == ["tcp-echo", "tcp-push"]
+    assert [(c["total"], c["alive"]) for c in found["connections"]] == [(1, 1)] * 2
+    assert "longest stall ms" in done.stdout
+
+
+def test_command_with_connections_alone_that_stall_exits_1(served: Pair) -> None:
+    done = command(
+        *(B4, "--tcp-echo", "8", "--interval", "100ms", "--duration", "0.5s"),
+        *("--netns", served.a, "--max-gap", "50ms"),
+    )
+    assert done.returncode == 1
+    assert "tcp-echo" in done.stderr
+    assert "allowed 50 ms" in done.stderr
+    assert "outage ms" not in done.stdout
+
+
+def test_serve_on_ports_of_choice(pair: Pair) -> None:
+    ports = ["--port", "1007", "--echo-port", "2007", "--push-port", "3007", "--delay", "20ms"]
+    argv = [sys.executable, "-m", "vrha.probe", "serve", *ports, "--push", "50ms"]
+    with subprocess.Popen(
+        [*argv, "--netns", pair.b], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            done = command(
+                *(B4, "--udp", "1007", "--udp-fresh", "2007", "--tcp-echo", "2007"),
+                *("--tcp-push", "3007", "--duration", "1s", "--json", "-", "--netns", pair.a),
+            )
+        finally:
+            process.terminate()
+    found = json.loads(done.stdout)
+    at_once, late = (s["loss"]["rtt_median_ms"] for s in found["streams"])
+    assert at_once < 20 <= late
+    echo, push = found["connections"]
+    assert (echo["alive"], push["alive"]) == (1, 1)
+    assert push["longest_stall_ms"] > 45
+    assert push["messages"] <= 35
+
+
 def test_command_writes_only_json_to_stdout_when_asked(pair: Pair) -> None:
     done = command(B6, "--duration", "0.2", "--json", "-", path=pair.a)
     assert done.returncode == 0
@@ -94,6 +143,11 @@ def test_ctrl_c_ends_the_run_and_prints_the_result(served: Pair) -> None:
         ((NOBODY4,), 1, "no-reply"),
         ((B4, "--udp", "7"), 1, "ECONNREFUSED"),
         ((B4, "--tcp", "7"), 1, "ECONNREFUSED"),
+        ((B4, "--udp-fresh", "8"), 1, "ECONNREFUSED"),
+        ((B4, "--tcp-echo", "8"), 1, "not-connected"),
+        ((B4, "--tcp-push", "9"), 1, "Connection refused"),
+        (("192.0.2.1", "--udp-fresh", "8"), 1, "no-route"),
+        (("192.0.2.1", "--tcp-echo", "8"), 1, "no-route"),
         (("192.0.2.1",), 1, "no-route"),
         (("no-such-host.invalid",), 2, "unknown-host"),
         (("",), 2, "bad-stream"),
@@ -106,6 +160,9 @@ def test_ctrl_c_ends_the_run_and_prints_the_result(served: Pair) -> None:
         ((B4, "--duration", "0.1", "--json", "/nonexistent/x"), 1, "unwritable"),
         (("run", "--streams", "/nonexistent", "--json", "-"), 2, "unreadable"),
         (("run", "--streams", "/etc/hostname", "--json", "-"), 2, "malformed"),
+        (("serve", "--port", "65535"), 2, "bad-port"),
+        (("serve", "--port", "7", "--push-port", "8"), 2, "three different"),
+        (("serve", "--push", "0"), 2, "bad-interval"),
         (("serve", "--netns", "/run/netns/none"), 2, "netns-not-found"),
     ],
 )

@@ -18,6 +18,7 @@ from vrha.core.check_in import Refusal
 from vrha.model.messages import Message
 from vrha.model.spec import InstanceSpec
 from vrha.model.steps import Step
+from vrha.probe.cli import main as ping_gap
 
 DOCS = Path(__file__).parents[2] / "docs"
 PROTOCOL = (DOCS / "protocol.md").read_text()
@@ -75,6 +76,20 @@ def test_every_command_is_documented() -> None:
         missing += [f"{name} {sub}" for sub in subcommands if name != "lab" and sub not in text]
         missing += [name] if f"vrha {name}" not in text else []
     assert missing == []
+
+
+def test_every_option_of_ping_gap_is_documented() -> None:
+    text = (DOCS / "cli.md").read_text().split("## ping-gap")[1].split("\n## ")[0]
+    options = [
+        name
+        for command in ping_gap.commands.values()
+        for parameter in command.params
+        if isinstance(parameter, click.Option)
+        for name in parameter.opts
+    ]
+    assert len(options) > 10
+    assert [name for name in options if f"`{name}" not in text] == []
+    assert [name for name in ping_gap.commands if name not in text] == []
 
 
 def test_every_dependency_is_documented() -> None:

@@ -55,8 +55,7 @@ class Stream:
 
     def copy(self) -> None:
         """Send all that there is, before `run`. Raises UnreachableError, StepError."""
-        for chunk in self.source.dump():
-            self._send(chunk)
+        self._dump()
         self.link.send(Say.COPIED)
 
     def receive(self, timeout_s: float) -> tuple[int, bytes]:
@@ -136,8 +135,13 @@ class Stream:
     def _tell(self) -> None:
         self._send(self.source.pending())
         if self.source.overrun:
-            for chunk in self.source.dump():
-                self._send(chunk)
+            self._dump()
+
+    def _dump(self) -> None:
+        """Send everything, and what happens meanwhile: left waiting, it would be too much."""
+        for chunk in self.source.dump():
+            self._send(chunk)
+            self._send(self.source.pending())
 
     def _send(self, changes: list[Change]) -> None:
         for body in frames(changes):

@@ -11,14 +11,18 @@ import logging
 import os
 import select
 import threading
-from collections.abc import Sequence
+import time
 
+from vrha.errors import VrhaError
 from vrha.linux import netns
 from vrha.linux.conntrack import Source, Target
 from vrha.linux.urgency import urgent
 from vrha.model.evidence import Carried
 
 log = logging.getLogger(__name__)
+
+_HARDLY_ANYTHING = 50
+"""Changes that are brought over in about a millisecond."""
 
 
 class Following:
@@ -48,17 +52,25 @@ class Following:
 
     def copy(self) -> Carried:
         """Copy all that the old one has, then follow in the background."""
-        with self._lock:
-            source, target = self._forward
-            for changes in source.dump():
-                target.apply(changes)
+        self._dump(*self._forward)
         self._thread.start()
         return self.carried()
 
+    def catch_up(self, limit_s: float) -> bool:
+        """Bring over what has piled up; whether hardly anything waits any more.
+
+        False after `limit_s`: more changes than can be carried.
+        """
+        until = time.monotonic() + limit_s
+        while time.monotonic() < until:
+            if self.drain() <= _HARDLY_ANYTHING:
+                return True
+        return False
+
     def drain(self) -> int:
-        """Bring over what waits now; how many changes that were. Never blocks for long."""
+        """Bring over what waits now; how many changes that were."""
         with self._lock:
-            return 0 if self._stopped else self._pass((self._forward, self._backward))
+            return 0 if self._stopped else self._pass()
 
     def carried(self) -> Carried:
         """What the new one has taken so far."""
@@ -86,24 +98,35 @@ class Following:
     def _loop(self, poll: select.poll) -> None:
         while True:
             poll.poll()
-            with self._lock:
-                if self._stopped:
-                    return
-                try:
-                    self._pass((self._forward, self._backward))
-                except OSError:
-                    # The instance has gone, or the kernel refuses: the flip will find out.
-                    log.exception("connections are no longer followed")
-                    return
+            try:
+                with self._lock:
+                    if self._stopped:
+                        return
+                    self._pass()
+                for source, target in (self._forward, self._backward):
+                    if source.overrun:
+                        self._dump(source, target)
+            except (VrhaError, OSError):
+                # The instance has gone, or the kernel refuses: the flip will find out.
+                log.exception("connections are no longer followed")
+                return
 
-    def _pass(self, ways: Sequence[tuple[Source, Target]]) -> int:
+    def _pass(self) -> int:
         moved = 0
-        for source, target in ways:
+        for source, target in (self._forward, self._backward):
             changes = source.pending()
             if changes:
                 target.apply(changes)
-            if source.overrun:
-                for chunk in source.dump():
-                    target.apply(chunk)
             moved += len(changes)
         return moved
+
+    def _dump(self, source: Source, target: Target) -> None:
+        """Copy everything, and what happens meanwhile: left waiting, it would be too much."""
+        chunks = source.dump()
+        while True:
+            with self._lock:
+                chunk = None if self._stopped else next(chunks, None)
+                if chunk is None:
+                    return
+                target.apply(chunk)
+                target.apply(source.pending())

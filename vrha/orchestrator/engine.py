@@ -155,6 +155,8 @@ class Engine:
                 tx.add_event("report-refused", "not-ours", run=report.run, node=report.node)
                 return
             tx.add_step_timings(run.id, report.seq, report.undo, report.timings_ms)
+            if report.began is not None:
+                tx.reports.step_began(run.id, report.seq, report.undo, report.began)
             if report.evidence != NO_EVIDENCE:
                 tx.add_step_evidence(run.id, report.seq, report.undo, report.evidence)
             if report.outcome is Outcome.DONE:

@@ -112,6 +112,10 @@ class Inbox:
         """Forget a socket that is about to be closed, which takes it out of the epoll as well."""
         del self._owners[fd]
 
+    def fileno(self) -> int:
+        """Readable, for another epoll, while one of the sockets is."""
+        return self._epoll.fileno()
+
     def drain(self, arrivals: Arrivals) -> None:
         for fd, _ in self._epoll.poll(0):
             self._owners[fd](fd, arrivals)

@@ -192,28 +192,31 @@ class Pacer:
     """Sends on many connections in turn, each once per interval, spread evenly over it.
 
     All at once they would keep the prober from its other streams. A turn that comes late is taken
-    late and not left out: what is measured is when something comes back.
+    late and not left out: what is measured is when something comes back. Turns are rounded to
+    multiples of `tick_ms`, at which `probe` is to be called, so that a connection has its turn
+    always at the same place of the interval.
     """
 
-    def __init__(self, interval_ms: float, channels: Sequence[EstablishedChannel]) -> None:
+    def __init__(
+        self, interval_ms: float, tick_ms: float, channels: Sequence[EstablishedChannel]
+    ) -> None:
         self._connections = [one for channel in channels for one in channel.connections]
-        self._step_ns = round(interval_ms * NS_PER_MS / len(self._connections))
-        self._turn = 0
-        self._due = 0
+        self._interval_ns = round(interval_ms * NS_PER_MS)
+        self._tick_ns = round(tick_ms * NS_PER_MS)
+        self._t0 = 0
+        self._turns = 0
 
     def begin(self, t0: int) -> None:
-        self._due = t0
+        self._t0 = t0
 
     def probe(self) -> None:
-        """Send on every connection whose turn it is."""
-        now = time.monotonic_ns()
+        """Send on every connection whose turn has come; on none more than once."""
+        elapsed = time.monotonic_ns() - self._t0
         count = len(self._connections)
-        # After a long pause each connection is due many times: once will do.
-        self._due = max(self._due, now - count * self._step_ns + 1)
-        while self._due <= now:
-            self._connections[self._turn % count].send()
-            self._turn += 1
-            self._due += self._step_ns
+        due = (elapsed - elapsed % self._tick_ns) * count // self._interval_ns + 1
+        for turn in range(max(self._turns, due - count), due):
+            self._connections[turn % count].send()
+        self._turns = max(self._turns, due)
 
 
 def _name(error: OSError) -> str:

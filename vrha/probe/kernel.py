@@ -6,6 +6,7 @@ import ctypes
 import errno
 import gc
 import os
+import resource
 import struct
 import time
 from collections.abc import Iterator
@@ -249,6 +250,16 @@ def _may_lock_memory() -> bool:
     status = Path("/proc/thread-self/status").read_text()
     effective = next(line for line in status.splitlines() if line.startswith("CapEff:"))
     return bool(int(effective.split()[1], 16) >> CAP_IPC_LOCK & 1)
+
+
+def allow_open_files(need: int) -> int:
+    """Raise the limit of open files to `need` as far as permitted; the limit now in force."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= need:
+        return need
+    allowed = need if hard == resource.RLIM_INFINITY else min(need, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return allowed
 
 
 class Clock:

@@ -5,7 +5,6 @@ Missed ticks are counted and never made up for by a burst: a burst would hide an
 
 from __future__ import annotations
 
-import resource
 import select
 import threading
 import time
@@ -26,7 +25,16 @@ from vrha.probe.channels import (
 )
 from vrha.probe.established import EstablishedChannel, Pacer
 from vrha.probe.fresh import AHEAD, FRESH_LIMIT_NS, FreshChannel
-from vrha.probe.kernel import NS_PER_S, Batch, Clock, Namespace, Privileges, Timer, steady
+from vrha.probe.kernel import (
+    NS_PER_S,
+    Batch,
+    Clock,
+    Namespace,
+    Privileges,
+    Timer,
+    allow_open_files,
+    steady,
+)
 from vrha.probe.result import Result, Stream, StreamResult
 
 __all__ = ["GRACE_S", "Prober", "Result", "Stream", "StreamResult"]
@@ -94,6 +102,11 @@ class Prober:
         _check_streams(streams)
         self._epoll = select.epoll()
         self._inbox = Inbox()
+        # Reading a connection sends the acknowledgement. On one where only the far end may speak
+        # it must not come from this end's leisure: late ones make a router that lost the flow
+        # learn it again.
+        self._prompt = Inbox()
+        self._epoll.register(self._prompt.fileno(), select.EPOLLIN)
         self._channels: list[Channel] = []
         self._lanes: dict[int, _Lane] = {}
         self._pacers: list[Pacer] = []
@@ -116,8 +129,10 @@ class Prober:
             match stream.kind:
                 case "tcp-connect":
                     return ConnectChannel(stream, namespace, self._epoll)
-                case "tcp-echo" | "tcp-push":
+                case "tcp-echo":
                     return EstablishedChannel(stream, namespace, self._inbox)
+                case "tcp-push":
+                    return EstablishedChannel(stream, namespace, self._prompt)
                 case "udp-fresh":
                     return FreshChannel(stream, namespace, self._inbox)
                 case "icmp" | "udp":
@@ -131,9 +146,11 @@ class Prober:
             self._add_lane(interval, [c for c in self._probes if c.stream.interval_ms == interval])
         echoes = [c for c in self._established if c.stream.kind == "tcp-echo"]
         for interval in sorted({c.stream.interval_ms for c in echoes}):
-            pacer = Pacer(interval, [c for c in echoes if c.stream.interval_ms == interval])
+            same = [c for c in echoes if c.stream.interval_ms == interval]
+            tick = min(interval, PACE_MS)
+            pacer = Pacer(interval, tick, same)
             self._pacers.append(pacer)
-            self._add_lane(min(interval, PACE_MS), [pacer])
+            self._add_lane(tick, [pacer])
 
     def _add_lane(self, interval_ms: float, senders: Sequence[_Sender]) -> None:
         lane = _Lane(interval_ms, senders)
@@ -159,6 +176,7 @@ class Prober:
         self._channels, self._lanes = [], {}
         self._epoll.close()
         self._inbox.close()
+        self._prompt.close()
 
     def run(
         self,
@@ -208,6 +226,8 @@ class Prober:
                 lane = self._lanes.get(fd)
                 if lane is not None:
                     lane.fire()
+                elif fd == self._prompt.fileno():
+                    self._prompt.drain(self._arrivals(clock))
                 else:
                     self._connected(fd)
             now = time.monotonic_ns()
@@ -242,11 +262,15 @@ class Prober:
                 return
 
     def _drain(self, clock: Clock) -> None:
-        instead = time.monotonic_ns() if clock.stepped() else None
-        arrivals = Arrivals(self._batch, clock.offset, instead)
+        arrivals = self._arrivals(clock)
         for channel in self._echoes:
             channel.drain(arrivals)
         self._inbox.drain(arrivals)
+        self._prompt.drain(arrivals)
+
+    def _arrivals(self, clock: Clock) -> Arrivals:
+        instead = time.monotonic_ns() if clock.stepped() else None
+        return Arrivals(self._batch, clock.offset, instead)
 
     def _result(
         self, t0: int, t0_real: int, end: int, clock: Clock, privileges: Privileges, cpu: int
@@ -339,15 +363,13 @@ def _check_streams(streams: Sequence[Stream]) -> None:
 def _room_for_connections(streams: Sequence[Stream]) -> None:
     """In an outage all attempts of a second are open at once."""
     need = 64 + 3 * len(streams) + sum(map(_sockets, streams))
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and need > hard:
+    allowed = allow_open_files(need)
+    if allowed < need:
         raise InputError(
             "too-many-connections",
-            f"the streams may need {need} open files, but the limit is {hard}",
+            f"the streams may need {need} open files, but the limit is {allowed}",
             "Use a longer interval or raise `ulimit -n`.",
         )
-    if soft != resource.RLIM_INFINITY and need > soft:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (need, hard))
 
 
 def _sockets(stream: Stream) -> int:

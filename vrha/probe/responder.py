@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from vrha.errors import InputError, PreconditionError
-from vrha.probe.kernel import Batch, Namespace, steady
+from vrha.probe.kernel import Batch, Namespace, allow_open_files, steady
 from vrha.probe.services import Connections, LateEcho, Reactor
 from vrha.probe.wire import ANSWER, PAYLOAD, REQUEST
 
@@ -23,6 +23,7 @@ POLL_S = 0.1
 DELAY_MS = 3.0
 PUSH_MS = 10.0
 MAX_TIME_MS = 60_000.0
+MAX_CONNECTIONS = 1024
 _CMSG_DATA = 16
 _IPV6_RECVPKTINFO = 49
 _IP_PKTINFO = 8
@@ -89,8 +90,7 @@ def responder(
     bound: list[socket.socket] = []
     try:
         for path in namespaces:
-            for sock in _open(services, path):
-                bound.append(sock)
+            bound += _open(services, path)
         with steady(PRIORITY), _serving(services, bound) as reactor:
             if on_ready is not None:
                 on_ready()
@@ -105,7 +105,9 @@ def _serving(services: Services, bound: Sequence[socket.socket]) -> Iterator[Rea
     """Everything that takes care of the bound sockets, by port and kind."""
     reactor = Reactor()
     late = LateEcho(reactor, services.delay_ms)
-    echo, push = Connections(reactor, None), Connections(reactor, services.push_ms)
+    limit = _room_for_connections(len(bound))
+    echo = Connections(reactor, None, limit)
+    push = Connections(reactor, services.push_ms, limit)
     first, second, _ = services.ports
     batch = Batch()
     try:
@@ -123,6 +125,13 @@ def _serving(services: Services, bound: Sequence[socket.socket]) -> Iterator[Rea
     finally:
         for part in (late, echo, push, reactor):
             part.close()
+
+
+def _room_for_connections(sockets: int) -> int:
+    """How many connections of each kind there may be: accepting more than there are files for
+    would fail again and again without an end."""
+    used = 64 + sockets
+    return min(MAX_CONNECTIONS, (allow_open_files(used + 2 * MAX_CONNECTIONS) - used) // 2)
 
 
 def _open(services: Services, path: str | None) -> list[socket.socket]:

@@ -18,7 +18,6 @@ from vrha.probe.wire import ANSWER, MESSAGE, PAYLOAD, REQUEST
 Handler = Callable[[int], None]
 """Called with the file descriptor that has something to read."""
 
-MAX_CONNECTIONS = 1024
 SILENT_S = 60
 """A connection whose far end has said nothing for that long is given up by the kernel."""
 
@@ -114,10 +113,14 @@ def _any_interface(level: int, kind: int, info: bytes) -> bytes:
 
 
 class Connections:
-    """Accepts long TCP connections; `push_ms` None echoes on them, else sends at that interval."""
+    """Accepts up to `limit` long TCP connections and closes those that are too many.
 
-    def __init__(self, reactor: Reactor, push_ms: float | None) -> None:
+    `push_ms` None echoes on them, else it sends at that interval.
+    """
+
+    def __init__(self, reactor: Reactor, push_ms: float | None, limit: int) -> None:
         self._reactor = reactor
+        self._limit = limit
         self._open: dict[int, socket.socket] = {}
         self._listeners: dict[int, socket.socket] = {}
         self._echo = push_ms is None
@@ -134,7 +137,7 @@ class Connections:
         with suppress(OSError):
             while True:
                 sock, _ = self._listeners[fd].accept()
-                if len(self._open) >= MAX_CONNECTIONS:
+                if len(self._open) >= self._limit:
                     sock.close()
                     continue
                 _prepare(sock)

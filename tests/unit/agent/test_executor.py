@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 
-from tests.unit.orchestrator.world import DESIRED, ROUTER, FakeKernel
+from tests.unit.orchestrator.world import DESIRED, ROUTER, FakeInstance, FakeKernel
 from vrha.agent.epochs import Epochs
 from vrha.agent.executor import Executor, Hands
 from vrha.core.instance import instance_spec
@@ -29,7 +29,7 @@ def command(*steps: Step, epoch: int = 2, order: int = 1, undo: bool = False) ->
 @pytest.fixture
 def kernel() -> FakeKernel:
     kernel = FakeKernel()
-    kernel.instances.update({OLD: True, NEW: False})
+    kernel.instances.update({OLD: FakeInstance(active=True), NEW: FakeInstance()})
     return kernel
 
 
@@ -52,7 +52,7 @@ def test_a_command_that_was_overtaken_by_its_roll_back_is_refused(
     assert outcomes(executor, swap) == [(Outcome.REFUSED, "stale-command")]
     again = Executor("n1", executor.hands, Epochs(tmp_path / "epochs.json"))
     assert outcomes(again, swap) == [(Outcome.REFUSED, "stale-command")]
-    assert kernel.instances == {OLD: True, NEW: False}
+    assert kernel.owners() == [OLD]
 
 
 def test_a_command_that_comes_twice_is_taken_twice(executor: Executor) -> None:
@@ -71,7 +71,7 @@ def test_a_step_is_not_begun_after_the_command_has_expired(
 ) -> None:
     swap = replace(command(Swap("n1", OLD, NEW)), valid_s=10.0)
     assert outcomes(executor, swap, age=11.0) == [(Outcome.REFUSED, "expired")]
-    assert kernel.instances == {OLD: True, NEW: False}
+    assert kernel.owners() == [OLD]
     assert outcomes(executor, swap, age=9.0) == [(Outcome.DONE, "")]
 
 

@@ -39,10 +39,12 @@ def test_seed_is_the_cloudstack_network() -> None:
 
     assert seed.segments == ("br-blue", "br-public")
     assert seed.nodes == ("n1", "n2", "n3")
-    assert [m.name for m in seed.machines] == [*(f"vm{i}" for i in range(1, 11)), "outside"]
+    assert [m.name for m in seed.machines] == [*(f"vm{i}" for i in range(1, 12)), "outside"]
     public = {nat["public"]: nat["private"] for nat in router["static_nat"]}
     assert public == {f"203.0.113.{n}": f"10.1.1.{n}" for n in range(11, 21)}
     assert router["source_nat"] == ["203.0.113.10"]
+    hidden = {str(a.ip) for m in seed.machines for a in m.addresses if m.name == "vm11"}
+    assert hidden == {"10.1.1.21", "2001:db8:1::21"}
     open_to = {entry["address"] for entry in router["ingress"]}
     assert set(public) <= open_to
     carried = {str(ip_interface(text).ip) for text in router["uplink"]["addresses"]}

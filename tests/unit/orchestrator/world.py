@@ -233,15 +233,19 @@ class FakeNode:
     def _sync(self, step: Sync) -> None:
         self.kernel.effect("sync")
         self.kernel.need(step.new)
+        pair = (step.old, step.new)
         if step.peer is None:
             self.kernel.need(step.old)
         else:
-            offers = self._other(step.peer.node).sessions.offers
-            if step.peer.token not in offers:
+            other = self._other(step.peer.node)
+            other.kernel.need(step.old)
+            if pair in self.sessions.syncs & other.sessions.syncs:
+                return
+            if step.peer.token not in other.sessions.offers:
                 raise StepError("not-offered", "the other end knows nothing of it")
-            self._other(step.peer.node).kernel.need(step.old)
-            self._other(step.peer.node).sessions.syncs.add((step.old, step.new))
-        self.sessions.syncs.add((step.old, step.new))
+            other.sessions.offers.remove(step.peer.token)
+            other.sessions.syncs.add(pair)
+        self.sessions.syncs.add(pair)
 
     def _flip(self, step: Flip) -> None:
         """Whose new one serves already needs no sync: it may be a flip back, or a repetition."""
@@ -357,7 +361,15 @@ class World:
             tx.mark_sent([rows[0].id])
         command = codec.decode_message(rows[0].body, MAX_DOWN)
         assert isinstance(command, Command)
-        for body in self.nodes[rows[0].node].take(command):
+        node = self.nodes[rows[0].node]
+        try:
+            said = node.take(command)
+        except Killed:
+            # Its command was not acknowledged: it comes again.
+            node.kernel.fuse = None
+            node.restart()
+            said = node.take(command)
+        for body in said:
             self.receive(body)
         return True
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import select
 import socket
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from vrha.errors import NotFoundError, PreconditionError
-from vrha.probe.kernel import Batch, Clock, Namespace, Timer, steady
+from vrha.probe.kernel import Batch, Clock, Namespace, Timer, allow_open_files, steady
 
 MS = 1_000_000
 
@@ -71,6 +72,16 @@ def test_steady_puts_everything_back() -> None:
     with pytest.raises(ZeroDivisionError), steady(1):
         fail()
     assert (os.sched_getscheduler(0), gc.isenabled()) == (policy, collecting)
+
+
+def test_open_files_are_allowed_as_far_as_the_hard_limit_goes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limits = [1024, 4096]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: tuple(limits))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, new: limits.__setitem__(0, new[0]))
+    assert [allow_open_files(need) for need in (100, 3000, 2000, 9000)] == [100, 3000, 2000, 4096]
+    assert limits == [4096, 4096]
 
 
 def test_clock_converts_between_the_clocks() -> None:

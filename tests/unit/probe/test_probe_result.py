@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 
@@ -11,7 +12,7 @@ from vrha.core.gaps import Gap, Loss
 from vrha.errors import InputError
 from vrha.probe.prober import Prober
 from vrha.probe.report import excess, notes, show
-from vrha.probe.result import Result, Stream, StreamResult
+from vrha.probe.result import ConnectionsResult, Result, Stream, StreamResult
 
 
 def stream_result(
@@ -78,6 +79,43 @@ def test_bench_fields() -> None:
     }
 
 
+def connections(name: str, alive: int, stall: float | None) -> ConnectionsResult:
+    stream = Stream(name, "tcp-echo", "10.0.0.1", 8, interval_ms=10.0, count=3)
+    return ConnectionsResult(stream, "10.0.0.1", 3, alive, stall, 300)
+
+
+def test_bench_fields_of_connections_are_over_all_streams() -> None:
+    measured = replace(
+        result(stream_result("egress_udp")),
+        connections=(
+            connections("a", 3, 10.5),
+            connections("b", 2, 12.25),
+            connections("c", 0, None),
+        ),
+    )
+    fields = measured.to_bench()
+    assert fields["lost"] == {"egress_udp": 0}
+    assert (fields["tcp_total"], fields["tcp_alive"]) == (9, 5)
+    assert fields["tcp_longest_stall_ms"] == 12.25
+    dead = replace(measured, connections=(connections("c", 0, None),)).to_bench()
+    assert (dead["tcp_alive"], dead["tcp_longest_stall_ms"]) == (0, None)
+
+
+def test_connections_alone_are_a_result() -> None:
+    measured = replace(
+        result(stream_result("x")), streams=(), connections=(connections("a", 1, 70.0),)
+    )
+    assert decode(Result, encode(measured)) == measured
+    assert (measured.longest_gap_ms, measured.lost) == (0.0, 0)
+    out = io.StringIO()
+    show(measured, out)
+    assert "longest stall ms" in out.getvalue()
+    assert "outage" not in out.getvalue()
+    assert excess(measured, 1, 60) == [
+        *("a: 2 connections dead, allowed 1", "a: a stall of 70.0 ms, allowed 60 ms"),
+    ]
+
+
 def test_result_survives_json() -> None:
     measured = result(stream_result("a", (OUTAGE, BLACK)))
     assert decode(Result, encode(measured)) == measured
@@ -94,6 +132,9 @@ def test_result_survives_json() -> None:
         Stream("a", "udp", "x", interval_ms=0.0),
         Stream("a", "udp", "x", interval_ms=float("nan")),
         Stream("a", "udp", "x", interval_ms=1e9),
+        Stream("a", "tcp-echo", "x", count=0),
+        Stream("a", "tcp-echo", "x", count=10_000),
+        Stream("a", "udp", "x", count=2),
     ],
 )
 def test_bad_streams_are_refused(stream: Stream) -> None:
