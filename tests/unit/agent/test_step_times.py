@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from tests.unit.orchestrator.world import FakeKernel
+from tests.unit.orchestrator.world import FakeInstance, FakeKernel
 from vrha.agent.epochs import Epochs
 from vrha.agent.executor import Executor, Hands
 from vrha.linux.node import NodeKernel
@@ -22,7 +22,7 @@ OLD, NEW = InstanceRef("r1", 1), InstanceRef("r1", 2)
 @pytest.fixture
 def executor(tmp_path: Path) -> Executor:
     kernel = FakeKernel()
-    kernel.instances.update({OLD: True, NEW: False})
+    kernel.instances.update({OLD: FakeInstance(active=True), NEW: FakeInstance()})
     return Executor("n1", Hands(cast(NodeKernel, kernel)), Epochs(tmp_path / "epochs.json"))
 
 
