@@ -223,8 +223,12 @@ class Moves:
         with watch.phase("drain"):
             _catch_up(taking.stream)
         spec = self._at.spec(step.new)
-        with self._at.announcer(spec) as ports, self._held(spec) as held, urgent():
-            taking.stream.ask(Say.FLUSH, Say.FLUSHED, ANSWER_S)
+        with contextlib.ExitStack() as stack:
+            with watch.phase("prepare"):
+                ports = stack.enter_context(self._at.announcer(spec))
+                held = stack.enter_context(self._held(spec))
+                stack.enter_context(urgent())
+                taking.stream.ask(Say.FLUSH, Say.FLUSHED, ANSWER_S)
             with watch.phase("flip"):
                 taking.stream.ask(Say.SILENCE, Say.SILENT, ANSWER_S)
                 failpoints.reach("flip.inside")
