@@ -41,7 +41,7 @@ def _validator(kind: Any) -> SchemaValidator:
 
 
 def _decided(schema: Any) -> Any:
-    """`schema` with unions that do not try every choice: that reads long lists several times.
+    """`schema` with finite numbers and unions that do not try every choice, which is slow.
 
     A union of dataclasses which all have a literal `kind` goes by that; any other takes the first
     choice that fits.
@@ -51,6 +51,9 @@ def _decided(schema: Any) -> Any:
     if not isinstance(schema, dict):
         return schema
     decided = {key: _decided(value) for key, value in schema.items()}
+    if schema.get("type") == "float":
+        # What JSON has no word for could be read here, and written, and never be read again.
+        return decided | {"allow_inf_nan": False}
     if schema.get("type") != "union":
         return decided
     kinds = [_kind_of(choice) for choice in schema["choices"]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from vrha.model.evidence import Measurement
 from vrha.model.rollouts import RolloutBrief, RolloutPlan, RolloutRequest, RolloutView
 from vrha.model.runs import AS_CONFIGURED, RestartOptions
 from vrha.model.spec import Desired
@@ -94,6 +95,9 @@ class Service(Protocol):
     def nodes(self) -> tuple[NodeView, ...]: ...
 
     def run(self, run_id: str) -> RunView: ...
+
+    def keep_measurement(self, run_id: str, measurement: Measurement) -> RunView:
+        """Keep with the run what was measured outside meanwhile; the last one counts."""
 
     def runs(self, open_only: bool = False, limit: int = 50) -> Sequence[RunView]: ...
 

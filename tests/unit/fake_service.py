@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from vrha.errors import NotFoundError, RefusedError
+from vrha.model.evidence import Measurement
 from vrha.model.rollouts import (
     Member,
     MemberStatus,
@@ -298,6 +299,13 @@ class FakeService:
         run = self.open[run_id]
         if self.moves and not run.status.terminal:
             self.open[run_id] = one_further(run) if self.ends_well else rolled_back(run)
+        return self.open[run_id]
+
+    def keep_measurement(self, run_id: str, measurement: Measurement) -> RunView:
+        self._called()
+        if run_id not in self.open:
+            raise NotFoundError("no-such-run", f"no run {run_id}")
+        self.open[run_id] = replace(self.open[run_id], measurement=measurement)
         return self.open[run_id]
 
     def runs(self, open_only: bool = False, limit: int = 50) -> Sequence[RunView]:

@@ -202,7 +202,7 @@ class Executor:
     def _take(
         self, command: Command, index: int, step: Step, received: float
     ) -> tuple[StepReport, tuple[CheckIn, ...]]:
-        start = time.monotonic()
+        began, start = time.time(), time.monotonic()
         if command.valid_s is not None and start > received + command.valid_s:
             detail = f"it came {start - received:.1f} s ago and was valid for {command.valid_s:g} s"
             return _report(command, index, Outcome.REFUSED, "expired", detail), ()
@@ -216,16 +216,23 @@ class Executor:
                 proof = (self._check_in(command, step, start),)
         except VrhaError as error:
             log.warning("run %s: %s failed: %s", command.run, step.kind, error)
-            return _report(command, index, Outcome.FAILED, error.code, error.message), ()
+            return _failed(command, index, error.code, error.message, began, start), ()
         except Exception as error:
             # Also what is a bug: the run must hear of it now, not at its deadline.
             log.exception("run %s: %s failed", command.run, step.kind)
             code = "os-error" if isinstance(error, OSError) else "internal"
             detail = f"{type(error).__name__}: {error}"
-            return _report(command, index, Outcome.FAILED, code, detail), ()
-        total = ("total", (time.monotonic() - start) * 1000)
+            return _failed(command, index, code, detail, began, start), ()
+        total = _total(start)
         log.info("run %s: %s done in %.1f ms", command.run, step.kind, total[1])
-        done = _report(command, index, Outcome.DONE, timings=(*timings, total), evidence=evidence)
+        done = _report(
+            command,
+            index,
+            Outcome.DONE,
+            timings=(*timings, total),
+            evidence=evidence,
+            began=began,
+        )
         return done, proof
 
     def _check_in(self, command: Command, step: Build, start: float) -> CheckIn:
@@ -242,6 +249,17 @@ class Executor:
         )
 
 
+def _total(start: float) -> tuple[str, float]:
+    return ("total", (time.monotonic() - start) * 1000)
+
+
+def _failed(
+    command: Command, index: int, code: str, detail: str, began: float, start: float
+) -> StepReport:
+    spent = (_total(start),)
+    return _report(command, index, Outcome.FAILED, code, detail, spent, began=began)
+
+
 def _report(
     command: Command,
     index: int,
@@ -250,6 +268,7 @@ def _report(
     detail: str = "",
     timings: Timings = (),
     evidence: Evidence = NO_EVIDENCE,
+    began: float | None = None,
 ) -> StepReport:
     return StepReport(
         run=command.run,
@@ -264,4 +283,5 @@ def _report(
         detail=detail,
         timings_ms=timings,
         evidence=evidence,
+        began=began,
     )

@@ -36,8 +36,8 @@ OFFER_S = 120.0
 """How long an offer stands."""
 DIAL_S, COPY_S, ANSWER_S = 5.0, 30.0, 5.0
 """Seconds for the connection, between frames of the copy, and for an answer."""
-CAUGHT_UP_S, _ROUNDS = 0.02, 5
-"""All changes have arrived when a flush takes no longer; how often that is tried."""
+CAUGHT_UP_S, CATCH_UP_S = 0.02, 5.0
+"""All changes have arrived when a flush takes no longer; the limit for that."""
 TURN_MS = (0, 1)
 """The first announcements; after the last of them neighbours send to the new one."""
 HOLD_S = 0.05
@@ -166,6 +166,10 @@ class Moves:
         """
         assert step.peer is not None
         watch = Stopwatch()
+        taking = self._taking.get(step.new)
+        if taking is not None and not taking.stream.ended:
+            # The command came twice; its token is used up.
+            return watch.timings, Evidence((*taking.carried, taking.stream.target.carried()))
         self.end(step.new)
         spec = self._at.spec(step.new)
         with watch.phase("connect"):
@@ -209,7 +213,7 @@ class Moves:
     def flip(self, step: Flip) -> tuple[Timings, Evidence]:
         """Silence the old one, then let ours speak.
 
-        Raises StepError `not-synced`, `peer-failed`, and as `sync`.
+        Raises StepError `not-synced`, `cannot-follow`, `peer-failed`, and as `sync`.
         """
         watch = Stopwatch()
         taking = self._taking_of(step.new)
@@ -218,10 +222,14 @@ class Moves:
         with watch.phase("drain"):
             _catch_up(taking.stream)
         spec = self._at.spec(step.new)
-        with self._at.announcer(spec) as ports, self._held(spec) as held, urgent():
-            taking.stream.ask(Say.FLUSH, Say.FLUSHED, ANSWER_S)
+        with contextlib.ExitStack() as stack:
+            with watch.phase("prepare"):
+                ports = stack.enter_context(self._at.announcer(spec))
+                held = stack.enter_context(self._held(spec))
+                stack.enter_context(urgent())
+                taking.stream.ask(Say.FLUSH, Say.FLUSHED, ANSWER_S)
             with watch.phase("flip"):
-                taking.stream.ask(Say.SILENCE, Say.SILENT, 2 * ANSWER_S)
+                taking.stream.ask(Say.SILENCE, Say.SILENT, ANSWER_S)
                 failpoints.reach("flip.inside")
                 ours = host_ports(spec)
                 self._at.switch.change(unmute=ours, serve=ours)
@@ -392,12 +400,21 @@ def _session(old: InstanceRef, new: InstanceRef) -> str:
 
 
 def _catch_up(stream: Stream) -> None:
-    """Wait for the changes that have piled up during the copy; raises as `Stream.ask`."""
-    for _ in range(_ROUNDS):
-        begin = time.monotonic()
-        stream.ask(Say.FLUSH, Say.FLUSHED, COPY_S)
-        if time.monotonic() - begin < CAUGHT_UP_S:
+    """Wait for the changes that have piled up during the copy.
+
+    Raises StepError `cannot-follow`, and as `Stream.ask`.
+    """
+    begin = now = time.monotonic()
+    while now - begin < CATCH_UP_S:
+        stream.ask(Say.FLUSH, Say.FLUSHED, CATCH_UP_S)
+        asked, now = now, time.monotonic()
+        if now - asked < CAUGHT_UP_S:
             return
+    raise StepError(
+        "cannot-follow",
+        "connections change faster than they can be carried over",
+        "Try again when there is less load on the nodes.",
+    )
 
 
 def _expect(stream: Stream, wanted: Say) -> bytes:

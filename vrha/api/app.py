@@ -11,12 +11,14 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from vrha import __version__
 from vrha.api import errors
 from vrha.api.limit import BodyLimit
 from vrha.codec import decode
+from vrha.model.evidence import Measurement
 from vrha.model.rollouts import (
     RolloutBrief,
     RolloutKind,
@@ -41,15 +43,19 @@ from vrha.ports import Service
 MAX_BODY = 8 * 1024 * 1024
 """Largest accepted request body in bytes: a desired state of several ten thousand rules."""
 
+MAX_MEASUREMENT = 1024 * 1024
+"""Largest accepted measurement in bytes: some thirty thousand gaps."""
+
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _INPUT_REF = "#/components/schemas/{model}-Input"
 
-_DESIRED_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": {"$ref": _INPUT_REF.format(model="Desired")}}},
-    }
-}
+
+def _body_of(model: str) -> dict[str, Any]:
+    schema = {"$ref": _INPUT_REF.format(model=model)}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+_DESIRED_BODY = _body_of("Desired")
 
 Name = Annotated[str, Path(max_length=100)]
 
@@ -212,6 +218,18 @@ def _runs(service: Service) -> APIRouter:
         """One run with all its steps."""
         return service.run(run_id)
 
+    @router.post(
+        "/runs/{run_id}/measurement",
+        openapi_extra=_body_of("Measurement"),
+        responses={413: {"model": errors.Problem, "description": "The measurement is too large"}},
+    )
+    def measured(run_id: Name, body: Body) -> RunView:
+        """Keep with the run what was measured meanwhile; at most 1 MiB. The last one counts."""
+        if len(body) > MAX_MEASUREMENT:
+            what = f"{len(body)} bytes are more than a measurement may have ({MAX_MEASUREMENT})"
+            raise HTTPException(413, what)
+        return service.keep_measurement(run_id, decode(Measurement, body, closed=True))
+
     @router.get("/events")
     def events(
         after: Annotated[int, Query(ge=0, description="Only events with a larger id.")] = 0,
@@ -287,18 +305,19 @@ def _operations(service: Service) -> APIRouter:
 def _describe_bodies(app: FastAPI) -> None:
     """Add the schema of the bodies that handlers decode by themselves.
 
-    They are the input side of `Desired`: there fields with defaults may be absent.
+    They are the input side: there fields with defaults may be absent.
     """
     plain_openapi = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             schema = plain_openapi()
-            body = TypeAdapter(Desired).json_schema(ref_template=_INPUT_REF, mode="validation")
-            models = {**body.pop("$defs"), "Desired": body}
-            schema["components"]["schemas"].update(
-                {f"{name}-Input": model for name, model in models.items()}
-            )
+            for kind in (Desired, Measurement):
+                body = TypeAdapter(kind).json_schema(ref_template=_INPUT_REF, mode="validation")
+                models = {**body.pop("$defs"), kind.__name__: body}
+                schema["components"]["schemas"].update(
+                    {f"{name}-Input": model for name, model in models.items()}
+                )
         return plain_openapi()
 
     app.openapi = openapi  # type: ignore[method-assign]

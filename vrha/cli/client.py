@@ -21,6 +21,7 @@ from vrha.errors import (
     UnreachableError,
     VrhaError,
 )
+from vrha.model.evidence import Measurement
 from vrha.model.rollouts import RolloutBrief, RolloutPlan, RolloutRequest, RolloutView
 from vrha.model.runs import AS_CONFIGURED, RestartOptions
 from vrha.model.spec import Desired
@@ -149,6 +150,10 @@ class Client:
 
     def run(self, run_id: str) -> RunView:
         return self._get(RunView, f"/v1/runs/{quote(run_id, safe='')}")
+
+    def keep_measurement(self, run_id: str, measurement: Measurement) -> RunView:
+        path = f"/v1/runs/{quote(run_id, safe='')}/measurement"
+        return self._read(RunView, self._send("POST", path, encode(measurement)))
 
     def runs(self, open_only: bool = False, limit: int = 50) -> tuple[RunView, ...]:
         return self._get(tuple[RunView, ...], "/v1/runs", open_only=open_only, limit=limit)

@@ -135,8 +135,11 @@ class Handovers:
         if leaving:
             with watch.phase("catch-up"):
                 _catch_up(session, new)
-        with self._at.announcer(spec) as ports, _no_interruption(), ExitStack() as stack:
-            held = stack.enter_context(self._held(spec)) if hold and leaving else None
+        with ExitStack() as stack:
+            with watch.phase("prepare"):
+                ports = stack.enter_context(self._at.announcer(spec))
+                held = stack.enter_context(self._held(spec)) if hold and leaving else None
+                stack.enter_context(_no_interruption())
             with watch.phase("drain"):
                 if session is not None and session.canary is not None and leaving:
                     session.canary.distrust_lossy()

@@ -49,3 +49,29 @@ class Evidence:
 
 
 NO_EVIDENCE = Evidence()
+
+
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """Long connections that were watched: how many, and how many carried data to the end.
+
+    `longest_stall_ms`: the longest time between two messages of a living one; None without any.
+    """
+
+    stream: str
+    total: int
+    alive: int
+    longest_stall_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What somebody outside of the nodes measured during a run, by the clock of his machine.
+
+    `gaps_left_out`: gaps of the streams, shorter than those that they have, which are counted as
+    lost probes and not listed.
+    """
+
+    streams: tuple[Measured, ...] = ()
+    connections: tuple[Connections, ...] = ()
+    gaps_left_out: int = 0

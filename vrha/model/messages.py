@@ -48,7 +48,10 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """One step ended. `timings_ms` names phases of the step and their milliseconds."""
+    """One step ended. `timings_ms` names phases of the step and their milliseconds.
+
+    `began` in seconds of the node's wall clock (Unix time); None when it was not begun at all.
+    """
 
     run: str
     router: str
@@ -62,6 +65,7 @@ class StepReport:
     detail: str = ""
     timings_ms: tuple[tuple[str, float], ...] = ()
     evidence: Evidence = NO_EVIDENCE
+    began: float | None = None
     type: Literal["step-report"] = "step-report"
 
 

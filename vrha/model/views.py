@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from vrha.model.evidence import NO_EVIDENCE, Evidence
+from vrha.model.evidence import NO_EVIDENCE, Evidence, Measurement
 from vrha.model.runs import RunKind, RunStatus, StepStatus, Strategy
 
 
@@ -106,6 +106,8 @@ class StepView:
     kind: str = ""
     """The kind of the step: `build`, `swap`, `destroy`, ..."""
     evidence: Evidence = NO_EVIDENCE
+    began: float | None = None
+    """When its last attempt began, by the wall clock of its node (Unix time, s)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,8 @@ class RunView:
     leftovers: tuple[str, ...]
     started_at: str
     ended_at: str
+    measurement: Measurement | None = None
+    """What was measured from outside while the run went on, when somebody did."""
 
 
 @dataclass(frozen=True, slots=True)

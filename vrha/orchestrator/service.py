@@ -9,6 +9,7 @@ import vrha
 from vrha.core.diff import diff
 from vrha.core.instance import instance_spec
 from vrha.errors import NotFoundError, RefusedError, UnreachableError
+from vrha.model.evidence import Measurement
 from vrha.model.rollouts import RolloutBrief, RolloutPlan, RolloutRequest, RolloutView
 from vrha.model.runs import AS_CONFIGURED, RestartOptions, Run, RunKind, Strategy
 from vrha.model.spec import Desired, InstanceRef, Router
@@ -202,14 +203,13 @@ class OrchestratorService:
 
     def run(self, run_id: str) -> RunView:
         with self._store.transaction() as tx:
-            run = tx.run(run_id)
-            if run is None:
-                raise NotFoundError(
-                    "no-such-run", f"no run {run_id}", "`vrha run list` shows the runs."
-                )
-            return views.run_view(
-                run, tx.run_times(run_id), tx.step_timings(run_id), tx.step_evidence(run_id)
-            )
+            return _run_view(tx, run_id)
+
+    def keep_measurement(self, run_id: str, measurement: Measurement) -> RunView:
+        with self._store.transaction() as tx:
+            _existing(tx, run_id)
+            tx.reports.put_measurement(run_id, measurement)
+            return _run_view(tx, run_id)
 
     def runs(self, open_only: bool = False, limit: int = 50) -> Sequence[RunView]:
         with self._store.transaction() as tx:
@@ -235,6 +235,25 @@ class OrchestratorService:
 
     def metrics(self) -> bytes:
         return self._metrics.text()
+
+
+def _existing(tx: Tx, run_id: str) -> Run:
+    run = tx.run(run_id)
+    if run is None:
+        raise NotFoundError("no-such-run", f"no run {run_id}", "`vrha run list` shows the runs.")
+    return run
+
+
+def _run_view(tx: Tx, run_id: str) -> RunView:
+    """The run with all that is known about it."""
+    return views.run_view(
+        _existing(tx, run_id),
+        tx.run_times(run_id),
+        tx.step_timings(run_id),
+        tx.step_evidence(run_id),
+        tx.reports.begins(run_id),
+        tx.reports.measurement(run_id),
+    )
 
 
 def _routers(tx: Tx, desired: Desired) -> tuple[RouterView, ...]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from vrha.core.instance import same_service
 from vrha.core.outcome import is_unsettled
 from vrha.core.steps import describe, node_of, undo_of
-from vrha.model.evidence import NO_EVIDENCE, Evidence
+from vrha.model.evidence import NO_EVIDENCE, Evidence, Measurement
 from vrha.model.runs import Run, StepRecord
 from vrha.model.spec import Desired, InstanceSpec, Network, Node, Router
 from vrha.model.state import NodeState, RouterState
@@ -17,6 +18,7 @@ from vrha.store import RunTimes
 
 Timings = Mapping[tuple[int, bool], tuple[tuple[str, float], ...]]
 Evidences = Mapping[tuple[int, bool], Evidence]
+Begins = Mapping[tuple[int, bool], float]
 
 
 def run_view(
@@ -24,12 +26,15 @@ def run_view(
     times: RunTimes | None = None,
     timings: Timings | None = None,
     evidence: Evidences | None = None,
+    begins: Begins | None = None,
+    measurement: Measurement | None = None,
 ) -> RunView:
     """A run as people see it; without times: one that was only planned."""
 
     def step(record: StepRecord, undo: bool) -> StepView:
         key = (record.seq, undo)
-        return _step(record, (timings or {}).get(key, ()), (evidence or {}).get(key, NO_EVIDENCE))
+        view = _step(record, (timings or {}).get(key, ()), (evidence or {}).get(key, NO_EVIDENCE))
+        return replace(view, began=(begins or {}).get(key))
 
     return RunView(
         id=run.id,
@@ -48,6 +53,7 @@ def run_view(
         leftovers=run.leftovers,
         started_at=times.started_at if times else "",
         ended_at=times.ended_at if times else "",
+        measurement=measurement,
     )
 
 

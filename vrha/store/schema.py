@@ -28,7 +28,7 @@ from sqlalchemy import (
 from vrha.errors import PreconditionError
 
 SCHEMA_VERSION = 2
-"""1: without `evidence`, rollouts and cordons."""
+"""1: without `evidence`, `begins`, `measurements`, rollouts and cordons."""
 
 metadata = MetaData()
 
@@ -109,6 +109,23 @@ evidence = Table(
     Column("undo", Boolean, primary_key=True),
     Column("seq", Integer, primary_key=True, autoincrement=False),
     Column("evidence", Text, nullable=False),
+)
+
+begins = Table(
+    "begins",
+    metadata,
+    Column("run_id", String(64), primary_key=True),
+    Column("undo", Boolean, primary_key=True),
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    # On the wall clock of the step's node.
+    Column("began", Float(53), nullable=False),
+)
+
+measurements = Table(
+    "measurements",
+    metadata,
+    Column("run_id", String(64), primary_key=True),
+    Column("body", Text, nullable=False),
 )
 
 check_ins = Table(

@@ -19,6 +19,7 @@ from vrha.model.spec import Desired
 from vrha.model.state import NodeState, RouterState
 from vrha.model.views import Event
 from vrha.store import rows, schema
+from vrha.store.reports import Reports
 from vrha.store.rollouts import Rollouts
 from vrha.store.rows import OutboxRow, RunTimes
 
@@ -40,6 +41,7 @@ class Tx:
     ) -> None:
         self._db = connection
         self.rollouts = Rollouts(connection)
+        self.reports = Reports(connection)
         self._memory = memory
         self._desired = desired
 
@@ -295,6 +297,7 @@ class Tx:
             return
         for part in (schema.steps, schema.timings, schema.evidence, schema.check_ins):
             self._db.execute(delete(part).where(part.c.run_id.in_(old)))
+        self.reports.forget(old)
         self._db.execute(delete(table).where(table.c.id.in_(old)))
 
     def add_step_timings(self, run_id: str, seq: int, undo: bool, timings: Timings) -> None:
