@@ -334,7 +334,8 @@ def judge(measured: Sequence[Measured], max_lost: int | None) -> None:
 def _ends_silent(stream: Measured) -> bool:
     """Whether nothing has come back since the beginning of the last gap."""
     start, length = stream.gaps_ms[-1] if stream.gaps_ms else (0.0, 0.0)
-    end = stream.sent * stream.interval_ms
+    # Probes that a busy process never sent have taken their time, too.
+    end = (stream.sent + stream.late_ticks) * stream.interval_ms
     return length > 10 * stream.interval_ms and start + length >= end - 2 * stream.interval_ms
 
 
