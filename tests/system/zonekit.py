@@ -13,18 +13,49 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from vrha import failpoints
 from vrha.cli.client import Client
 from vrha.config.desired import load
+from vrha.lab.owners import OwnerWatch
 from vrha.lab.scenario import Scenario
 from vrha.lab.zone import Lab
 from vrha.linux.names import namespace_name
 from vrha.model.runs import RestartOptions, Strategy
 from vrha.model.spec import Desired, InstanceRef
 from vrha.model.views import RouterStatus, RouterView, RunView
+from vrha.probe import process as probes
 from vrha.probe.process import ProbeProcess
 from vrha.probe.result import Result, Stream
 
+OUTSIDE, OUTSIDE6 = "203.0.113.1", "2001:db8:ffff::1"
 VRHA = (sys.executable, "-m", "vrha.cli.main")
+
+
+class Places:
+    """Failpoints of a zone's daemons: give `env` to `zone`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.env = {failpoints.VARIABLE: str(folder)}
+
+    @contextlib.contextmanager
+    def stopped(self, place: str, meanwhile: Callable[[], object]) -> Iterator[None]:
+        """Start something in the block; `meanwhile` runs while a daemon waits at `place`."""
+        path, reached, go = (self._folder / f"{place}{end}" for end in ("", ".reached", ".go"))
+        path.write_text("wait")
+        try:
+            yield
+            wait_for(reached.exists, 30, f"a daemon at {place}")
+            meanwhile()
+        finally:
+            path.unlink(missing_ok=True)
+            go.touch()
+            reached.unlink(missing_ok=True)
+
+    def forget(self) -> None:
+        """Remove what lets daemons go on; before the next use of a place."""
+        for path in self._folder.iterdir():
+            path.unlink()
 
 
 class Zone:
@@ -109,6 +140,36 @@ class Zone:
     def expected_objects(self) -> int:
         """Namespace, ports, folder and dnsmasq of one instance of the first router."""
         return 3 + len(self.desired.routers[0].networks) + 1
+
+    def all_streams(self, inside: str = "vm1", masked: str = "vm11") -> tuple[Stream, ...]:
+        """Probes both ways, fresh flows and long connections through both kinds of NAT.
+
+        `inside` has a public address of its own, `masked` none. Responders must be `serving`.
+        """
+        public = str(self.desired.routers[0].static_nat[0].public)
+        vm, hidden, outside = map(self.lab.netns_path, (inside, masked, "outside"))
+        return (
+            Stream("egress", "icmp", OUTSIDE, netns=vm),
+            Stream("ingress", "icmp", public, netns=outside),
+            Stream("fresh", "udp-fresh", OUTSIDE, netns=hidden, interval_ms=2),
+            Stream("egress6", "icmp", OUTSIDE6, netns=vm),
+            Stream("static", "tcp-echo", public, 8, netns=outside, interval_ms=5, count=5),
+            Stream("echo", "tcp-echo", OUTSIDE, 8, netns=hidden, interval_ms=5, count=5),
+            Stream("push", "tcp-push", OUTSIDE, 9, netns=hidden, count=5),
+            Stream("echo6", "tcp-echo", OUTSIDE6, 8, netns=vm, interval_ms=5, count=3),
+        )
+
+    @contextlib.contextmanager
+    def responding(self, inside: str = "vm1") -> Iterator[None]:
+        """The far ends of `all_streams`."""
+        with probes.serving(7, [self.lab.netns_path(where) for where in ("outside", inside)]):
+            yield
+
+    @contextlib.contextmanager
+    def asking(self, machine: str, *addresses: str) -> Iterator[OwnerWatch]:
+        """Asks the machine's segment, every millisecond, who has the addresses."""
+        with self.lab.call(machine, lambda: OwnerWatch(addresses)) as watch:
+            yield watch
 
     def streams(self) -> tuple[Stream, ...]:
         nat = self.desired.routers[0].static_nat[0]
@@ -197,6 +258,19 @@ def wait_for(condition: Callable[[], object], timeout_s: float, what: str) -> No
 def probing(streams: Sequence[Stream]) -> Iterator[list[Result]]:
     """1 ms probes during the block; the list holds the result afterwards."""
     results: list[Result] = []
-    with ProbeProcess(streams, require_reply_s=5) as probes:
+    with ProbeProcess(streams, require_reply_s=5) as child:
         yield results
-        results.append(probes.stop())
+        results.append(child.stop())
+
+
+def assert_nothing_lost(result: Result) -> None:
+    """Every probe was answered and every connection lives."""
+    lost = {one.stream.name: one.loss.lost for one in result.streams}
+    assert lost == dict.fromkeys(lost, 0)
+    assert dead(result) == {}
+
+
+def dead(result: Result) -> dict[str, int]:
+    """Connections of each stream that did not live to the end."""
+    found = {c.stream.name: c.total - c.alive for c in result.connections}
+    return {name: count for name, count in found.items() if count}

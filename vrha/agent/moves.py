@@ -8,7 +8,6 @@ confirmed lets its own instance speak. So there are never two that answer (I1).
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import threading
 import time
@@ -16,7 +15,7 @@ from collections.abc import Iterator
 
 from vrha import codec, failpoints
 from vrha.agent.stream import Answer, Stream
-from vrha.agent.wire import Neighbourhood, Say
+from vrha.agent.wire import Neighbourhood, Say, count_of
 from vrha.errors import RefusedError, StepError, VrhaError
 from vrha.linux import announce, neighbours, overlap, sysctls
 from vrha.linux.build import Stopwatch, Timings, host_ports
@@ -124,7 +123,7 @@ class Moves:
 
         def count() -> tuple[Say, bytes]:
             sent = sum(port["tx_packets"] for port in at.packets(ref).values())
-            return Say.COUNTED, json.dumps(sent).encode()
+            return Say.COUNTED, str(sent).encode()
 
         return {
             Say.LEASES: lambda: (Say.LEASES_ARE, at.leases(ref)),
@@ -289,11 +288,13 @@ class Moves:
         """Wait until the old one sends nothing: silenced, it sends only what it forwards."""
         begin = since = time.monotonic()
         seen = -1
-        while time.monotonic() - since < QUIET_S:
-            sent = int(json.loads(stream.ask(Say.COUNT, Say.COUNTED, ANSWER_S)))
+        while True:
+            sent = count_of(stream.ask(Say.COUNT, Say.COUNTED, ANSWER_S))
             now = time.monotonic()
             if sent != seen:
                 seen, since = sent, now
+            elif now - since >= QUIET_S:
+                return
             if now - begin > BUSY_S:
                 raise StepError(
                     "relay-busy",

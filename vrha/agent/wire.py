@@ -79,6 +79,14 @@ class Neighbourhood:
             raise InputError("peer-frame", f"a neighbour without a MAC: {error}") from error
 
 
+def count_of(body: bytes) -> int:
+    """What COUNTED says, in decimal. Raises InputError (`peer-frame`)."""
+    try:
+        return int(body)
+    except ValueError as error:
+        raise InputError("peer-frame", f"not a count of packets: {error}") from error
+
+
 def frames(changes: Sequence[Change]) -> Iterator[bytes]:
     """Bodies of CHANGES frames."""
     for start in range(0, len(changes), _AT_MOST):
