@@ -24,7 +24,7 @@ from typing import Any
 
 import yaml
 
-from tools.benchmarks import report
+from tools.benchmarks import options, report
 from tools.benchmarks.ownnode import machine, node_kernel, own_node
 from vrha import codec
 from vrha.agent.epochs import Epochs
@@ -55,7 +55,7 @@ _QUERY = b"fl\x01\0\0\x01\0\0\0\0\0\0\x05check\x04vrha\x07invalid\0\0\x01\0\x01"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scenario", default="seed-10x10")
-    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--runs", type=options.count, default=20)
 
 
 def run(arguments: argparse.Namespace) -> report.Result:
