@@ -24,6 +24,7 @@ from vrha.errors import DeadlineError, InputError, StepError
 from vrha.lab.zone import Lab
 from vrha.model.rollouts import RolloutKind, RolloutRequest, RolloutStatus, RolloutView
 from vrha.model.spec import Desired
+from vrha.model.views import RunView
 from vrha.probe.process import ProbeProcess
 
 ROLLOUT_S = 600.0
@@ -110,7 +111,10 @@ class CrowdedNode:
         row["not_done"] = [f"{m.router}: {m.reason}" for m in rollout.members if m not in done]
         row["routers_per_s"] = round(len(done) / seconds, 3)
         row["taken_by"] = dict(Counter(m.to_node for m in done))
-        row["phases_ms"] = _phases([phases.of_run(self.client.run(m.run)) for m in done])
+        runs = [self.client.run(member.run) for member in done]
+        row["phases_ms"] = _medians([phases.of_run(run) for run in runs])
+        row["steps_ms"] = _medians([_steps(run) for run in runs])
+        row["busy"] = _busy(runs, row["ms"])
         row["leaked"] = leaked(self.client)
         self.progress("bringing them back")
         self.fill()
@@ -146,10 +150,24 @@ def _demand_done(rollout: RolloutView) -> None:
         raise StepError("drain-failed", f"{rollout.status}: {rollout.reason}: {rollout.detail}")
 
 
-def _phases(runs: list[dict[str, float]]) -> dict[str, float]:
-    """Median over the routers of each phase."""
+def _medians(runs: list[dict[str, float]]) -> dict[str, float]:
+    """Of each phase, over the routers."""
     names = dict.fromkeys(name for run in runs for name in run)
     return {n: round(median(run[n] for run in runs if n in run), 2) for n in names}
+
+
+def _steps(run: RunView) -> dict[str, float]:
+    """Milliseconds of each step on its node."""
+    return {kind: timings["total"] for kind, timings in phases.details(run).items()}
+
+
+def _busy(runs: list[RunView], all_ms: float) -> dict[str, float]:
+    """Share of the time in which the agent of each node was at a step; it takes one at a time."""
+    spent: dict[str, float] = defaultdict(float)
+    for run in runs:
+        for step in run.steps:
+            spent[step.node] += dict(step.timings_ms).get("total", 0.0)
+    return {node: round(ms / all_ms, 3) for node, ms in sorted(spent.items()) if ms}
 
 
 def _seconds(rollout: RolloutView) -> float:
@@ -183,6 +201,7 @@ _HEADER = (
     "s, all (median / worst)",
     "routers per s",
     "ms, one router",
+    "busiest agent, %",
     "lost of probes",
     "routers with loss",
     "most lost by one",
@@ -205,6 +224,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         report.spread(run["ms"] / 1000 for run in timed),
         report.spread((run["routers_per_s"] for run in timed), 2),
         report.spread((run["phases_ms"]["total"] for run in timed), 0),
+        report.spread((100 * max(run["busy"].values()) for run in timed), 0),
         f"{sum(map(lost_in_all, runs))} of {sum(sum(run['sent'].values()) for run in runs)}",
         report.spread((len(run["lost_by_router"]) for run in runs), 0),
         report.spread((max(run["lost_by_router"].values(), default=0) for run in runs), 0),
