@@ -28,7 +28,7 @@ from vrha.model.views import RunView
 from vrha.probe.process import ProbeProcess
 
 ROLLOUT_S = 600.0
-BACK_AT_ONCE = 8
+AT_ONCE = 8
 CONTROL_S = 10.0
 
 
@@ -63,7 +63,6 @@ def crowded(
         desired = load(lab.zone_file)
         node = CrowdedNode(lab, client, desired, interval_ms, progress)
         progress(f"applying {number} routers")
-        client.apply(replace(desired, routers=()))
         node.fill()
         yield node
 
@@ -79,13 +78,29 @@ class CrowdedNode:
         self.streams = manyrouters.streams(lab, desired, interval_ms)
 
     def fill(self) -> None:
-        """All routers to the node, wherever they are; then each node takes instances again."""
+        """Apply the zone while only the node takes instances, a few routers at a time.
+
+        A node builds one after the other, and each command has a deadline.
+        """
+        self.client.apply(replace(self.desired, routers=()))
+        with self._others_closed():
+            for end in range(AT_ONCE, len(self.desired.routers) + AT_ONCE, AT_ONCE):
+                part = replace(self.desired, routers=self.desired.routers[:end])
+                self.client.apply(part)
+                await_serving(self.client)
+
+    def bring_back(self) -> None:
+        """All routers from the others to the node."""
         self.client.undrain(self.node)
-        begun = [self._begin(other, BACK_AT_ONCE) for other in self.others]
-        for rollout in begun:
+        with self._others_closed():
+            await_serving(self.client)
+
+    @contextmanager
+    def _others_closed(self) -> Iterator[None]:
+        """Empty the other nodes; only the first takes instances in the block."""
+        for rollout in [self._begin(other, AT_ONCE) for other in self.others]:
             _demand_done(self._ended(rollout))
-        self.client.apply(self.desired)
-        await_serving(self.client, ROLLOUT_S)
+        yield
         for other in self.others:
             self.client.undrain(other)
 
@@ -117,7 +132,7 @@ class CrowdedNode:
         row["busy"] = _busy(runs, row["ms"])
         row["leaked"] = leaked(self.client)
         self.progress("bringing them back")
-        self.fill()
+        self.bring_back()
         _demand_done(rollout)
         return row
 
