@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from vrha.errors import StepError
@@ -18,11 +19,14 @@ VARIABLE = "VRHA_FAILPOINTS"
 WAIT_S = 60.0
 
 
-def reach(place: str) -> None:
-    """The process is at `place`. Raises StepError `failpoint` where a test says so."""
+def reach(place: str | Callable[[], str]) -> None:
+    """The process is at `place`, or at what that says when anybody wants to know.
+
+    Raises StepError `failpoint` where a test says so.
+    """
     folder = os.environ.get(VARIABLE)
     if folder:
-        _act(Path(folder) / place)
+        _act(Path(folder) / (place if isinstance(place, str) else place()))
 
 
 def _act(path: Path) -> None:

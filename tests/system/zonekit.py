@@ -143,12 +143,15 @@ class Zone:
 
 @contextlib.contextmanager
 def zone(
-    scenario: str | Scenario, name: str, run: dict[str, float] | None = None
+    scenario: str | Scenario,
+    name: str,
+    run: dict[str, float] | None = None,
+    env: dict[str, str] | None = None,
 ) -> Iterator[Zone]:
-    """A lab of `scenario`, applied and serving."""
+    """A lab of `scenario`, applied and serving; `run` and `env` as in `Lab.start_daemons`."""
     with Lab.up(scenario, name, ephemeral=True) as lab:
         client = Client(str(lab.socket))
-        lab.start_daemons(run=run)
+        lab.start_daemons(run=run, env=env)
         desired = load(lab.zone_file)
         nodes = len(desired.nodes)
         client.apply(Desired((), (), desired.nodes))

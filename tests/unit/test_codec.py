@@ -11,6 +11,7 @@ import pytest
 from tests.unit.render.render_specs import small
 from vrha import codec
 from vrha.errors import InputError
+from vrha.model.evidence import Measured
 from vrha.model.messages import Command
 from vrha.model.spec import Ingress, InstanceRef, InstanceSpec, PortRange, Protocol, Rule
 from vrha.model.steps import (
@@ -70,6 +71,14 @@ def test_what_is_no_step_is_refused(good: bytes, bad: bytes) -> None:
     with pytest.raises(InputError) as caught:
         codec.decode_message(body.replace(good, bad))
     assert caught.value.code == "malformed"
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_numbers_that_json_has_not_are_refused(number: str) -> None:
+    """They would be written as null, and whoever reads that again would fail."""
+    body = f'{{"stream": "a", "began": {number}, "interval_ms": 1, "sent": 1, "lost": 0}}'
+    with pytest.raises(InputError):
+        codec.decode(Measured, body)
 
 
 def test_addresses_of_both_families_come_back() -> None:

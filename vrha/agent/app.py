@@ -66,7 +66,7 @@ class Agent:
         if settings.sync_listen:
             self._server = PeerServer(settings.sync_listen, self._identity)
             self._held.callback(self._server.close)
-            moves = Moves(self._kernel, self._identity, self._server, self._kernel_lock)
+            moves = Moves(self._kernel, self._identity, self._server)
             self._held.callback(moves.close)
         self._executor = Executor(self._node, Hands(self._kernel, moves), self._epochs)
         self._look = threading.Event()

@@ -109,16 +109,17 @@ def _mute(hands: Hands, step: Step) -> Done:
 
 def _unmute(hands: Hands, step: Step) -> Done:
     assert isinstance(step, Unmute)
-    hands.kernel.unmute(step.instance)
     if hands.moves is not None:
-        hands.moves.end(step.instance)
-        hands.moves.join(step.instance)
+        hands.moves.revoke(step.instance)
+    hands.kernel.unmute(step.instance)
     return (), NO_EVIDENCE
 
 
 def _announce(hands: Hands, step: Step) -> Done:
     assert isinstance(step, Announce)
     hands.kernel.announce(step.instance)
+    if hands.moves is not None:
+        hands.moves.bring_back(step.instance)
     return (), NO_EVIDENCE
 
 

@@ -12,23 +12,24 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from vrha import codec, failpoints
-from vrha.agent.stream import Stream
+from vrha.agent.stream import Answer, Stream
 from vrha.agent.wire import Neighbourhood, Say
 from vrha.errors import RefusedError, StepError, VrhaError
 from vrha.linux import announce, neighbours, overlap, sysctls
 from vrha.linux.build import Stopwatch, Timings, host_ports
-from vrha.linux.handover import judge_answers
+from vrha.linux.handover import LEASE_ROUNDS, judge_answers
 from vrha.linux.hold import Hold
+from vrha.linux.instances import Instances
 from vrha.linux.neighbour_check import neighbour_check
 from vrha.linux.node import NodeKernel
 from vrha.linux.urgency import urgent
 from vrha.model.evidence import Carried, Evidence
 from vrha.model.spec import InstanceRef, InstanceSpec
 from vrha.model.steps import Flip, Offer, Sync, Verify
-from vrha.peer import Expectation, Identity, PeerServer, dial
+from vrha.peer import Expectation, Identity, PeerLink, PeerServer, dial
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +37,8 @@ OFFER_S = 120.0
 """How long an offer stands."""
 DIAL_S, COPY_S, ANSWER_S = 5.0, 30.0, 5.0
 """Seconds for the connection, between frames of the copy, and for an answer."""
-CAUGHT_UP_S, _ROUNDS = 0.02, 5
-"""All changes have arrived when a flush takes no longer; how often that is tried."""
+CAUGHT_UP_S, CATCH_UP_S = 0.02, 5.0
+"""All changes have arrived when a flush takes no longer; the limit for that."""
 TURN_MS = (0, 1)
 """The first announcements; after the last of them neighbours send to the new one."""
 HOLD_S = 0.05
@@ -48,16 +49,13 @@ QUIET_S, BUSY_S, _LOOK_S = 0.06, 5.0, 0.02
 
 
 class Moves:
-    """The moves of one node. `locked` is held by whoever uses `kernel`."""
+    """The moves of one node."""
 
-    def __init__(
-        self, kernel: NodeKernel, identity: Identity, server: PeerServer, locked: threading.Lock
-    ) -> None:
+    def __init__(self, kernel: NodeKernel, identity: Identity, server: PeerServer) -> None:
         self._kernel = kernel
         self._at = kernel.instances
         self._identity = identity
         self._server = server
-        self._locked = locked
         self._giving: dict[InstanceRef, _Giving] = {}
         self._taking: dict[InstanceRef, _Taking] = {}
 
@@ -92,58 +90,67 @@ class Moves:
         self._giving[step.old] = _Giving(self, spec, expected)
         return (), Evidence()
 
-    def give(self, spec: InstanceSpec, expected: Expectation) -> Stream:
-        """The stream once the other agent has come, with all state sent. In a thread of its own.
+    def give(self, giving: _Giving, link: PeerLink) -> None:
+        """All state, and what follows, until the stream ends. In a thread of its own.
 
         Raises VrhaError.
         """
-        link = expected.wait(OFFER_S)
-        ref = spec.ref
-        try:
-            with self._at.opened(ref) as inner:
-                heard = neighbour_check(spec, inner, self._at.site.home, self._at.closer)
-            with self._at.inside(ref):
+        ref, spec = giving.ref, giving.spec
+        with self._at.apart() as at:
+            with at.opened(ref) as inner:
+                heard = neighbour_check(spec, inner, at.site.home, at.closer)
+            with at.inside(ref):
                 sysctls.apply(sysctls.CONNTRACK)
-                overlap.keep_apart(self._at.site.rule_tools.nft, spec, is_new=False)
+                overlap.keep_apart(at.site.rule_tools.nft, spec, is_new=False)
                 known = neighbours.entries()
-                stream = Stream(link, self._answers(ref))
-        except BaseException:
-            link.close()
-            raise
-        try:
-            link.send(Say.NEIGHBOURS, codec.encode(Neighbourhood.of(known, heard)))
-            stream.copy()
-        except BaseException:
-            stream.abandon()
-            raise
-        return stream
+                stream = Stream(link, self._answers(giving, at))
+            try:
+                link.send(Say.NEIGHBOURS, codec.encode(Neighbourhood.of(known, heard)))
+                stream.copy()
+            except BaseException:
+                stream.abandon()
+                raise
+            giving.flows(stream)
+            stream.run()
 
-    def _answers(self, ref: InstanceRef) -> dict[Say, Callable[[], tuple[Say, bytes]]]:
+    def _answers(self, giving: _Giving, at: Instances) -> dict[Say, Answer]:
+        """None waits for this agent's steps: one of them may be waiting for the agent that asks."""
+        ref = giving.ref
+
         def silence() -> tuple[Say, bytes]:
-            with self._lock():
-                self._kernel.relay(ref)
+            with giving.still_given():
+                at.silence(ref)
             return Say.SILENT, b""
 
         def count() -> tuple[Say, bytes]:
-            with self._lock():
-                counters = self._kernel.counters(ref)
-            sent = sum(port["tx_packets"] for port in counters.values())
+            sent = sum(port["tx_packets"] for port in at.packets(ref).values())
             return Say.COUNTED, json.dumps(sent).encode()
 
         return {
-            Say.LEASES: lambda: (Say.LEASES_ARE, self._at.leases(ref)),
+            Say.LEASES: lambda: (Say.LEASES_ARE, at.leases(ref)),
             Say.SILENCE: silence,
             Say.COUNT: count,
         }
 
-    @contextlib.contextmanager
-    def _lock(self) -> Iterator[None]:
-        if not self._locked.acquire(timeout=ANSWER_S):
-            raise StepError("node-busy", "the agent is busy with another step")
-        try:
-            yield
-        finally:
-            self._locked.release()
+    def revoke(self, ref: InstanceRef) -> None:
+        """`ref` is about to serve again: whoever was taking it may not silence it any more."""
+        giving = self._giving.get(ref)
+        if giving is not None:
+            giving.revoke()
+
+    def bring_back(self, ref: InstanceRef) -> None:
+        """`ref` serves again: what the taker has granted meanwhile, then the end of the stream."""
+        giving = self._giving.get(ref)
+        stream = giving.stream if giving else None
+        if stream is not None:
+            try:
+                leases = stream.ask(Say.LEASES, Say.LEASES_ARE, ANSWER_S)
+                self._at.put_leases(ref, leases)
+                stream.ask(Say.FLUSH, Say.FLUSHED, ANSWER_S)
+            except (VrhaError, OSError) as error:
+                log.warning("not all comes back to %s: %s", ref, error)
+        self.end(ref)
+        self.join(ref)
 
     def join(self, ref: InstanceRef) -> None:
         """The overlap of `ref` with another instance is over."""
@@ -160,6 +167,10 @@ class Moves:
         """
         assert step.peer is not None
         watch = Stopwatch()
+        taking = self._taking.get(step.new)
+        if taking is not None and not taking.stream.ended:
+            # The command came twice; its token is used up.
+            return watch.timings, Evidence((*taking.carried, taking.stream.target.carried()))
         self.end(step.new)
         spec = self._at.spec(step.new)
         with watch.phase("connect"):
@@ -174,7 +185,10 @@ class Moves:
         try:
             with self._at.inside(step.new):
                 sysctls.apply(sysctls.CONNTRACK)
-                stream = Stream(link, {})
+                answers: dict[Say, Answer] = {
+                    Say.LEASES: lambda: (Say.LEASES_ARE, self._at.leases(step.new))
+                }
+                stream = Stream(link, answers)
         except BaseException:
             link.close()
             raise
@@ -200,22 +214,23 @@ class Moves:
     def flip(self, step: Flip) -> tuple[Timings, Evidence]:
         """Silence the old one, then let ours speak.
 
-        Raises StepError `not-synced`, `peer-failed`, and as `sync`.
+        Raises StepError `not-synced`, `cannot-follow`, `peer-failed`, and as `sync`.
         """
         watch = Stopwatch()
         taking = self._taking_of(step.new)
         with watch.phase("leases"):
-            leases = taking.stream.ask(Say.LEASES, Say.LEASES_ARE, ANSWER_S)
-            count = self._at.put_leases(step.new, leases)
-            if count is not None:
-                taking.carried.append(Carried("leases", count, count))
+            self._bring_leases(step.new, taking)
         with watch.phase("drain"):
             _catch_up(taking.stream)
         spec = self._at.spec(step.new)
-        with self._at.announcer(spec) as ports, self._held(spec) as held, urgent():
-            taking.stream.ask(Say.FLUSH, Say.FLUSHED, ANSWER_S)
+        with contextlib.ExitStack() as stack:
+            with watch.phase("prepare"):
+                ports = stack.enter_context(self._at.announcer(spec))
+                held = stack.enter_context(self._held(spec))
+                stack.enter_context(urgent())
+                taking.stream.ask(Say.FLUSH, Say.FLUSHED, ANSWER_S)
             with watch.phase("flip"):
-                taking.stream.ask(Say.SILENCE, Say.SILENT, 2 * ANSWER_S)
+                taking.stream.ask(Say.SILENCE, Say.SILENT, ANSWER_S)
                 failpoints.reach("flip.inside")
                 ours = host_ports(spec)
                 self._at.switch.change(unmute=ours, serve=ours)
@@ -227,6 +242,18 @@ class Moves:
         with watch.phase("announce"):
             self._kernel.announce(step.new, ANNOUNCE_MS)
         return watch.timings, Evidence()
+
+    def _bring_leases(self, ref: InstanceRef, taking: _Taking) -> None:
+        """Again while more are granted: bringing them takes a moment."""
+        brought = None
+        for _ in range(LEASE_ROUNDS):
+            leases = taking.stream.ask(Say.LEASES, Say.LEASES_ARE, ANSWER_S)
+            count = self._at.put_leases(ref, leases)
+            if count is None:
+                break
+            brought = count
+        if brought is not None:
+            taking.carried.append(Carried("leases", brought, brought))
 
     @contextlib.contextmanager
     def _held(self, spec: InstanceSpec) -> Iterator[Hold]:
@@ -290,37 +317,66 @@ class _Giving:
     """A thread that waits for the taker, and then holds the stream."""
 
     def __init__(self, moves: Moves, spec: InstanceSpec, expected: Expectation) -> None:
+        self.spec = spec
+        self.ref = spec.ref
         self._moves = moves
-        self._spec = spec
         self._expected = expected
+        self._link: PeerLink | None = None
         self._stream: Stream | None = None
-        self._closed = False
+        self._revoked = False
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="giving", daemon=True)
         self._thread.start()
 
+    @contextlib.contextmanager
+    def still_given(self) -> Iterator[None]:
+        """It is not revoked during the block. Raises RefusedError (`not-given`)."""
+        with self._lock:
+            if self._revoked:
+                raise RefusedError("not-given", f"{self.ref} is not given away any more")
+            yield
+
+    def revoke(self) -> None:
+        """The taker may silence the instance no more; what flows goes on flowing."""
+        with self._lock:
+            self._revoked = True
+
+    def flows(self, stream: Stream) -> None:
+        """The state has been sent, and `stream` is about to run."""
+        with self._lock:
+            self._stream = stream
+
+    @property
+    def stream(self) -> Stream | None:
+        """What flows; None before and after that."""
+        with self._lock:
+            return None if self._stream is None or self._stream.ended else self._stream
+
     def close(self) -> None:
         with self._lock:
-            self._closed = True
-            stream = self._stream
+            self._revoked = True
+            link, stream = self._link, self._stream
         self._expected.cancel()
         if stream is not None:
             stream.close()
+        elif link is not None:
+            link.close()
         self._thread.join()
 
     def _run(self) -> None:
         try:
-            stream = self._moves.give(self._spec, self._expected)
-            with self._lock:
-                self._stream = stream
-                if self._closed:
-                    stream.close()
-            stream.run()
+            link = self._expected.wait(OFFER_S)
+            try:
+                with self.still_given():
+                    self._link = link
+                self._moves.give(self, link)
+            finally:
+                link.close()
         except (VrhaError, OSError) as error:
-            if not self._closed:
-                log.warning("%s is not given away: %s", self._spec.ref, error)
+            if not self._revoked:
+                log.warning("%s is not given away: %s", self.ref, error)
         finally:
-            self._moves.join(self._spec.ref)
+            self._moves.join(self.ref)
 
 
 class _Taking:
@@ -343,12 +399,21 @@ def _session(old: InstanceRef, new: InstanceRef) -> str:
 
 
 def _catch_up(stream: Stream) -> None:
-    """Wait for the changes that have piled up during the copy; raises as `Stream.ask`."""
-    for _ in range(_ROUNDS):
-        begin = time.monotonic()
-        stream.ask(Say.FLUSH, Say.FLUSHED, COPY_S)
-        if time.monotonic() - begin < CAUGHT_UP_S:
+    """Wait for the changes that have piled up during the copy.
+
+    Raises StepError `cannot-follow`, and as `Stream.ask`.
+    """
+    begin = now = time.monotonic()
+    while now - begin < CATCH_UP_S:
+        stream.ask(Say.FLUSH, Say.FLUSHED, CATCH_UP_S)
+        asked, now = now, time.monotonic()
+        if now - asked < CAUGHT_UP_S:
             return
+    raise StepError(
+        "cannot-follow",
+        "connections change faster than they can be carried over",
+        "Try again when there is less load on the nodes.",
+    )
 
 
 def _expect(stream: Stream, wanted: Say) -> bytes:

@@ -15,6 +15,7 @@ from vrha.errors import InputError, VrhaError
 from vrha.lab.life import check_root, remove
 from vrha.lab.scenario import scenario_names
 from vrha.lab.state import lab_names
+from vrha.lab.streams import prepare
 from vrha.lab.zone import Lab, LabStatus
 
 _AGENTS_S = 20.0
@@ -44,9 +45,11 @@ def up(scenario: str, name: str, no_daemons: bool) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Until the end the lab is ours and ends with us, also by kill -9.
     made = Lab.up(scenario, name=name, progress=_say, ephemeral=True)
+    streams = None
     try:
         if not no_daemons:
             made.start_daemons(progress=_say)
+            streams = prepare(made)
             _await_agents(made)
         made.keep()
     except BaseException:
@@ -56,6 +59,8 @@ def up(scenario: str, name: str, no_daemons: bool) -> None:
     click.echo(f"lab {name} is up: {len(made.machines)} machines, {len(made.nodes)} nodes")
     click.echo(f"  desired state: {made.zone_file}")
     click.echo(f"  API socket:    {made.socket}")
+    if streams is not None:
+        click.echo(f"  for --measure: {streams}")
     click.echo(f"  try:           vrha lab exec{option} {made.machines[0]} -- ip address")
     click.echo(f"  remove:        vrha lab down{option}")
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
+from vrha.cli.measuring import MEASURE_WAITS, measure_options, measuring
 from vrha.cli.output import output_options, record, show, table
 from vrha.cli.restarting import (
     handover_options,
@@ -73,6 +76,7 @@ def show_network(settings: Settings, name: str) -> None:
 @rollout_options
 @handover_options
 @waiting_options
+@measure_options
 @output_options
 @click.pass_obj
 def restart(
@@ -90,6 +94,8 @@ def restart(
     dry_run: bool,
     wait: bool,
     timeout: float | None,
+    measure: Path | None,
+    settle: float,
 ) -> None:
     """Replace the router instance that serves a network, and clean up the old one.
 
@@ -102,6 +108,8 @@ def restart(
         raise click.UsageError("--zone needs a name")
     options = options_of(strategy, hold, max_lost)
     if everything and name is None:
+        if measure is not None:
+            raise click.UsageError("--measure is for the restart of one network")
         request = RolloutRequest(
             RolloutKind.RESTART,
             zone or "",
@@ -119,7 +127,10 @@ def restart(
     if any(given is not None for given in for_many):
         raise click.UsageError("--zone, --max-parallel, --stop-on-lost and --keep-going need --all")
     client = settings.client()
+    if measure is not None and (dry_run or not wait):
+        raise click.UsageError(MEASURE_WAITS)
     if dry_run:
         show_plan(settings, client.plan_restart(name, options))
         return
-    see_through(settings, client, client.restart_network(name, options), wait, timeout)
+    with measuring(client, measure, settle) as probes:
+        see_through(settings, client, client.restart_network(name, options), wait, timeout, probes)

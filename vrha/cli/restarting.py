@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +16,7 @@ from vrha.model.runs import RestartOptions, Strategy
 
 if TYPE_CHECKING:
     from vrha.cli.client import Client
+    from vrha.cli.measuring import Measuring
     from vrha.model.views import RunView
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -95,9 +97,17 @@ def show_plan(settings: Settings, plan: RunView) -> None:
 
 
 def see_through(
-    settings: Settings, client: Client, run: RunView, wait: bool, timeout: float | None
+    settings: Settings,
+    client: Client,
+    run: RunView,
+    wait: bool,
+    timeout: float | None,
+    probes: Measuring | None = None,
 ) -> None:
-    """Show `run`, which has begun, to its end. Raises what `follow` and `demand_done` do."""
+    """Show `run`, which has begun, to its end, and what `probes` measured meanwhile.
+
+    Raises what `follow`, `demand_done` and `Measuring.keep` do.
+    """
     from vrha.cli import progress
 
     if not wait:
@@ -109,8 +119,22 @@ def see_through(
     except KeyboardInterrupt:
         click.echo(f"run {run.id} goes on; `vrha run watch {run.id}` shows it", err=True)
         raise
-    show(settings, ended, lambda: progress.summary(ended))
+    if probes is not None:
+        ended = probes.keep(ended)
+    show(settings, ended, lambda: _ended(ended))
     progress.demand_done([ended])
+
+
+def _ended(run: RunView) -> str:
+    from vrha.cli import progress
+
+    if run.measurement is None:
+        return progress.summary(run)
+    from vrha.cli.runreport import measured
+    from vrha.render.report import report
+
+    hint = f"`vrha run report {run.id} --html FILE` draws it."
+    return "\n".join([progress.summary(run), measured(report(run, time.time())), hint])
 
 
 def start_rollout(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from vrha.cli.measuring import MEASURE_WAITS, measure_options, measuring
 from vrha.cli.output import clean, output_options, record, show, table
 from vrha.cli.restarting import (
     handover_options,
@@ -79,6 +81,7 @@ def why(settings: Settings, name: str) -> None:
 @click.option("--to", "node", required=True, metavar="NODE", help="The node that is to serve it.")
 @handover_options
 @waiting_options
+@measure_options
 @output_options
 @click.pass_obj
 def move(
@@ -91,14 +94,19 @@ def move(
     dry_run: bool,
     wait: bool,
     timeout: float | None,
+    measure: Path | None,
+    settle: float,
 ) -> None:
     """Let another node serve a router; the old instance is destroyed."""
     options = options_of(strategy, hold, max_lost, node)
     client = settings.client()
+    if measure is not None and (dry_run or not wait):
+        raise click.UsageError(MEASURE_WAITS)
     if dry_run:
         show_plan(settings, client.plan_move(name, options))
         return
-    see_through(settings, client, client.move_router(name, options), wait, timeout)
+    with measuring(client, measure, settle) as probes:
+        see_through(settings, client, client.move_router(name, options), wait, timeout, probes)
 
 
 def _row(found: RouterView) -> tuple[object, ...]:

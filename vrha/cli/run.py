@@ -49,6 +49,22 @@ def show_run(settings: Settings, run_id: str) -> None:
     show(settings, found, lambda: runview.full(found))
 
 
+@run.command("report")
+@click.argument("run_id", metavar="ID")
+@click.option(
+    "--html",
+    metavar="FILE",
+    help="Also write one HTML page with the timeline; `-`: print the page and nothing else.",
+)
+@output_options
+@click.pass_obj
+def report_run(settings: Settings, run_id: str, html: str | None) -> None:
+    """Report on one run: its steps, what it carried over, and what was lost when."""
+    from vrha.cli import runreport
+
+    runreport.give(settings, settings.client().run(run_id), html)
+
+
 @run.command()
 @click.argument("run_id", metavar="ID")
 @click.option("--timeout", type=duration, default="1h", show_default=True)

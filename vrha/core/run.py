@@ -48,7 +48,9 @@ class Limits:
     """Pause before the second attempt of a step that failed; doubles with every further one."""
 
     def of(self, step: Step) -> float:
-        """Seconds that a node has for `step`."""
+        """Seconds that a node has for `step`; a flip may have to catch up and ask another node."""
+        if isinstance(step, Flip):
+            return 2 * self.step_s
         return self.sync_s if isinstance(step, Sync) else self.step_s
 
 

@@ -6,7 +6,6 @@ when two owners have the same MAC, as the two instances of a handover on one nod
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -19,7 +18,7 @@ from vrha.linux import frames
 from vrha.linux.packetsocket import ARP_REPLY, open_packets
 
 _SENDERS = 4096
-"""How many MACs ask in turn: an answer that comes later than after so many questions is miscounted."""
+"""How many MACs ask in turn; an answer later than after so many questions is miscounted."""
 _LATE_S = 0.3
 """How long answers are awaited after the last question."""
 

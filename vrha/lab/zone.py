@@ -249,10 +249,12 @@ class Lab:
         progress: Progress = _silent,
         run: Mapping[str, float] | None = None,
         vrha: Sequence[str] = _VRHA,
+        env: Mapping[str, str] | None = None,
     ) -> None:
         """Start RabbitMQ, the orchestrator and an agent per node.
 
-        `run` is the table of that name in the orchestrator's settings; `vrha` the command.
+        `run` is the table of that name in the orchestrator's settings; `vrha` the command;
+        `env` is added to the environment of all but the broker, also when they start again.
         Returns when the orchestrator's socket is there; agents may still be connecting.
         Raises what PrivateBroker.start and Daemon.start raise.
         """
@@ -268,9 +270,9 @@ class Lab:
             "run": run or {},
         }
         config = self._config("orchestrator", settings)
-        env = environment()
+        variables = environment(env)
         argv = (*vrha, "orchestrator", "run", "--config", str(config))
-        orchestrator.start(Program(argv, "", env))
+        orchestrator.start(Program(argv, "", variables))
         for index, node in enumerate(self.nodes):
             name = f"agent-{node}"
             settings = {
@@ -281,7 +283,7 @@ class Lab:
             }
             config = self._config(name, settings)
             argv = (*vrha, "agent", "run", "--config", str(config))
-            self.agent(node).start(Program(argv, node, env))
+            self.agent(node).start(Program(argv, node, variables))
         orchestrator.wait_for(self.socket)
 
     def _state_dir(self, name: str) -> Path:

@@ -13,6 +13,7 @@ import select
 import threading
 import time
 
+from vrha.errors import VrhaError
 from vrha.linux import netns
 from vrha.linux.conntrack import Source, Target
 from vrha.linux.urgency import urgent
@@ -51,10 +52,7 @@ class Following:
 
     def copy(self) -> Carried:
         """Copy all that the old one has, then follow in the background."""
-        with self._lock:
-            source, target = self._forward
-            for changes in source.dump():
-                target.apply(changes)
+        self._dump(*self._forward)
         self._thread.start()
         return self.carried()
 
@@ -100,15 +98,18 @@ class Following:
     def _loop(self, poll: select.poll) -> None:
         while True:
             poll.poll()
-            with self._lock:
-                if self._stopped:
-                    return
-                try:
+            try:
+                with self._lock:
+                    if self._stopped:
+                        return
                     self._pass()
-                except OSError:
-                    # The instance has gone, or the kernel refuses: the flip will find out.
-                    log.exception("connections are no longer followed")
-                    return
+                for source, target in (self._forward, self._backward):
+                    if source.overrun:
+                        self._dump(source, target)
+            except (VrhaError, OSError):
+                # The instance has gone, or the kernel refuses: the flip will find out.
+                log.exception("connections are no longer followed")
+                return
 
     def _pass(self) -> int:
         moved = 0
@@ -116,8 +117,16 @@ class Following:
             changes = source.pending()
             if changes:
                 target.apply(changes)
-            if source.overrun:
-                for chunk in source.dump():
-                    target.apply(chunk)
             moved += len(changes)
         return moved
+
+    def _dump(self, source: Source, target: Target) -> None:
+        """Copy everything, and what happens meanwhile: left waiting, it would be too much."""
+        chunks = source.dump()
+        while True:
+            with self._lock:
+                chunk = None if self._stopped else next(chunks, None)
+                if chunk is None:
+                    return
+                target.apply(chunk)
+                self._pass()

@@ -21,7 +21,7 @@ from vrha import failpoints
 from vrha.errors import StepError, VrhaError
 from vrha.linux import announce, neighbours, sysctls
 from vrha.linux.addresses import mac_bytes
-from vrha.linux.build import Stopwatch, Timings, host_ports
+from vrha.linux.build import Stopwatch, Timings, host_ports, port_states
 from vrha.linux.canary import Canary
 from vrha.linux.fdb import set_fdb
 from vrha.linux.following import Following
@@ -39,6 +39,10 @@ LINGER_S = 0.05
 """Seconds in which the silenced instance still forwards what had reached it before the flip."""
 SETTLE_S = 0.0008
 """Seconds until frames on their way to the old ports have passed, while new ones are held."""
+PROOF_S = 0.03
+"""Seconds of probes that must have come through the new one before it is believed."""
+LEASE_ROUNDS = 3
+"""How often leases are brought at most, when more are granted all the time."""
 SWITCH_S = 0.0005
 """How long another thread may hold this one up."""
 CATCH_UP_S = 5.0
@@ -116,8 +120,8 @@ class Handovers:
         """Turn the traffic from `old` to `new`; `old` becomes a relay.
 
         The way back is the same call with the two exchanged. Raises StepError `no-instance`,
-        `not-active` (neither of them serves), `flip-failed` (then `old` serves as before), those
-        of the hold, and `announce-failed`.
+        `not-active` (neither of them serves), `port-not-forwarding` and `flip-failed` (then `old`
+        serves as before), those of the hold and of `sync`, `dnsmasq-failed`, `announce-failed`.
         """
         watch = Stopwatch()
         spec = self._at.spec(new)
@@ -125,17 +129,17 @@ class Handovers:
         if not leaving and not self._at.active_ports(new):
             raise StepError("not-active", f"neither {old} nor {new} serves")
         if leaving and not self._at.relay_ports(old):
-            with watch.phase("leases"):
-                self._bring_leases(old, new)
-            with watch.phase("resync"):
-                self._resync(old, new)
+            self._prepare(old, new, watch)
         moves = self._moves(spec)
         session = self._session(old, new)
         if leaving:
             with watch.phase("catch-up"):
                 _catch_up(session, new)
-        with self._at.announcer(spec) as ports, _no_interruption(), ExitStack() as stack:
-            held = stack.enter_context(self._held(spec)) if hold and leaving else None
+        with ExitStack() as stack:
+            with watch.phase("prepare"):
+                ports = stack.enter_context(self._at.announcer(spec))
+                held = stack.enter_context(self._held(spec)) if hold and leaving else None
+                stack.enter_context(_no_interruption())
             with watch.phase("drain"):
                 if session is not None and session.canary is not None and leaving:
                     session.canary.distrust_lossy()
@@ -169,6 +173,7 @@ class Handovers:
         measured: tuple[Measured, ...] = ()
         if session is not None and session.canary is not None:
             with watch.phase("canary"):
+                time.sleep(PROOF_S)
                 measured, session.canary = session.canary.stop(), None
         judge_answers(spec, session.heard if session else (), answers)
         judge(measured, max_lost)
@@ -207,31 +212,67 @@ class Handovers:
             self._at.site.route.talk(moves)
         except NetlinkError as error:
             if leaving:
-                self._bind(self._at.spec(old))
-                self._at.switch.change(mute=ports, serve=leaving)
+                try:
+                    self._bind(self._at.spec(old))
+                finally:
+                    self._at.switch.change(mute=ports, serve=(*ports, *leaving))
             raise StepError(
                 "flip-failed", f"the bridge refused the MACs of {spec.ref}: {error.strerror}"
             ) from error
 
-    def _resync(self, old: InstanceRef, new: InstanceRef) -> None:
-        """Connections anew, when another life of the agent had followed them."""
-        if self._session(old, new) is not None:
-            return
+    def _prepare(self, old: InstanceRef, new: InstanceRef, watch: Stopwatch) -> None:
+        """Bring what must not wait for the flip: what another life of the agent had followed, and
+        the leases granted meanwhile.
+
+        What fails here fails the step while `old` serves unharmed. On the way back, to a relay,
+        it does not: `old` is the sick one.
+        """
+        is_way_back = bool(self._at.relay_ports(new))
         try:
-            with self._at.opened(old) as source, self._at.opened(new) as target:
-                following = Following(source, target, self._at.site.home)
-            carried = following.copy()
+            if not is_way_back:
+                self._refuse_deaf(new)
+            if self._session(old, new) is None:
+                with watch.phase("resync"):
+                    if is_way_back:
+                        self._follow_back(old, new)
+                    else:
+                        self.sync(old, new)
+            with watch.phase("leases"):
+                self._bring_leases(old, new)
         except (VrhaError, OSError):
-            # Some flows would break; without the flip perhaps all of them.
-            log.exception("connections of %s could not be carried into %s", old, new)
-            return
-        self._sessions.append(_Session(old, new, following, None, (), [carried]))
+            if not is_way_back:
+                raise
+            log.exception("not all of %s could be brought back into %s", old, new)
+
+    def _refuse_deaf(self, ref: InstanceRef) -> None:
+        _, bad = port_states(self._at.site.route, self._at.spec(ref))
+        if bad:
+            raise StepError(
+                "port-not-forwarding", f"ports {', '.join(bad)} of {ref} forward no longer"
+            )
+
+    def _follow_back(self, old: InstanceRef, new: InstanceRef) -> None:
+        """Only the connections, at once, from the sick one to the one that was there before."""
+        with self._at.opened(old) as source, self._at.opened(new) as target:
+            following = Following(source, target, self._at.site.home)
+        try:
+            following.copy()
+        except BaseException:
+            following.close()
+            raise
+        self._sessions.append(_Session(new, old, following, None))
 
     def _bring_leases(self, old: InstanceRef, new: InstanceRef) -> None:
-        count = self._at.put_leases(new, self._at.leases(old))
+        """Again while more are granted: bringing them takes a moment."""
+        brought = None
+        for _ in range(LEASE_ROUNDS):
+            count = self._at.put_leases(new, self._at.leases(old))
+            if count is None:
+                break
+            brought = count
         session = self._session(old, new)
-        if session is not None and count is not None:
-            session.carried.insert(0, Carried("leases", count, count))
+        if session is not None and brought is not None:
+            session.carried.insert(0, Carried("leases", brought, brought))
 
     @contextmanager
     def _held(self, spec: InstanceSpec) -> Iterator[Hold]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vrha import codec
 from vrha.errors import InputError, StepError
@@ -25,6 +25,18 @@ class Instances:
     folders: InstanceFolders
     switch: mute.Switch
     closer: SlowCloser
+
+    @contextlib.contextmanager
+    def apart(self) -> Iterator[Instances]:
+        """The same for another thread, with kernel sockets of its own.
+
+        Raises PreconditionError `no-nf-tables`.
+        """
+        with (
+            rtnetlink.open_route() as route,
+            contextlib.closing(mute.Switch(self.site.rule_tools.nft)) as switch,
+        ):
+            yield replace(self, site=replace(self.site, route=route), switch=switch)
 
     def spec(self, ref: InstanceRef) -> InstanceSpec:
         """What the instance was built from. Raises StepError `no-instance`."""
@@ -61,6 +73,26 @@ class Instances:
     def relay_ports(self, ref: InstanceRef) -> list[str]:
         """Host-side ports that may only forward."""
         return _of(ref, self.switch.relays())
+
+    def silence(self, ref: InstanceRef) -> None:
+        """The instance forwards what still reaches it, and is silent otherwise.
+
+        One that is not there is silent already. Raises StepError `mute-failed`.
+        """
+        self.switch.change(relay=self.active_ports(ref))
+
+    def packets(self, ref: InstanceRef) -> dict[str, dict[str, int]]:
+        """Packets that each port has received and sent, as the instance sees them.
+
+        Raises StepError `no-instance`.
+        """
+        found = {}
+        for port in self.spec(ref).ports:
+            link = rtnetlink.link(self.site.route, host_port(ref, port.name))
+            if link is not None:
+                # What the host end has sent, the instance has received.
+                found[port.name] = {"rx_packets": link.tx_packets, "tx_packets": link.rx_packets}
+        return found
 
     def port_indices(self, spec: InstanceSpec) -> dict[str, int]:
         """Index of the host-side end of each port. Raises StepError `no-instance`."""

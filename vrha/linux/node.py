@@ -196,11 +196,8 @@ class NodeKernel:
         )
 
     def relay(self, ref: InstanceRef) -> None:
-        """The instance forwards what still reaches it, and is silent otherwise.
-
-        One that is not there is silent already. Raises StepError `mute-failed`.
-        """
-        self._switch.change(relay=self.instances.active_ports(ref))
+        """As `Instances.silence`."""
+        self.instances.silence(ref)
 
     def unmute(self, ref: InstanceRef) -> None:
         """Let the instance's ports speak, also those of a relay, and announce it at once.
@@ -275,17 +272,8 @@ class NodeKernel:
                 dnsmasq.start(self._site.dnsmasq, self._folders.path(ref))
 
     def counters(self, ref: InstanceRef) -> dict[str, dict[str, int]]:
-        """Packets that each port has received and sent, as the instance sees them.
-
-        Raises StepError `no-instance`.
-        """
-        found = {}
-        for port in self.instances.spec(ref).ports:
-            link = rtnetlink.link(self._site.route, host_port(ref, port.name))
-            if link is not None:
-                # What the host end has sent, the instance has received.
-                found[port.name] = {"rx_packets": link.tx_packets, "tx_packets": link.rx_packets}
-        return found
+        """As `Instances.packets`."""
+        return self.instances.packets(ref)
 
     def _is_complete(self, spec: InstanceSpec) -> bool:
         """Whether exactly this instance is there, with all its ports and its dnsmasq."""

@@ -7,13 +7,15 @@ import threading
 import time
 import uuid
 
+from vrha import codec, failpoints
 from vrha.bus import topology
 from vrha.bus.consumer import Consumer, Headers
 from vrha.bus.publisher import Publisher
 from vrha.config.settings import OrchestratorSettings
 from vrha.core.run import Limits
 from vrha.errors import InputError, UnreachableError
-from vrha.orchestrator.engine import Engine
+from vrha.model.messages import Command
+from vrha.orchestrator.engine import Engine, command_place
 from vrha.orchestrator.metrics import Metrics
 from vrha.orchestrator.service import OrchestratorService
 from vrha.store import OutboxRow, Store
@@ -142,6 +144,7 @@ class Orchestrator:
         if is_over(row, time.monotonic()):
             log.warning("command %d to %s is over and was not sent", row.id, row.node)
             return True
+        failpoints.reach(lambda: f"{_place(row)}.sending")
         try:
             self._publisher.publish(
                 topology.DOWN.name,
@@ -159,7 +162,14 @@ class Orchestrator:
             log.warning("node %s: %s", row.node, error)
             self._declared -= {row.node}
             return False
+        failpoints.reach(lambda: f"{_place(row)}.sent")
         return True
+
+
+def _place(row: OutboxRow) -> str:
+    command = codec.decode_message(row.body, topology.MAX_DOWN)
+    assert isinstance(command, Command)
+    return command_place(command)
 
 
 def is_over(row: OutboxRow, now: float) -> bool:

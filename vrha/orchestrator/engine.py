@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from vrha import codec
+from vrha import codec, failpoints
 from vrha.core import check_in as judging
 from vrha.core.outcome import is_unsettled, outcome_of
 from vrha.core.run import (
@@ -149,30 +149,38 @@ class Engine:
     def _report(self, report: StepReport) -> None:
         report = replace(report, code=report.code[:100], detail=report.detail[:_LONGEST_DETAIL])
         with self._store.transaction() as tx:
-            run = tx.run(report.run)
-            if run is None or report.epoch != run.epoch or not _is_from_its_node(run, report):
-                self._metrics.refused("step-report")
-                tx.add_event("report-refused", "not-ours", run=report.run, node=report.node)
-                return
-            tx.add_step_timings(run.id, report.seq, report.undo, report.timings_ms)
-            if report.began is not None:
-                tx.reports.step_began(run.id, report.seq, report.undo, report.began)
-            if report.evidence != NO_EVIDENCE:
-                tx.add_step_evidence(run.id, report.seq, report.undo, report.evidence)
-            if report.outcome is Outcome.DONE:
-                self._feed(tx, run, StepDone(report.seq, report.undo, report.attempt))
-                return
-            log.warning("run %s step %d on %s: %s", run.id, report.seq, report.node, report.detail)
-            tx.add_event(
-                "step-failed",
-                report.code,
-                run=run.id,
-                router=run.router,
-                node=report.node,
-                detail=report.detail,
-            )
-            failed = StepFailed(report.seq, report.undo, report.attempt, report.code, report.detail)
-            self._feed(tx, run, failed)
+            place = self._take_report(tx, report)
+            failpoints.reach(f"{place}.reported")
+        failpoints.reach(f"{place}.settled")
+
+    def _take_report(self, tx: Tx, report: StepReport) -> str:
+        """Feed it to its run; the name of the place for failpoints."""
+        run = tx.run(report.run)
+        if run is None or report.epoch != run.epoch or not _is_from_its_node(run, report):
+            self._metrics.refused("step-report")
+            tx.add_event("report-refused", "not-ours", run=report.run, node=report.node)
+            return "orchestrator.refused"
+        tx.add_step_timings(run.id, report.seq, report.undo, report.timings_ms)
+        if report.began is not None:
+            tx.reports.step_began(run.id, report.seq, report.undo, report.began)
+        if report.evidence != NO_EVIDENCE:
+            tx.add_step_evidence(run.id, report.seq, report.undo, report.evidence)
+        place = _place(run, report)
+        if report.outcome is Outcome.DONE:
+            self._feed(tx, run, StepDone(report.seq, report.undo, report.attempt))
+            return place
+        log.warning("run %s step %d on %s: %s", run.id, report.seq, report.node, report.detail)
+        tx.add_event(
+            "step-failed",
+            report.code,
+            run=run.id,
+            router=run.router,
+            node=report.node,
+            detail=report.detail,
+        )
+        failed = StepFailed(report.seq, report.undo, report.attempt, report.code, report.detail)
+        self._feed(tx, run, failed)
+        return place
 
     def _check_in(self, message: CheckIn) -> None:
         with self._store.transaction() as tx:
@@ -198,6 +206,8 @@ class Engine:
                 self._feed(tx, run, unfit)
                 return
             self._believe(tx, run, message)
+            failpoints.reach("orchestrator.check-in.received")
+        failpoints.reach("orchestrator.check-in.accepted")
 
     def _believe(self, tx: Tx, run: Run, message: CheckIn) -> None:
         log.info("run %s: %s checked in from %s", run.id, message.instance, message.node)
@@ -284,6 +294,7 @@ class Engine:
             valid_s=batch.valid_s,
         )
         tx.enqueue(batch.node, codec.encode(command), batch.expires)
+        failpoints.reach(f"{command_place(command)}.journaled")
 
     def _finish(self, tx: Tx, run: Run) -> None:
         state = tx.router_state(run.router) or RouterState(run.router)
@@ -318,6 +329,17 @@ def _outlined(run: Run) -> Run:
 def _is_from_its_node(run: Run, report: StepReport) -> bool:
     records = run.undo if report.undo else run.steps
     return any(r.seq == report.seq and node_of(r.step) == report.node for r in records)
+
+
+def _place(run: Run, report: StepReport) -> str:
+    records = run.undo if report.undo else run.steps
+    step = next(record.step for record in records if record.seq == report.seq)
+    return f"orchestrator.{'undo-' if report.undo else ''}{step.kind}"
+
+
+def command_place(command: Command) -> str:
+    """The name of the place of a command for failpoints: that of its first step."""
+    return f"orchestrator.{'undo-' if command.undo else ''}{command.steps[0].kind}"
 
 
 def _hash(token: str) -> str:

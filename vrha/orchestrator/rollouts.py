@@ -259,7 +259,7 @@ def _take_up(tx: Tx, rollout: Rollout, name: str, start: Start) -> Member:
         return replace(member, status=MemberStatus.SKIPPED, reason="not-there")
     try:
         run = reconcile.restart(tx, desired, router, _wanted(rollout.request, rollout.preferred))
-    except RefusedError as error:
+    except (NotFoundError, RefusedError) as error:
         log.warning("rollout %s: %s: %s", rollout.id, name, error.message)
         refused = replace(
             member, status=MemberStatus.REFUSED, reason=error.code, detail=error.message
@@ -332,7 +332,7 @@ def plan_one(
     try:
         wanted = _wanted(request, preferred, dry_run=True, planned=planned)
         run = reconcile.restart(tx, desired, router, wanted)
-    except RefusedError as error:
+    except (NotFoundError, RefusedError) as error:
         return PlannedMember(name, None, error.code, error.message)
     # Of 500 plans only the places are kept, not what would be built there.
     bare = tuple(replace(record, step=outline(record.step)) for record in run.steps)

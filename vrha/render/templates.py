@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from vrha.errors import InputError, PreconditionError
 
@@ -24,6 +25,21 @@ def render(template: str, **values: object) -> str:
     place, PreconditionError (`templates-missing`) when the templates are not installed.
     """
     return _environment().get_template(template).render(**values)
+
+
+def render_html(template: str, **values: object) -> str:
+    """As `render`, but an HTML page: all values are escaped, and nothing in them is refused.
+
+    What happened must be told whatever the names and messages in it are.
+    """
+    return _html_environment().get_template(template).render(**values)
+
+
+def printable(value: Any) -> Any:
+    """`value` as it is, unless it is text with characters that cannot be seen; they are named."""
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in value)
+    return value
 
 
 def guard(value: Any) -> Any:
@@ -78,8 +94,21 @@ def template_folder() -> Path:
 
 
 @cache
+def _html_environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(template_folder()),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=printable,
+    )
+
+
+@cache
 def _environment() -> Environment:
-    environment = Environment(  # noqa: S701 - no HTML anywhere; `guard` is what protects here
+    environment = Environment(  # noqa: S701 - no HTML here; `guard` is what protects
         loader=FileSystemLoader(template_folder()),
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -11,7 +11,8 @@ import pytest
 from tests.unit.fake_service import FakeService
 from tests.unit.serving import serving
 from vrha import codec, errors
-from vrha.api.app import MAX_BODY, create_app
+from vrha.api.app import MAX_BODY, MAX_MEASUREMENT, create_app
+from vrha.model.evidence import Measured, Measurement
 from vrha.model.spec import Desired, Network, Router, Subnet
 from vrha.model.views import NetworkView, RunView
 
@@ -175,6 +176,36 @@ def test_a_body_at_the_limit_is_read(api: httpx.Client, service: FakeService) ->
     assert api.put("/v1/desired", content=body.ljust(MAX_BODY)).status_code == 200
 
 
+MEASUREMENT = Measurement((Measured("egress_icmp", 1e9, 1.0, 10, 2, gaps_ms=((1.0, 2.0),)),))
+
+
+def test_a_measurement_is_kept_with_its_run(api: httpx.Client, service: FakeService) -> None:
+    api.post("/v1/networks/web-net/restart", json={})
+    answer = api.post("/v1/runs/r1/measurement", content=codec.encode(MEASUREMENT))
+    assert answer.status_code == 200
+    assert codec.decode(RunView, api.get("/v1/runs/r1").content).measurement == MEASUREMENT
+
+
+@pytest.mark.parametrize(
+    ("run", "body", "status", "code"),
+    [
+        ("r1", codec.encode(MEASUREMENT).ljust(MAX_MEASUREMENT), 200, None),
+        ("r1", codec.encode(MEASUREMENT).ljust(MAX_MEASUREMENT + 1), 413, "too-large"),
+        ("r1", codec.encode(MEASUREMENT).replace(b"2.0", b"NaN"), 400, "malformed"),
+        ("r1", codec.encode(MEASUREMENT).replace(b"2.0", b"1e999"), 400, "malformed"),
+        ("r1", b'{"streams": [], "more": 1}', 400, "malformed"),
+        ("none", codec.encode(MEASUREMENT), 404, "no-such-run"),
+    ],
+)
+def test_what_is_no_measurement_of_a_run_is_refused(
+    api: httpx.Client, service: FakeService, run: str, body: bytes, status: int, code: str | None
+) -> None:
+    api.post("/v1/networks/web-net/restart", json={})
+    answer = api.post(f"/v1/runs/{run}/measurement", content=body)
+    assert (answer.status_code, answer.json().get("code")) == (status, code)
+    assert (service.open["r1"].measurement is not None) == (status == 200)
+
+
 @pytest.mark.parametrize(("path", "status"), [("/v1/nothing", 404), ("/v1/runs", 405)])
 def test_unknown_routes_answer_in_the_same_form(api: httpx.Client, path: str, status: int) -> None:
     answer = api.delete(path)
@@ -195,7 +226,7 @@ def test_the_description_is_complete() -> None:
         "$ref": "#/components/schemas/Desired-Input"
     }
     assert "required" not in schemas["Desired-Input"]
-    assert set(schemas["RunView"]["required"]) == set(RunView.__slots__)
+    assert set(schemas["RunView"]["required"]) == set(RunView.__slots__) - {"measurement"}
 
 
 def _references(value: object) -> set[str]:

@@ -154,11 +154,12 @@ def test_nothing_that_touches_the_old_one_precedes_the_flip(run: Run) -> None:
 # --- deadlines and validity -----------------------------------------------------------------
 
 
-def test_a_sync_has_a_minute_and_every_other_step_ten_seconds() -> None:
+def test_a_sync_has_a_minute_a_flip_twenty_seconds_and_every_other_step_ten() -> None:
     limits = Limits()
+    special = {Sync: 60, Flip: 20}
     for run in (on_one_node(), to_another()):
         for record in run.steps:
-            assert limits.of(record.step) == (60 if isinstance(record.step, Sync) else 10)
+            assert limits.of(record.step) == special.get(type(record.step), 10)
 
 
 @pytest.mark.parametrize("run", [on_one_node(), to_another()])
@@ -169,7 +170,7 @@ def test_what_can_be_taken_back_expires_with_its_deadline(run: Run) -> None:
         driver.succeed()
     valid = {d.records[0].step.kind: (d.valid_s, d.expires) for d in driver.dispatched[1:]}
     assert valid["sync"] == (60.0, 1060.0)
-    assert valid["flip"] == (10.0, 1010.0)
+    assert valid["flip"] == (20.0, 1020.0)
     assert valid["destroy"] == (None, None)
 
 

@@ -91,6 +91,15 @@ def test_too_many_lost_stops() -> None:
     assert "6 probes lost, 5 allowed" in stopped.detail
 
 
+def test_a_new_round_counts_from_nothing() -> None:
+    some = [*members("done", "rolled_back", lost=9), Member("r02")]
+    stopped = next_actions(a_rollout(stop_on_lost=5), some, NOBODY)
+    assert stopped.status is RolloutStatus.STOPPED
+    taken_up = resumed(replace(a_rollout(stop_on_lost=5), status=RolloutStatus.STOPPED))
+    decision = next_actions(taken_up, [again(member) for member in some], NOBODY)
+    assert (decision.status, decision.start) == (RolloutStatus.RUNNING, ("r01",))
+
+
 def test_a_stop_waits_for_what_has_begun() -> None:
     stopping = replace(a_rollout(), status=RolloutStatus.STOPPING, reason="asked")
     waits = next_actions(stopping, members("done", "running", "pending"), NOBODY)

@@ -32,6 +32,7 @@ from vrha.model.rollouts import (
 )
 from vrha.model.runs import RestartOptions, RunKind, RunStatus, Strategy
 from vrha.model.spec import Desired, Network, Node, Router, Subnet
+from vrha.orchestrator import reconcile
 from vrha.orchestrator.app import is_over
 
 COUNT = 20
@@ -183,6 +184,12 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
     fleet = Fleet(tmp_path_factory.mktemp("fleet"))
     fleet.store.close()
     return fleet
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine under load must not make nodes look silent; tests say which are."""
+    monkeypatch.setattr(reconcile, "SILENT_AFTER_S", 600.0)
 
 
 @pytest.fixture
@@ -521,6 +528,16 @@ def test_what_left_by_itself_is_skipped(fleet: Fleet) -> None:
         MemberStatus.SKIPPED,
         "not-there",
     )
+
+
+def test_what_is_about_to_arrive_leaves_as_well(fleet: Fleet) -> None:
+    comes = next(name for name, node in fleet.homes().items() if node == "n2")
+    fleet.service.move_router(comes, RestartOptions(node="n1"))
+    rollout = fleet.service.start_rollout(DRAIN)
+    assert comes in {m.router for m in rollout.members}
+    fleet.settle()
+    assert fleet.service.rollout(rollout.id).status is RolloutStatus.DONE
+    assert fleet.nodes["n1"].instances == {}
 
 
 def test_an_empty_node_is_drained_at_once(fleet: Fleet) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import create_engine, text
 
 from vrha.model.rollouts import (
     Member,
@@ -120,19 +119,3 @@ def test_only_so_many_are_kept(store: Store) -> None:
         assert found[-1] == "open"
         assert found[0] == f"x{kept + 4}"
         assert tx.rollouts.members("x0") == ()
-
-
-def test_a_store_of_the_first_layout_gets_the_tables(tmp_path: Path) -> None:
-    path = tmp_path / "store.db"
-    Store.open(f"sqlite:///{path}").close()
-    db = create_engine(f"sqlite:///{path}")
-    with db.begin() as connection:
-        for table in ("rollouts", "rollout_members", "cordons", "evidence"):
-            connection.execute(text(f"DROP TABLE {table}"))
-        connection.execute(text("UPDATE vrha_schema SET version = 1"))
-    db.dispose()
-    store = Store.open(f"sqlite:///{path}")
-    with store.transaction() as tx:
-        tx.rollouts.add(a_rollout(), [Member("a")])
-        assert tx.rollouts.tally("x1").counts == {MemberStatus.PENDING: 1}
-    store.close()

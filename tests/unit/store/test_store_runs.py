@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sqlalchemy import event
 
 from vrha.errors import NotFoundError, RefusedError
+from vrha.model.evidence import Connections, Measured, Measurement
 from vrha.model.runs import Run, RunKind, RunStatus, StepRecord, StepStatus, Strategy
 from vrha.model.spec import InstanceRef, InstanceSpec, Router
 from vrha.model.steps import AwaitCheckIn, Build, Destroy, Step
@@ -204,10 +205,29 @@ def test_old_runs_are_forgotten_open_ones_never(
             run = a_run(f"run-{i}")
             tx.add_run(run)
             tx.add_step_timings(run.id, 0, False, (("build", 1.0),))
+            tx.reports.step_began(run.id, 0, False, 1e9)
+            tx.reports.put_measurement(run.id, Measurement())
             tx.save_run(replace(run, status=RunStatus.DONE))
         assert [run.id for run, _ in tx.runs(10)] == ["run-3", "run-2", "open"]
-        assert tx.step_timings("run-0") == {}
+        assert tx.step_timings("run-0") == tx.reports.begins("run-0") == {}
+        assert tx.reports.measurement("run-0") is None
+        assert tx.reports.measurement("run-3") == Measurement()
         assert tx.step_timings("run-3") == {(0, False): (("build", 1.0),)}
+
+
+def test_when_a_step_began_and_what_was_measured_last_count(store: Store) -> None:
+    first = Measured("egress_icmp", 1.5, 1.0, 10, 2, gaps_ms=((0.5, 2.0),))
+    last = Measurement((replace(first, lost=3),), (Connections("t", 2, 1, None),), 4)
+    with store.transaction() as tx:
+        tx.reports.step_began("run-1", 3, False, 1_767_225_600.125)
+        tx.reports.step_began("run-1", 3, True, 7.5)
+        tx.reports.step_began("run-1", 3, False, 1_767_225_601.25)
+        tx.reports.put_measurement("run-1", Measurement((first,)))
+        tx.reports.put_measurement("run-1", last)
+    with store.transaction() as tx:
+        assert tx.reports.begins("run-1") == {(3, False): 1_767_225_601.25, (3, True): 7.5}
+        assert tx.reports.measurement("run-1") == last
+        assert tx.reports.measurement("run-2") is None
 
 
 def test_timings_of_a_later_attempt_replace_the_earlier(store: Store) -> None:

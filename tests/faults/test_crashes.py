@@ -1,0 +1,62 @@
+"""kill -9 of agent, orchestrator or broker at every boundary of a handover, and inside its flip.
+
+Whoever dies when: the run ends, nothing is left behind, no connection breaks, no packet is lost.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from tests.faults.cases import Case
+from tests.faults.conftest import Stages
+from tests.faults.inventory import assert_same, inventory
+from tests.faults.stage import Outcome
+from vrha.model.runs import RunStatus
+
+log = logging.getLogger(__name__)
+pytestmark = [pytest.mark.root, pytest.mark.system]
+
+
+def test_a_death_ends_in_done_or_rolled_back(stages: Stages, case: Case) -> None:
+    stage = stages.fit()
+    before = inventory(stage.zone)
+    try:
+        outcome = stage.play(case)
+        log.info("%s", summary(case, outcome))
+        assert_ended(case, outcome)
+        assert_same(before, stage.zone)
+        assert_not_felt(outcome)
+    except BaseException:
+        log.error("%s", stage.last_words())
+        stages.spoiled()
+        raise
+
+
+def assert_ended(case: Case, outcome: Outcome) -> None:
+    if outcome.run is None:
+        assert case.place == "orchestrator.build.journaled"
+        return
+    assert outcome.run.status.terminal
+    assert outcome.run.leftovers == ()
+    if case.undo:
+        assert outcome.run.status is RunStatus.ROLLED_BACK
+
+
+def assert_not_felt(outcome: Outcome) -> None:
+    probes = outcome.probes
+    lost = {s.stream.name: s.loss.lost for s in probes.streams if s.loss.lost}
+    assert lost == {}
+    assert not probes.unrestored
+    dead = {c.stream.name: c.errors for c in probes.connections if c.alive < c.total}
+    assert dead == {}
+
+
+def summary(case: Case, outcome: Outcome) -> str:
+    """One line for people."""
+    run = outcome.run
+    ended = f"{run.status} {run.reason}: {run.detail[:100]}" if run else "never began"
+    lost = {s.stream.name: (s.loss.lost, s.loss.sent) for s in outcome.probes.streams}
+    tcp = {c.stream.name: f"{c.alive}/{c.total}" for c in outcome.probes.connections}
+    return f"CASE {case.name} | {outcome.seconds:.1f}s | {ended} | lost {lost} | tcp {tcp}"
