@@ -40,6 +40,8 @@ CAUGHT_UP_S, CATCH_UP_S = 0.02, 5.0
 """All changes have arrived when a flush takes no longer; the limit for that."""
 TURN_MS = (0, 1)
 """The first announcements; after the last of them neighbours send to the new one."""
+LAST_S = 0.03
+"""How long the last neighbours may take to turn to the new one while its packets are held."""
 HOLD_S = 0.05
 """Longest hold: should this agent die in it, or be slower than packets should wait."""
 ANNOUNCE_MS = (5, 20, 100)
@@ -227,7 +229,7 @@ class Moves:
                 ports = stack.enter_context(self._at.announcer(spec))
                 held = stack.enter_context(self._held(spec))
                 stack.enter_context(urgent())
-                taking.stream.ask(Say.FLUSH, Say.FLUSHED, ANSWER_S)
+                taking.stream.flush(ANSWER_S)
             with watch.phase("flip"):
                 taking.stream.ask(Say.SILENCE, Say.SILENT, ANSWER_S)
                 failpoints.reach("flip.inside")
@@ -235,8 +237,7 @@ class Moves:
                 self._at.switch.change(unmute=ours, serve=ours)
                 announce.send_bursts(ports, TURN_MS, lambda: None)
             with watch.phase("held"):
-                # What the old one learned from the neighbours' last frames to it.
-                taking.stream.ask(Say.FLUSH, Say.FLUSHED, ANSWER_S)
+                _await_last(taking.stream)
                 held.release()
         with watch.phase("announce"):
             self._kernel.announce(step.new, ANNOUNCE_MS)
@@ -406,7 +407,7 @@ def _catch_up(stream: Stream) -> None:
     """
     begin = now = time.monotonic()
     while now - begin < CATCH_UP_S:
-        stream.ask(Say.FLUSH, Say.FLUSHED, CATCH_UP_S)
+        stream.flush(CATCH_UP_S)
         asked, now = now, time.monotonic()
         if now - asked < CAUGHT_UP_S:
             return
@@ -415,6 +416,16 @@ def _catch_up(stream: Stream) -> None:
         "connections change faster than they can be carried over",
         "Try again when there is less load on the nodes.",
     )
+
+
+def _await_last(stream: Stream) -> None:
+    """What the old one learns from the neighbours' last frames to it; raises as `Stream.ask`.
+
+    A moment after the announcements nobody sends to it any more.
+    """
+    until = time.monotonic() + LAST_S
+    while stream.flush(ANSWER_S) and time.monotonic() < until:
+        time.sleep(0.001)
 
 
 def _expect(stream: Stream, wanted: Say) -> bytes:

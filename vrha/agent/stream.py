@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from vrha.agent.wire import Say, changes_of, frames
 from vrha.errors import DeadlineError, StepError, UnreachableError, VrhaError
 from vrha.linux.conntrack import Source, Target
+from vrha.linux.ctwire import Kind
 from vrha.linux.urgency import urgent
 from vrha.peer import PeerLink
 
@@ -45,6 +46,7 @@ class Stream:
         self._answers = answers
         self._said: queue.SimpleQueue[tuple[int, bytes]] = queue.SimpleQueue()
         self._to_send: queue.SimpleQueue[tuple[int, bytes] | None] = queue.SimpleQueue()
+        self._told = 0
         self._ended = False
         self._lock = threading.Lock()
 
@@ -93,6 +95,16 @@ class Stream:
                 "peer-failed", f"the other agent: {body[:500].decode(errors='replace')}"
             )
         return body
+
+    def flush(self, timeout_s: float) -> int:
+        """Have all that has happened on the other side until now here; how many connections
+        have seen packets there since the last time. Raises as `ask`.
+        """
+        said = self.ask(Say.FLUSH, Say.FLUSHED, timeout_s)
+        try:
+            return int(said)
+        except ValueError as error:
+            raise StepError("peer-failed", "the other agent answers no number") from error
 
     def close(self) -> None:
         """End the stream, soon; both instances keep what they have."""
@@ -149,7 +161,9 @@ class Stream:
                 self._hear(*frame)
 
     def _tell(self) -> None:
-        for body in frames(self.source.pending()):
+        changes = self.source.pending()
+        self._told += sum(1 for change in changes if change.kind is not Kind.REMOVED)
+        for body in frames(changes):
             self._to_send.put((Say.CHANGES, body))
         if self.source.overrun:
             for frame in self._everything():
@@ -166,7 +180,8 @@ class Stream:
             self.target.apply(changes_of(body))
         elif kind == Say.FLUSH:
             self._tell()
-            self._to_send.put((Say.FLUSHED, b""))
+            self._to_send.put((Say.FLUSHED, str(self._told).encode()))
+            self._told = 0
         elif kind in self._answers:
             try:
                 said, words = self._answers[Say(kind)]()
