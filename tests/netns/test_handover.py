@@ -150,6 +150,31 @@ def test_the_next_life_of_the_agent_carries_connections_anew(
     assert [stream.unavailable for stream in seen.measured] == ["", ""]
 
 
+def test_a_flip_that_was_cut_in_the_middle_is_finished_by_the_next_life(
+    served: Street, state_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In between the silenced old one forwards everything, and learns of connections alone."""
+    old, new = served.old, served.twin()
+    (tmp_path / "flip.inside").write_text("error")
+    monkeypatch.setenv(failpoints.VARIABLE, str(tmp_path))
+    served.kernel.handovers.sync(old.ref, new.ref)
+    with pytest.raises(StepError, match="failpoint"):
+        served.kernel.handovers.flip(old.ref, new.ref, False)
+    served.kernel.handovers.close()
+    assert served.activities() == {1: Activity.RELAY, 2: Activity.ACTIVE}
+    with connected(served.other, served.outside) as connection, probing() as results:
+        agent = NodeKernel(state_dir)
+        try:
+            agent.handovers.flip(old.ref, new.ref, True)
+            agent.handovers.verify(old.ref, new.ref, max_lost=0)
+            agent.destroy(old.ref)
+        finally:
+            agent.close()
+        assert connection.carries()
+    served.assert_only(new)
+    assert_nothing_lost(results[0])
+
+
 def verdict(served: Street, new: InstanceSpec, max_lost: int | None = None) -> str:
     """The code by which the step fails; empty when it does not."""
     try:

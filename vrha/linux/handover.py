@@ -126,19 +126,18 @@ class Handovers:
         watch = Stopwatch()
         spec = self._at.spec(new)
         leaving = self._at.active_ports(old)
+        # Ports that are heard already must not be held any more.
+        hold = hold and bool(leaving) and not self._at.relay_ports(old)
         if not leaving and not self._at.active_ports(new):
             raise StepError("not-active", f"neither {old} nor {new} serves")
-        if leaving and not self._at.relay_ports(old):
+        if leaving:
             self._prepare(old, new, watch)
         moves = self._moves(spec)
         session = self._session(old, new)
-        if leaving:
-            with watch.phase("catch-up"):
-                _catch_up(session, new)
         with ExitStack() as stack:
             with watch.phase("prepare"):
                 ports = stack.enter_context(self._at.announcer(spec))
-                held = stack.enter_context(self._held(spec)) if hold and leaving else None
+                held = stack.enter_context(self._held(spec)) if hold else None
                 stack.enter_context(_no_interruption())
             with watch.phase("drain"):
                 if session is not None and session.canary is not None and leaving:
@@ -224,25 +223,31 @@ class Handovers:
         """Bring what must not wait for the flip: what another life of the agent had followed, and
         the leases granted meanwhile.
 
-        What fails here fails the step while `old` serves unharmed. On the way back, to a relay,
-        it does not: `old` is the sick one.
+        What fails here fails the step while `old` serves unharmed. One of them is a relay already
+        on the way back, when `old` is the sick one, and when another life of the agent has begun
+        to flip: then nothing is better than to go on.
         """
-        is_way_back = bool(self._at.relay_ports(new))
+        is_again = bool(self._at.relay_ports(old))
+        has_begun = is_again or bool(self._at.relay_ports(new))
         try:
-            if not is_way_back:
+            if not has_begun:
                 self._refuse_deaf(new)
             if self._session(old, new) is None:
                 with watch.phase("resync"):
-                    if is_way_back:
-                        self._follow_back(old, new)
+                    if has_begun:
+                        self._follow(old, new)
                     else:
                         self.sync(old, new)
-            with watch.phase("leases"):
-                self._bring_leases(old, new)
+            # A relay has granted none, and what it knows is older.
+            if not is_again:
+                with watch.phase("leases"):
+                    self._bring_leases(old, new)
+            with watch.phase("catch-up"):
+                _catch_up(self._session(old, new))
         except (VrhaError, OSError):
-            if not is_way_back:
+            if not has_begun:
                 raise
-            log.exception("not all of %s could be brought back into %s", old, new)
+            log.exception("not all of %s could be brought into %s", old, new)
 
     def _refuse_deaf(self, ref: InstanceRef) -> None:
         _, bad = port_states(self._at.site.route, self._at.spec(ref))
@@ -251,16 +256,16 @@ class Handovers:
                 "port-not-forwarding", f"ports {', '.join(bad)} of {ref} forward no longer"
             )
 
-    def _follow_back(self, old: InstanceRef, new: InstanceRef) -> None:
-        """Only the connections, at once, from the sick one to the one that was there before."""
+    def _follow(self, old: InstanceRef, new: InstanceRef) -> None:
+        """Only the connections, at once."""
         with self._at.opened(old) as source, self._at.opened(new) as target:
             following = Following(source, target, self._at.site.home)
         try:
-            following.copy()
+            carried = following.copy()
         except BaseException:
             following.close()
             raise
-        self._sessions.append(_Session(new, old, following, None))
+        self._sessions.append(_Session(old, new, following, None, (), [carried]))
 
     def _bring_leases(self, old: InstanceRef, new: InstanceRef) -> None:
         """Again while more are granted: bringing them takes a moment."""
@@ -333,9 +338,9 @@ def _ends_silent(stream: Measured) -> bool:
     return length > 10 * stream.interval_ms and start + length >= end - 2 * stream.interval_ms
 
 
-def _catch_up(session: _Session | None, new: InstanceRef) -> None:
-    """Raises StepError `cannot-follow`, but not on the way back: that is better than staying."""
-    if session is None or session.following.catch_up(CATCH_UP_S) or session.new != new:
+def _catch_up(session: _Session | None) -> None:
+    """Raises StepError `cannot-follow`."""
+    if session is None or session.following.catch_up(CATCH_UP_S):
         return
     raise StepError(
         "cannot-follow",
