@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from vrha import codec, failpoints
 from vrha.agent.stream import Stream
 from vrha.agent.wire import Neighbourhood, Say
-from vrha.errors import RefusedError, StepError, VrhaError
+from vrha.errors import RefusedError, StepError, UnreachableError, VrhaError
 from vrha.linux import announce, neighbours, overlap, sysctls
 from vrha.linux.build import Stopwatch, Timings, host_ports
 from vrha.linux.handover import judge_answers
@@ -198,11 +198,16 @@ class Moves:
         return codec.decode(Neighbourhood, body)
 
     def flip(self, step: Flip) -> tuple[Timings, Evidence]:
-        """Silence the old one, then let ours speak.
+        """Silence the old one, then let ours speak; a flip that has happened stays so.
 
         Raises StepError `not-synced`, `peer-failed`, and as `sync`.
         """
         watch = Stopwatch()
+        spec = self._at.spec(step.new)
+        if self._speaks(spec):
+            with watch.phase("announce"):
+                self._kernel.announce(step.new)
+            return watch.timings, Evidence()
         taking = self._taking_of(step.new)
         with watch.phase("leases"):
             leases = taking.stream.ask(Say.LEASES, Say.LEASES_ARE, ANSWER_S)
@@ -211,7 +216,6 @@ class Moves:
                 taking.carried.append(Carried("leases", count, count))
         with watch.phase("drain"):
             _catch_up(taking.stream)
-        spec = self._at.spec(step.new)
         with self._at.announcer(spec) as ports, self._held(spec) as held, urgent():
             taking.stream.ask(Say.FLUSH, Say.FLUSHED, ANSWER_S)
             with watch.phase("flip"):
@@ -221,12 +225,15 @@ class Moves:
                 self._at.switch.change(unmute=ours, serve=ours)
                 announce.send_bursts(ports, TURN_MS, lambda: None)
             with watch.phase("held"):
-                # What the old one learned from the neighbours' last frames to it.
-                taking.stream.ask(Say.FLUSH, Say.FLUSHED, ANSWER_S)
+                _last_words(taking.stream)
                 held.release()
         with watch.phase("announce"):
             self._kernel.announce(step.new, ANNOUNCE_MS)
         return watch.timings, Evidence()
+
+    def _speaks(self, spec: InstanceSpec) -> bool:
+        active = set(self._at.active_ports(spec.ref)) - set(self._at.relay_ports(spec.ref))
+        return active >= set(host_ports(spec))
 
     @contextlib.contextmanager
     def _held(self, spec: InstanceSpec) -> Iterator[Hold]:
@@ -245,16 +252,26 @@ class Moves:
     def verify(self, step: Verify) -> tuple[Timings, Evidence]:
         """The neighbours answer ours, and nobody sends to the old one any more.
 
-        Raises StepError `neighbours-silent`, `relay-busy`, and as `flip`.
+        When the other agent has died since the flip, ours serves all the same, and announces
+        itself once more in place of the second. Raises StepError `neighbours-silent`,
+        `relay-busy`, `not-synced`.
         """
         watch = Stopwatch()
-        taking = self._taking_of(step.new)
+        taking = self._taking.get(step.new)
+        if taking is None:
+            raise StepError("not-synced", f"nothing has come into {step.new} from another node")
         spec = self._at.spec(step.new)
         with watch.phase("neighbours"), self._at.opened(step.new) as inner:
             answers = neighbour_check(spec, inner, self._at.site.home, self._at.closer)
         judge_answers(spec, taking.place.heard, answers)
         with watch.phase("quiet"):
-            self._await_quiet(step.old, taking.stream)
+            try:
+                self._await_quiet(step.old, taking.stream)
+            except VrhaError as error:
+                if not (taking.stream.ended or isinstance(error, UnreachableError)):
+                    raise
+                log.warning("%s is not seen to be quiet: %s", step.old, error)
+                self._kernel.announce(step.new)
         self.join(step.new)
         return watch.timings, Evidence((*taking.carried, taking.stream.target.carried()))
 
@@ -349,6 +366,17 @@ def _catch_up(stream: Stream) -> None:
         stream.ask(Say.FLUSH, Say.FLUSHED, COPY_S)
         if time.monotonic() - begin < CAUGHT_UP_S:
             return
+
+
+def _last_words(stream: Stream) -> None:
+    """What the old one learned from the neighbours' last frames to it.
+
+    There is no way back for the want of them: ours speaks already, and new connections are its own.
+    """
+    try:
+        stream.ask(Say.FLUSH, Say.FLUSHED, ANSWER_S)
+    except VrhaError as error:
+        log.warning("the last connections of the old instance are not known: %s", error)
 
 
 def _expect(stream: Stream, wanted: Say) -> bytes:

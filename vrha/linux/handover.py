@@ -18,11 +18,11 @@ from dataclasses import dataclass, field
 
 from vrha import failpoints
 from vrha.errors import StepError, VrhaError
-from vrha.linux import announce, neighbours, sysctls
+from vrha.linux import announce, build, neighbours, overlap, sysctls
 from vrha.linux.addresses import mac_bytes
 from vrha.linux.build import Stopwatch, Timings, host_ports
-from vrha.linux.canary import Canary
-from vrha.linux.fdb import set_fdb
+from vrha.linux.canary import Canary, remove_leftovers
+from vrha.linux.fdb import fdb_port, set_fdb
 from vrha.linux.following import Following
 from vrha.linux.hold import Hold
 from vrha.linux.instances import Instances
@@ -70,6 +70,24 @@ class Handovers:
         """Stop following; what serves goes on serving."""
         while self._sessions:
             self._sessions.pop().close()
+
+    def tidy(self) -> None:
+        """Remove what an agent that was killed has left of its handovers: none of them goes on.
+
+        Never raises; call it before the first step.
+        """
+        for ref in self._at.refs():
+            try:
+                self._tidy(ref)
+            except (VrhaError, OSError) as error:
+                log.warning("of a handover of %s something may be left: %s", ref, error)
+
+    def _tidy(self, ref: InstanceRef) -> None:
+        with self._at.inside(ref):
+            overlap.join(self._at.site.rule_tools.nft)
+            is_marked = any(n.state & neighbours.PERMANENT for n in neighbours.entries())
+        if is_marked:
+            remove_leftovers(self._at.spec(ref), [ref], self._at.site.route, self._at.site.home)
 
     def end(self, ref: InstanceRef) -> None:
         """`ref` is about to go: stop following it."""
@@ -121,7 +139,10 @@ class Handovers:
         leaving = self._at.active_ports(old)
         if not leaving and not self._at.active_ports(new):
             raise StepError("not-active", f"neither {old} nor {new} serves")
-        if leaving and not self._at.relay_ports(old):
+        # Also when the one that did half of it was killed: until the MACs have moved, all that
+        # is begun is known to the old one alone.
+        turns = bool(leaving) and not self._has_turned(spec)
+        if turns:
             with watch.phase("leases"):
                 self._bring_leases(old, new)
             with watch.phase("resync"):
@@ -129,7 +150,7 @@ class Handovers:
         moves = self._moves(spec)
         session = self._session(old, new)
         with self._at.announcer(spec) as ports, _no_interruption(), ExitStack() as stack:
-            held = stack.enter_context(self._held(spec)) if hold and leaving else None
+            held = stack.enter_context(self._held(spec)) if hold and turns else None
             with watch.phase("drain"):
                 if session is not None and session.canary is not None and leaving:
                     session.canary.distrust_lossy()
@@ -182,6 +203,16 @@ class Handovers:
     def _moves(self, spec: InstanceSpec) -> list[Message]:
         index = self._at.port_indices(spec)
         return [set_fdb(index[port.name], mac_bytes(port)) for port in spec.ports]
+
+    def _has_turned(self, spec: InstanceSpec) -> bool:
+        """Whether the bridges bring all frames to the ports of `spec` already."""
+        on = build.bridges(self._at.site.route, spec)
+        index = self._at.port_indices(spec)
+        return all(
+            fdb_port(self._at.site.route, on[port.bridge].index, mac_bytes(port))
+            == index[port.name]
+            for port in spec.ports
+        )
 
     def _turn(
         self,

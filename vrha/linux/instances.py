@@ -13,7 +13,7 @@ from vrha.linux import announce, build, dnsmasq, mute, netns, rtnetlink
 from vrha.linux.announce import Announcer
 from vrha.linux.closing import SlowCloser
 from vrha.linux.files import SPEC, InstanceFolders
-from vrha.linux.names import host_port, host_port_prefix, namespace_name
+from vrha.linux.names import host_port, host_port_prefix, namespace_name, ref_of_namespace
 from vrha.model.spec import InstanceRef, InstanceSpec
 
 
@@ -25,6 +25,11 @@ class Instances:
     folders: InstanceFolders
     switch: mute.Switch
     closer: SlowCloser
+
+    def refs(self) -> list[InstanceRef]:
+        """All instances that have a namespace."""
+        found = (ref_of_namespace(name) for name in netns.names())
+        return sorted(ref for ref in found if ref is not None)
 
     def spec(self, ref: InstanceRef) -> InstanceSpec:
         """What the instance was built from. Raises StepError `no-instance`."""
