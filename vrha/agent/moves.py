@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from vrha import codec, failpoints
 from vrha.agent.stream import Answer, Stream
 from vrha.agent.wire import Neighbourhood, Say, count_of
-from vrha.errors import RefusedError, StepError, VrhaError
+from vrha.errors import RefusedError, StepError, UnreachableError, VrhaError
 from vrha.linux import announce, neighbours, overlap, sysctls
 from vrha.linux.build import Stopwatch, Timings, host_ports
 from vrha.linux.handover import LEASE_ROUNDS, judge_answers
@@ -213,17 +213,21 @@ class Moves:
         return codec.decode(Neighbourhood, body)
 
     def flip(self, step: Flip) -> tuple[Timings, Evidence]:
-        """Silence the old one, then let ours speak.
+        """Silence the old one, then let ours speak; a flip that has happened stays so.
 
         Raises StepError `not-synced`, `cannot-follow`, `peer-failed`, and as `sync`.
         """
         watch = Stopwatch()
+        spec = self._at.spec(step.new)
+        if self._speaks(spec):
+            with watch.phase("announce"):
+                self._kernel.announce(step.new)
+            return watch.timings, Evidence()
         taking = self._taking_of(step.new)
         with watch.phase("leases"):
             self._bring_leases(step.new, taking)
         with watch.phase("drain"):
             _catch_up(taking.stream)
-        spec = self._at.spec(step.new)
         with contextlib.ExitStack() as stack:
             with watch.phase("prepare"):
                 ports = stack.enter_context(self._at.announcer(spec))
@@ -255,6 +259,10 @@ class Moves:
         if brought is not None:
             taking.carried.append(Carried("leases", brought, brought))
 
+    def _speaks(self, spec: InstanceSpec) -> bool:
+        active = set(self._at.active_ports(spec.ref)) - set(self._at.relay_ports(spec.ref))
+        return active >= set(host_ports(spec))
+
     @contextlib.contextmanager
     def _held(self, spec: InstanceSpec) -> Iterator[Hold]:
         """Packets to the new one wait until it knows what the old one knew: then neither NAT
@@ -272,16 +280,26 @@ class Moves:
     def verify(self, step: Verify) -> tuple[Timings, Evidence]:
         """The neighbours answer ours, and nobody sends to the old one any more.
 
-        Raises StepError `neighbours-silent`, `relay-busy`, and as `flip`.
+        When the other agent has died since the flip, ours serves all the same, and announces
+        itself once more in place of the second. Raises StepError `neighbours-silent`,
+        `relay-busy`, `not-synced`.
         """
         watch = Stopwatch()
-        taking = self._taking_of(step.new)
+        taking = self._taking.get(step.new)
+        if taking is None:
+            raise StepError("not-synced", f"nothing has come into {step.new} from another node")
         spec = self._at.spec(step.new)
         with watch.phase("neighbours"), self._at.opened(step.new) as inner:
             answers = neighbour_check(spec, inner, self._at.site.home, self._at.closer)
         judge_answers(spec, taking.place.heard, answers)
         with watch.phase("quiet"):
-            self._await_quiet(step.old, taking.stream)
+            try:
+                self._await_quiet(step.old, taking.stream)
+            except VrhaError as error:
+                if not (taking.stream.ended or isinstance(error, UnreachableError)):
+                    raise
+                log.warning("%s is not seen to be quiet: %s", step.old, error)
+                self._kernel.announce(step.new)
         self.join(step.new)
         return watch.timings, Evidence((*taking.carried, taking.stream.target.carried()))
 
@@ -419,13 +437,17 @@ def _catch_up(stream: Stream) -> None:
 
 
 def _await_last(stream: Stream) -> None:
-    """What the old one learns from the neighbours' last frames to it; raises as `Stream.ask`.
+    """What the old one learns from the neighbours' last frames to it.
 
-    A moment after the announcements nobody sends to it any more.
+    A moment after the announcements nobody sends to it any more. There is no way back for the want
+    of these: ours speaks already, and new connections are its own.
     """
     until = time.monotonic() + LAST_S
-    while stream.flush(ANSWER_S) and time.monotonic() < until:
-        time.sleep(0.001)
+    try:
+        while stream.flush(ANSWER_S) and time.monotonic() < until:
+            time.sleep(0.001)
+    except VrhaError as error:
+        log.warning("the last connections of the old instance are not known: %s", error)
 
 
 def _expect(stream: Stream, wanted: Say) -> bytes:
