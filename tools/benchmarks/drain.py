@@ -28,14 +28,14 @@ from vrha.model.views import RunView
 from vrha.probe.process import ProbeProcess
 
 ROLLOUT_S = 600.0
-AT_ONCE = 8
+AT_ONCE, BACK_AT_ONCE = 8, 4
 CONTROL_S = 10.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--routers", type=options.count, default=50)
     parser.add_argument("--max-parallel", type=options.counts, default=[1, 4, 8], metavar="N[,N]")
-    parser.add_argument("--interval-ms", type=float, default=20.0, help="of probes (20)")
+    parser.add_argument("--interval-ms", type=float, default=50.0, help="of probes (50)")
     parser.add_argument("--runs", type=options.count, default=1)
 
 
@@ -89,8 +89,8 @@ class CrowdedNode:
                 self.client.apply(part)
                 await_serving(self.client)
 
-    def bring_back(self) -> None:
-        """All routers from the others to the node."""
+    def gather(self) -> None:
+        """Bring all routers to the node from where they are."""
         self.client.undrain(self.node)
         with self._others_closed():
             await_serving(self.client)
@@ -98,8 +98,11 @@ class CrowdedNode:
     @contextmanager
     def _others_closed(self) -> Iterator[None]:
         """Empty the other nodes; only the first takes instances in the block."""
-        for rollout in [self._begin(other, AT_ONCE) for other in self.others]:
-            _demand_done(self._ended(rollout))
+        for other in self.others:
+            rollout = self._ended(self._begin(other, BACK_AT_ONCE))
+            if rollout.status is RolloutStatus.STOPPED:
+                rollout = self._ended(self.client.resume_rollout(rollout.id).id)
+            _demand_done(rollout)
         yield
         for other in self.others:
             self.client.undrain(other)
@@ -111,10 +114,11 @@ class CrowdedNode:
             return self._row(probes)
 
     def drain(self, max_parallel: int) -> dict[str, Any]:
-        """One measured drain; everything is back on the node afterwards.
+        """One measured drain of all routers; of a rollout that stops early it says why.
 
-        Raises StepError `drain-failed`, DeadlineError.
+        Raises StepError `drain-failed` when they cannot be gathered first, DeadlineError.
         """
+        self.gather()
         with ProbeProcess(self.streams) as probes:
             time.sleep(WARM_S)
             rollout = self._ended(self._begin(self.node, max_parallel))
@@ -131,13 +135,15 @@ class CrowdedNode:
         row["steps_ms"] = _medians([_steps(run) for run in runs])
         row["busy"] = _busy(runs, row["ms"])
         row["leaked"] = leaked(self.client)
-        self.progress("bringing them back")
-        self.bring_back()
-        _demand_done(rollout)
+        if rollout.status is not RolloutStatus.DONE:
+            row["stopped"] = f"{rollout.reason}: {rollout.detail}"
         return row
 
     def _row(self, probes: ProbeProcess) -> dict[str, Any]:
-        row = probes.stop().to_bench()
+        result = probes.stop()
+        row = result.to_bench()
+        # Long connections are paced by the millisecond: what is late there says nothing here.
+        row["late_ticks"] = max(one.late_ticks for one in result.streams)
         row["gaps_ms"] = {name: gaps for name, gaps in row["gaps_ms"].items() if gaps}
         by_router: dict[str, int] = defaultdict(int)
         for name, lost in row["lost"].items():
@@ -198,6 +204,8 @@ def told(run: dict[str, Any]) -> str:
         f"lost {lost_in_all(run)}, on {len(run['lost_by_router'])} routers; "
         f"{run['tcp_alive']} of {run['tcp_total']} connections alive"
     )
+    if "stopped" in run:
+        words += f"; stopped: {run['stopped']}"
     if "ms" in run:
         words += f"; {run['count']} routers in {run['ms'] / 1000:.1f} s"
     return words
@@ -212,6 +220,7 @@ _HEADER = (
     "row",
     "runs",
     "failed",
+    "stopped early",
     "routers moved",
     "s, all (median / worst)",
     "routers per s",
@@ -235,6 +244,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         return head + ["-"] * (len(_HEADER) - 3)
     return [
         *head,
+        str(sum(1 for run in runs if "stopped" in run)),
         report.spread((run["count"] for run in timed), 0),
         report.spread(run["ms"] / 1000 for run in timed),
         report.spread((run["routers_per_s"] for run in timed), 2),
