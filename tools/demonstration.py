@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tools.benchmarks import options
 from vrha.errors import PreconditionError, VrhaError
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ CONTEXT = (
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tools/demo", description=__doc__)
-    parser.add_argument("--runs", type=_count, default=5, help="restarts per strategy (5)")
+    parser.add_argument("--runs", type=options.count, default=5, help="restarts per strategy (5)")
     parser.add_argument("--scenario", default="seed-10x10")
     parser.add_argument("--report", type=Path, default=Path("reports"), metavar="FOLDER")
     arguments = parser.parse_args()
@@ -43,7 +44,7 @@ def main() -> int:
 def demonstrate(arguments: argparse.Namespace) -> int:
     """Runs the demo. Raises VrhaError when it cannot be carried out."""
     # Here, so that Ctrl-C during half a second of imports is one like every other.
-    from tools.benchmarks import report, restart
+    from tools.benchmarks import report, restart, rows
     from tools.benchmarks.zone import zone
     from vrha.model.runs import Strategy
 
@@ -56,12 +57,12 @@ def demonstrate(arguments: argparse.Namespace) -> int:
     with zone(arguments.scenario, f"demo-{os.getpid()}", progress) as measured:
         network = measured.network
         progress(f"restart network {network} with cleanup, {arguments.runs} times per strategy")
-        wanted = restart.rows_of(measured, tuple(Strategy))
-        rows = restart.measure(wanted, arguments.runs, progress)
+        wanted = restart.rows_of(measured, (Strategy.HANDOVER, Strategy.PARALLEL, Strategy.SERIAL))
+        taken = rows.measure(wanted, arguments.runs, progress)
     progress("everything is taken down again")
     params = {"scenario": arguments.scenario, "interval_ms": 1, "runs": arguments.runs}
-    result = report.result("restart", params, rows)
-    text = f"{restart.table(result)}\n\n{NOTES}\n\n{CONTEXT}\n"
+    result = report.result("restart", params, taken)
+    text = f"{rows.table(result)}\n\n{NOTES}\n\n{CONTEXT}\n"
     print(f"\n{text}")
     _write(arguments.report, result, text)
     return 0
@@ -72,12 +73,6 @@ NOTES = (
     "/ worst of the runs; fresh: each probe from another source port. TCP: long connections\n"
     "through NAT, all runs. `control` is the same probing without a restart: the machine's noise."
 )
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return int(text)
 
 
 def _check_folder(folder: Path) -> None:

@@ -160,10 +160,10 @@ def _processes(zone: Zone) -> Iterator[str]:
 
 
 def _queues(zone: Zone) -> Iterator[str]:
-    """Messages that wait."""
+    """Messages that wait, and those that nobody took; an expired command is meant to end there."""
     url = urlsplit(zone.lab.broker().url)
 
-    def count() -> list[tuple[str, int]]:
+    def look() -> Iterator[str]:
         connection = amqp.Connection(
             host=f"{url.hostname}:{url.port}",
             userid=url.username,
@@ -173,13 +173,18 @@ def _queues(zone: Zone) -> Iterator[str]:
         )
         connection.connect()
         channel = connection.channel()
-        queues = [topology.orchestrator_queue(), topology.dead_queue()]
-        queues += [topology.node_queue(node) for node in zone.lab.nodes]
-        asked = [channel.queue_declare(queue.name, passive=True) for queue in queues]
+        queues = [topology.orchestrator_queue(), *map(topology.node_queue, zone.lab.nodes)]
+        for queue in queues:
+            count = channel.queue_declare(queue.name, passive=True).message_count
+            yield f"{queue.name}: {count} messages"
+        while message := channel.basic_get(topology.dead_queue().name):
+            why = message.headers.get("x-first-death-reason")
+            if why != "expired":
+                yield f"dead ({why}): {bytes(message.body)[:300]!r}"
+        # What was only looked at goes back.
         connection.close()
-        return [(answer.queue, answer.message_count) for answer in asked]
 
-    yield from (f"{name}: {number} messages" for name, number in zone.lab.call("n1", count))
+    yield from zone.lab.call("n1", lambda: list(look()))
 
 
 def _store(zone: Zone) -> Iterator[str]:

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.faults.cases import AGENT, BROKER, FAILING, HELD, MOVE, ORCHESTRATOR, PEER, Case
-from tests.faults.inventory import inventory
+from tests.faults.cases import AGENT, BROKER, FAILING, HELD, INSIDE, MOVE, ORCHESTRATOR, PEER, Case
 from tests.system.zonekit import Zone, wait_for, zone
 from vrha import failpoints
 from vrha.errors import VrhaError
@@ -20,7 +19,7 @@ from vrha.probe.process import ProbeProcess, serving
 from vrha.probe.responder import Services
 from vrha.probe.result import Result, Stream
 
-LIMITS = {"step_s": 3.0, "sync_s": 5.0, "check_in_s": 3.0}
+LIMITS = {"step_s": 4.0, "sync_s": 6.0, "check_in_s": 4.0}
 END_S = 60.0
 """Within this every run has ended, whoever died."""
 REACHED_S = 20.0
@@ -35,6 +34,8 @@ class Outcome:
 
     run: RunView | None
     probes: Result
+    late: Result | None
+    """Connections that began while the victim of a flip was dead."""
     seconds: float
 
 
@@ -66,18 +67,24 @@ class Stage:
         nodes = self._nodes(case)
         known = {run.id for run in self.client.runs()}
         began = time.monotonic()
-        with ProbeProcess(self._streams(), require_reply_s=5) as probes:
+        with (
+            ProbeProcess(self._streams(), require_reply_s=5) as probes,
+            contextlib.ExitStack() as stack,
+        ):
             time.sleep(_BEFORE_S)
             if case.undo:
                 self._arm(FAILING, "error")
             waits = case.victim in (PEER, BROKER)
             self._arm(case.place, "wait" if waits else "kill")
             self._begin(case, nodes)
+            self._await_reached(case.place)
+            late = stack.enter_context(self._late()) if case.place == INSIDE else None
             self._die(case, nodes)
             run = self._end(known)
             time.sleep(_AFTER_S)
             result = probes.stop()
-        return Outcome(run, result, time.monotonic() - began)
+            begun = late.stop() if late else None
+        return Outcome(run, result, begun, time.monotonic() - began)
 
     def last_words(self) -> str:
         """What the daemons have logged of late."""
@@ -106,7 +113,6 @@ class Stage:
                 self.client.restart_network(self.zone.network, options)
 
     def _die(self, case: Case, nodes: dict[str, str]) -> None:
-        self._await_reached(case.place)
         match case.victim:
             case "broker":
                 broker = self.lab.broker()
@@ -160,6 +166,12 @@ class Stage:
         health = self.client.health()
         return health.broker and health.nodes_heard == len(self.lab.nodes)
 
+    def _late(self) -> ProbeProcess:
+        """Connections that begin now, those that only the far end keeps alive among them."""
+        wanted = ("tcp_in", "tcp_out", "tcp_push", "tcp_snat_push")
+        streams = [stream for stream in self._streams() if stream.name in wanted]
+        return ProbeProcess(streams, require_reply_s=5)
+
     def _streams(self) -> tuple[Stream, ...]:
         """Probes both ways, and long connections by 1:1 and by source NAT, each way opened."""
         nat = self.zone.desired.routers[0].static_nat[0]
@@ -192,6 +204,3 @@ def stage(name: str) -> Iterator[Stage]:
                 if made.router().node != node:
                     ready.move(node)
             yield ready
-
-
-__all__ = ["Outcome", "Stage", "inventory", "stage"]

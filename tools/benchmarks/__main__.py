@@ -14,6 +14,8 @@ from vrha.errors import VrhaError
 
 NAMES = {
     "restart": "lost probes of `restart network with cleanup`, by strategy",
+    "move": "lost probes of moving a router from node to node",
+    "drain": "lost probes and time of moving many routers away from one node",
     "build": "building an instance, against the floor of raw netlink, nft and dnsmasq",
     "rules": "10,000 firewall rules: loading them, and what they cost per packet",
 }
@@ -46,6 +48,9 @@ def main() -> int:
     print(module.table(result))
     if arguments.json:
         report.write_json(arguments.json, result)
+    if not report.is_made(result):
+        print("error: no run was good; the reasons are above", file=sys.stderr)
+        return 1
     return 0
 
 

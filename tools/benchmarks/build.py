@@ -24,11 +24,11 @@ from typing import Any
 
 import yaml
 
-from tools.benchmarks import report
+from tools.benchmarks import options, report
 from tools.benchmarks.ownnode import machine, node_kernel, own_node
 from vrha import codec
 from vrha.agent.epochs import Epochs
-from vrha.agent.executor import Executor
+from vrha.agent.executor import Executor, Hands
 from vrha.agent.warm import warm_up
 from vrha.config import desired
 from vrha.core.instance import instance_spec
@@ -55,7 +55,7 @@ _QUERY = b"fl\x01\0\0\x01\0\0\0\0\0\0\x05check\x04vrha\x07invalid\0\0\x01\0\x01"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scenario", default="seed-10x10")
-    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--runs", type=options.count, default=20)
 
 
 def run(arguments: argparse.Namespace) -> report.Result:
@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> report.Result:
             lengths = {4: 24, 6: 64}
             gateways = [f"{g}/{lengths[g.version]}" for g in router.uplink.gateways]
             machine("upstream", router.uplink.bridge, *gateways)
-        agent = Executor(NODE, kernel, Epochs(state / "epochs.json"))
+        agent = Executor(NODE, Hands(kernel), Epochs(state / "epochs.json"))
         warm_up()
         rows[FIRST].append(_vrha(agent, next_spec()))
         for number in range(-_WARM_UP, arguments.runs):
@@ -132,7 +132,7 @@ def _vrha(agent: Executor, spec: InstanceSpec) -> dict[str, Any]:
     if not proofs:
         raise PreconditionError("bench-incomplete", f"no check-in: {reports[0].detail}")
     _check(spec, proofs[0].self_test)
-    agent.kernel.destroy(ref)
+    agent.hands.kernel.destroy(ref)
     return {"ms": round((end - begin) * 1000, 3), "phases_ms": dict(reports[0].timings_ms)}
 
 

@@ -30,6 +30,12 @@ def result(bench: str, params: Mapping[str, Any], rows: Sequence[Mapping[str, An
     }
 
 
+def is_made(value: Result) -> bool:
+    """Whether at least one run of some row but the control is good."""
+    rows = [row for row in value["rows"] if row["row"] != "control"]
+    return any("failed" not in run for row in rows for run in row["runs"])
+
+
 def write_json(path: Path, value: Result) -> None:
     """Write `value` so that a reader never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,112 +4,87 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-from tools.benchmarks import report
-from tools.benchmarks.zone import MeasuredZone, Progress, zone
+from tools.benchmarks import options, peers, report
+from tools.benchmarks.keepalived import versions
+from tools.benchmarks.rows import CONTROL, Row, measure, table
+from tools.benchmarks.zone import MeasuredZone, zone
 from vrha.errors import InputError
 from vrha.model.runs import Strategy
 
-CONTROL = "control"
-EGRESS = ("egress_icmp", "egress_udp", "snat_udp")
-INGRESS = ("ingress_icmp", "ingress_udp")
-FRESH = ("fresh_egress", "fresh_ingress", "fresh_snat")
-"""1 ms streams of a direction, of either kind of NAT."""
+__all__ = ["add_arguments", "run", "table"]
 
-Row = tuple[str, Callable[[], dict[str, Any]]]
-"""Name of a row, and what takes one run of it."""
+DEFAULT = "handover,parallel,serial"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--strategies", default="serial,parallel", help="comma-separated")
+    known = ",".join([*Strategy, *peers.PEERS])
+    parser.add_argument("--strategies", default=DEFAULT, help=f"of {known} ({DEFAULT})")
     parser.add_argument("--scenario", default="seed-10x10")
-    parser.add_argument("--runs", type=int, default=10)
+    parser.add_argument("--runs", type=options.count, default=10)
+    add_entries(parser)
+
+
+def add_entries(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--entries",
+        type=options.amounts,
+        action="extend",
+        metavar="N[,N]",
+        help="connections of others that a handover carries as well, a row each (0)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> report.Result:
     """Raises InputError for an unknown strategy, VrhaError when the lab cannot be made."""
-    strategies = parse_strategies(arguments.strategies)
-    with zone(arguments.scenario, f"bench-{os.getpid()}", report.progress) as measured:
-        rows = measure(rows_of(measured, strategies), arguments.runs, report.progress)
-    params = {"scenario": arguments.scenario, "interval_ms": 1, "runs": arguments.runs}
+    names = parse_strategies(arguments.strategies)
+    others = list(dict.fromkeys(arguments.entries or [0]))
+    lab = f"bench-{os.getpid()}"
+    with ExitStack() as stack:
+        measured = stack.enter_context(zone(arguments.scenario, lab, report.progress))
+        wanted = rows_of(measured, [Strategy(n) for n in names if n not in peers.PEERS], others)
+        wanted += [
+            peers.row_of(stack, name, arguments.scenario, f"{lab}-{number}", report.progress)
+            for number, name in enumerate(n for n in names if n in peers.PEERS)
+        ]
+        rows = measure(wanted, arguments.runs, report.progress)
+    params: dict[str, Any] = {"scenario": arguments.scenario, "interval_ms": 1}
+    params |= {"runs": arguments.runs, "entries": others}
+    if any(name in peers.PEERS for name in names):
+        params["versions"] = versions()
     return report.result("restart", params, rows)
 
 
-def parse_strategies(text: str) -> tuple[Strategy, ...]:
-    try:
-        return tuple(Strategy(word) for word in text.split(","))
-    except ValueError as error:
-        known = ", ".join(Strategy)
-        raise InputError("unknown-strategy", f"{error}", f"Strategies: {known}.") from error
+def parse_strategies(text: str) -> tuple[str, ...]:
+    """Names of rows, each once. Raises InputError `unknown-strategy`."""
+    known = [*map(str, Strategy), *peers.PEERS]
+    names = tuple(dict.fromkeys(word.strip() for word in text.split(",")))
+    for name in names:
+        if name not in known:
+            raise InputError(
+                "unknown-strategy", f"no strategy {name!r}", f"Strategies: {', '.join(known)}."
+            )
+    return names
 
 
-def rows_of(measured: MeasuredZone, strategies: Sequence[Strategy]) -> list[Row]:
-    """The control row, then one per strategy."""
-    return [
-        (CONTROL, measured.control),
-        *((strategy.value, partial(measured.restart, strategy)) for strategy in strategies),
-    ]
+def rows_of(
+    measured: MeasuredZone, strategies: Sequence[Strategy], others: Sequence[int] = (0,)
+) -> list[Row]:
+    """The control row, then one per strategy; of a handover one per number of `others`."""
+    rows = [Row(CONTROL, measured.control)]
+    for strategy in strategies:
+        numbers = others if strategy is Strategy.HANDOVER else (0,)
+        rows += [
+            Row(row_name(strategy, number), partial(measured.restart, strategy, number))
+            for number in numbers
+        ]
+    return rows
 
 
-def measure(rows: Sequence[Row], runs: int, progress: Progress) -> list[dict[str, Any]]:
-    """Rows of runs, interleaved in time so that a drift of the machine hits all alike."""
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name, _ in rows}
-    for number in range(1, runs + 1):
-        for name, take in rows:
-            one = take()
-            found[name].append(one)
-            progress(f"run {number} of {runs}: {name}: {told(one)}")
-    return [{"row": name, "runs": values} for name, values in found.items()]
-
-
-def told(run: dict[str, Any]) -> str:
-    """A run in words."""
-    return (
-        f"lost {worst(run, EGRESS)} egress, {worst(run, INGRESS)} ingress, "
-        f"{worst(run, FRESH)} fresh, longest gap {run['longest_gap_ms']:.1f} ms, "
-        f"{run['tcp_alive']} of {run['tcp_total']} connections alive, "
-        f"longest stall {max(_stalls([run]), default=0.0):.1f} ms"
-    )
-
-
-def worst(run: dict[str, Any], streams: Sequence[str]) -> int:
-    """Lost probes of the worst of these streams, those that the scenario has."""
-    return max(int(run["lost"][name]) for name in streams if name in run["lost"])
-
-
-def table(result: report.Result) -> str:
-    lines = [[row["row"], str(len(row["runs"])), *_cells(row["runs"])] for row in result["rows"]]
-    header = [
-        "strategy",
-        "runs",
-        "lost egress (median / worst)",
-        "lost ingress",
-        "lost fresh",
-        "longest gap ms",
-        "TCP alive",
-        "longest stall ms",
-        "stayed black",
-        "late ticks",
-        "leaked",
-    ]
-    return report.columns(header, lines)
-
-
-def _cells(runs: Sequence[dict[str, Any]]) -> list[str]:
-    return [
-        *(report.spread((worst(r, of) for r in runs), 0) for of in (EGRESS, INGRESS, FRESH)),
-        report.spread(r["longest_gap_ms"] for r in runs),
-        f"{sum(r['tcp_alive'] for r in runs)} of {sum(r['tcp_total'] for r in runs)}",
-        report.spread(_stalls(runs)),
-        str(sum(1 for r in runs if r["unrestored"])),
-        report.spread((r["late_ticks"] for r in runs), 0),
-        str(sum(len(r.get("leaked", [])) for r in runs)),
-    ]
-
-
-def _stalls(runs: Sequence[dict[str, Any]]) -> list[float]:
-    """Longest stall of each run in which a connection was alive at the end."""
-    return [r["tcp_longest_stall_ms"] for r in runs if r["tcp_longest_stall_ms"] is not None]
+def row_name(name: str, others: int) -> str:
+    """`handover+20000`: with so many connections of others."""
+    return f"{name}+{others}" if others else str(name)

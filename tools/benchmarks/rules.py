@@ -31,7 +31,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from tools.benchmarks import report
+from tools.benchmarks import options, report
 from tools.benchmarks.ownnode import inside, machine, node_kernel, own_node, sh
 from tools.benchmarks.packets import Frames, Udp
 from tools.benchmarks.rulespecs import (
@@ -64,7 +64,7 @@ _DROP_ALL = "{ type filter hook prerouting priority -400; policy drop; }"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rules", type=int, default=10_000)
-    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--runs", type=options.count, default=7)
 
 
 def run(arguments: argparse.Namespace) -> report.Result:

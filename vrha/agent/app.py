@@ -58,6 +58,7 @@ class Agent:
         self._held.callback(self._kernel.close)
         # Before the epochs are read: another agent could raise them meanwhile.
         self._held.enter_context(sole_user(settings.state_dir, "agent"))
+        self._kernel.handovers.tidy()
         self._epochs = Epochs(settings.state_dir / "epochs.json")
         self._kernel_lock = threading.Lock()
         self._identity = Identity.new(self._node)

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from vrha import codec, failpoints
 from vrha.agent.stream import Answer, Stream
 from vrha.agent.wire import Neighbourhood, Say, count_of
-from vrha.errors import RefusedError, StepError, VrhaError
+from vrha.errors import RefusedError, StepError, UnreachableError, VrhaError
 from vrha.linux import announce, neighbours, overlap, sysctls
 from vrha.linux.build import Stopwatch, Timings, host_ports
 from vrha.linux.handover import LEASE_ROUNDS, judge_answers
@@ -40,6 +40,8 @@ CAUGHT_UP_S, CATCH_UP_S = 0.02, 5.0
 """All changes have arrived when a flush takes no longer; the limit for that."""
 TURN_MS = (0, 1)
 """The first announcements; after the last of them neighbours send to the new one."""
+LAST_S = 0.03
+"""How long the last neighbours may take to turn to the new one while its packets are held."""
 HOLD_S = 0.05
 """Longest hold: should this agent die in it, or be slower than packets should wait."""
 ANNOUNCE_MS = (5, 20, 100)
@@ -211,23 +213,27 @@ class Moves:
         return codec.decode(Neighbourhood, body)
 
     def flip(self, step: Flip) -> tuple[Timings, Evidence]:
-        """Silence the old one, then let ours speak.
+        """Silence the old one, then let ours speak; a flip that has happened stays so.
 
         Raises StepError `not-synced`, `cannot-follow`, `peer-failed`, and as `sync`.
         """
         watch = Stopwatch()
+        spec = self._at.spec(step.new)
+        if self._speaks(spec):
+            with watch.phase("announce"):
+                self._kernel.announce(step.new)
+            return watch.timings, Evidence()
         taking = self._taking_of(step.new)
         with watch.phase("leases"):
             self._bring_leases(step.new, taking)
         with watch.phase("drain"):
             _catch_up(taking.stream)
-        spec = self._at.spec(step.new)
         with contextlib.ExitStack() as stack:
             with watch.phase("prepare"):
                 ports = stack.enter_context(self._at.announcer(spec))
                 held = stack.enter_context(self._held(spec))
                 stack.enter_context(urgent())
-                taking.stream.ask(Say.FLUSH, Say.FLUSHED, ANSWER_S)
+                taking.stream.flush(ANSWER_S)
             with watch.phase("flip"):
                 taking.stream.ask(Say.SILENCE, Say.SILENT, ANSWER_S)
                 failpoints.reach("flip.inside")
@@ -235,8 +241,7 @@ class Moves:
                 self._at.switch.change(unmute=ours, serve=ours)
                 announce.send_bursts(ports, TURN_MS, lambda: None)
             with watch.phase("held"):
-                # What the old one learned from the neighbours' last frames to it.
-                taking.stream.ask(Say.FLUSH, Say.FLUSHED, ANSWER_S)
+                _await_last(taking.stream)
                 held.release()
         with watch.phase("announce"):
             self._kernel.announce(step.new, ANNOUNCE_MS)
@@ -253,6 +258,10 @@ class Moves:
             brought = count
         if brought is not None:
             taking.carried.append(Carried("leases", brought, brought))
+
+    def _speaks(self, spec: InstanceSpec) -> bool:
+        active = set(self._at.active_ports(spec.ref)) - set(self._at.relay_ports(spec.ref))
+        return active >= set(host_ports(spec))
 
     @contextlib.contextmanager
     def _held(self, spec: InstanceSpec) -> Iterator[Hold]:
@@ -271,16 +280,26 @@ class Moves:
     def verify(self, step: Verify) -> tuple[Timings, Evidence]:
         """The neighbours answer ours, and nobody sends to the old one any more.
 
-        Raises StepError `neighbours-silent`, `relay-busy`, and as `flip`.
+        When the other agent has died since the flip, ours serves all the same, and announces
+        itself once more in place of the second. Raises StepError `neighbours-silent`,
+        `relay-busy`, `not-synced`.
         """
         watch = Stopwatch()
-        taking = self._taking_of(step.new)
+        taking = self._taking.get(step.new)
+        if taking is None:
+            raise StepError("not-synced", f"nothing has come into {step.new} from another node")
         spec = self._at.spec(step.new)
         with watch.phase("neighbours"), self._at.opened(step.new) as inner:
             answers = neighbour_check(spec, inner, self._at.site.home, self._at.closer)
         judge_answers(spec, taking.place.heard, answers)
         with watch.phase("quiet"):
-            self._await_quiet(step.old, taking.stream)
+            try:
+                self._await_quiet(step.old, taking.stream)
+            except VrhaError as error:
+                if not (taking.stream.ended or isinstance(error, UnreachableError)):
+                    raise
+                log.warning("%s is not seen to be quiet: %s", step.old, error)
+                self._kernel.announce(step.new)
         self.join(step.new)
         return watch.timings, Evidence((*taking.carried, taking.stream.target.carried()))
 
@@ -406,7 +425,7 @@ def _catch_up(stream: Stream) -> None:
     """
     begin = now = time.monotonic()
     while now - begin < CATCH_UP_S:
-        stream.ask(Say.FLUSH, Say.FLUSHED, CATCH_UP_S)
+        stream.flush(CATCH_UP_S)
         asked, now = now, time.monotonic()
         if now - asked < CAUGHT_UP_S:
             return
@@ -415,6 +434,20 @@ def _catch_up(stream: Stream) -> None:
         "connections change faster than they can be carried over",
         "Try again when there is less load on the nodes.",
     )
+
+
+def _await_last(stream: Stream) -> None:
+    """What the old one learns from the neighbours' last frames to it.
+
+    A moment after the announcements nobody sends to it any more. There is no way back for the want
+    of these: ours speaks already, and new connections are its own.
+    """
+    until = time.monotonic() + LAST_S
+    try:
+        while stream.flush(ANSWER_S) and time.monotonic() < until:
+            time.sleep(0.001)
+    except VrhaError as error:
+        log.warning("the last connections of the old instance are not known: %s", error)
 
 
 def _expect(stream: Stream, wanted: Say) -> bytes:

@@ -8,12 +8,12 @@ import os
 import queue
 import select
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from vrha.agent.wire import Say, changes_of, frames
 from vrha.errors import DeadlineError, StepError, UnreachableError, VrhaError
 from vrha.linux.conntrack import Source, Target
-from vrha.linux.ctwire import Change
+from vrha.linux.ctwire import Kind
 from vrha.linux.urgency import urgent
 from vrha.peer import PeerLink
 
@@ -45,6 +45,8 @@ class Stream:
         self.link = link
         self._answers = answers
         self._said: queue.SimpleQueue[tuple[int, bytes]] = queue.SimpleQueue()
+        self._to_send: queue.SimpleQueue[tuple[int, bytes] | None] = queue.SimpleQueue()
+        self._told = 0
         self._ended = False
         self._lock = threading.Lock()
 
@@ -55,7 +57,8 @@ class Stream:
 
     def copy(self) -> None:
         """Send all that there is, before `run`. Raises UnreachableError, StepError."""
-        self._dump()
+        for frame in self._everything():
+            self.link.send(*frame)
         self.link.send(Say.COPIED)
 
     def receive(self, timeout_s: float) -> tuple[int, bytes]:
@@ -70,6 +73,8 @@ class Stream:
             if frame[0] != Say.CHANGES:
                 return frame
             self.target.apply(changes_of(frame[1]))
+            # Only the echo of these changes: an instance that is muted has no news.
+            self.source.pending()
 
     def ask(self, question: Say, answer: Say, timeout_s: float) -> bytes:
         """Ask the other side something, while it runs; what it answers.
@@ -91,6 +96,16 @@ class Stream:
             )
         return body
 
+    def flush(self, timeout_s: float) -> int:
+        """Have all that has happened on the other side until now here; how many connections
+        have seen packets there since the last time. Raises as `ask`.
+        """
+        said = self.ask(Say.FLUSH, Say.FLUSHED, timeout_s)
+        try:
+            return int(said)
+        except ValueError as error:
+            raise StepError("peer-failed", "the other agent answers no number") from error
+
     def close(self) -> None:
         """End the stream, soon; both instances keep what they have."""
         with self._lock:
@@ -106,6 +121,8 @@ class Stream:
 
     def run(self) -> None:
         """Let it flow until one of the two ends it; then everything of it is closed."""
+        sender = threading.Thread(target=self._deliver, name="sender", daemon=True)
+        sender.start()
         try:
             with urgent():
                 self._flow()
@@ -119,7 +136,17 @@ class Stream:
                 self._ended = True
                 self._resources.close()
             self.link.close()
+            self._to_send.put(None)
+            sender.join()
             self._said.put((Say.FAILED, b"the connection to the other agent has ended"))
+
+    def _deliver(self) -> None:
+        """A thread of its own sends: were both sides to wait until the other one takes what they
+        send, neither would read.
+        """
+        with contextlib.suppress(UnreachableError), urgent():
+            while (frame := self._to_send.get()) is not None:
+                self.link.send(*frame)
 
     def _flow(self) -> None:
         poll = select.poll()
@@ -129,36 +156,38 @@ class Stream:
             if not self.link.pending():
                 poll.poll()
             self._tell()
-            while not self._ended and (frame := self.link.receive(0)) is not None:
+            frame = self.link.receive(0)
+            if frame is not None:
                 self._hear(*frame)
 
     def _tell(self) -> None:
-        self._send(self.source.pending())
-        if self.source.overrun:
-            self._dump()
-
-    def _dump(self) -> None:
-        """Send everything, and what happens meanwhile: left waiting, it would be too much."""
-        for chunk in self.source.dump():
-            self._send(chunk)
-            self._send(self.source.pending())
-
-    def _send(self, changes: list[Change]) -> None:
+        changes = self.source.pending()
+        self._told += sum(1 for change in changes if change.kind is not Kind.REMOVED)
         for body in frames(changes):
-            self.link.send(Say.CHANGES, body)
+            self._to_send.put((Say.CHANGES, body))
+        if self.source.overrun:
+            for frame in self._everything():
+                self._to_send.put(frame)
+
+    def _everything(self) -> Iterator[tuple[Say, bytes]]:
+        """All entries, and what happens meanwhile: left waiting, it would be too much."""
+        for chunk in self.source.dump():
+            for body in (*frames(chunk), *frames(self.source.pending())):
+                yield Say.CHANGES, body
 
     def _hear(self, kind: int, body: bytes) -> None:
         if kind == Say.CHANGES:
             self.target.apply(changes_of(body))
         elif kind == Say.FLUSH:
             self._tell()
-            self.link.send(Say.FLUSHED)
+            self._to_send.put((Say.FLUSHED, str(self._told).encode()))
+            self._told = 0
         elif kind in self._answers:
             try:
                 said, words = self._answers[Say(kind)]()
             except (VrhaError, OSError) as error:
                 said, words = Say.FAILED, str(error).encode()[:500]
-            self.link.send(said, words)
+            self._to_send.put((said, words))
         else:
             self._said.put((kind, body))
 

@@ -35,6 +35,7 @@ class Say(IntEnum):
     FLUSH = 20
     """Question of the new one: send what waits, then answer."""
     FLUSHED = 21
+    """How many connections have changed since the last flush, as a decimal number."""
     LEASES = 22
     """Question: the DHCP leases."""
     LEASES_ARE = 23

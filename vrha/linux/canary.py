@@ -210,10 +210,11 @@ class Canary:
             closer.close(stream.sock)
         self._opened, self._live = [], []
         try:
-            for ref in self._prepared:
-                canarypath.forget(ref, self._home, self._ways)
             for way in self._ways:
                 canarypath.vacate(self._route, way)
+            # Last, since they tell the next life of the process that something was left.
+            for ref in self._prepared:
+                canarypath.forget(ref, self._home, self._ways)
         finally:
             closer.drain()
         return results
@@ -302,10 +303,10 @@ def remove_leftovers(
     `refs` are the instances that it may have prepared. Raises StepError `canary-remains`.
     """
     ways = [way for way in canarypath.paths(spec) if not way.unavailable]
-    for ref in refs:
-        canarypath.forget(ref, home, ways)
     for way in ways:
         canarypath.vacate(route, way)
+    for ref in refs:
+        canarypath.forget(ref, home, ways)
 
 
 def _name(way: CanaryPath) -> str:

@@ -129,4 +129,4 @@ class Following:
                 if chunk is None:
                     return
                 target.apply(chunk)
-                target.apply(source.pending())
+                self._pass()

@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 
 from vrha import failpoints
 from vrha.errors import StepError, VrhaError
-from vrha.linux import announce, neighbours, sysctls
+from vrha.linux import announce, neighbours, overlap, sysctls
 from vrha.linux.addresses import mac_bytes
 from vrha.linux.build import Stopwatch, Timings, host_ports, port_states
-from vrha.linux.canary import Canary
+from vrha.linux.canary import Canary, remove_leftovers
 from vrha.linux.fdb import set_fdb
 from vrha.linux.following import Following
 from vrha.linux.hold import Hold
@@ -77,6 +77,24 @@ class Handovers:
         """Stop following; what serves goes on serving."""
         while self._sessions:
             self._sessions.pop().close()
+
+    def tidy(self) -> None:
+        """Remove what an agent that was killed has left of its handovers: none of them goes on.
+
+        Never raises; call it before the first step.
+        """
+        for ref in self._at.refs():
+            try:
+                self._tidy(ref)
+            except (VrhaError, OSError) as error:
+                log.warning("of a handover of %s something may be left: %s", ref, error)
+
+    def _tidy(self, ref: InstanceRef) -> None:
+        with self._at.inside(ref):
+            overlap.join(self._at.site.rule_tools.nft)
+            is_marked = any(n.state & neighbours.PERMANENT for n in neighbours.entries())
+        if is_marked:
+            remove_leftovers(self._at.spec(ref), [ref], self._at.site.route, self._at.site.home)
 
     def end(self, ref: InstanceRef) -> None:
         """`ref` is about to go: stop following it."""

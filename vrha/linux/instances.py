@@ -13,7 +13,7 @@ from vrha.linux import announce, build, dnsmasq, mute, netns, rtnetlink
 from vrha.linux.announce import Announcer
 from vrha.linux.closing import SlowCloser
 from vrha.linux.files import SPEC, InstanceFolders
-from vrha.linux.names import host_port, host_port_prefix, namespace_name
+from vrha.linux.names import host_port, host_port_prefix, namespace_name, ref_of_namespace
 from vrha.model.spec import InstanceRef, InstanceSpec
 
 
@@ -37,6 +37,11 @@ class Instances:
             contextlib.closing(mute.Switch(self.site.rule_tools.nft)) as switch,
         ):
             yield replace(self, site=replace(self.site, route=route), switch=switch)
+
+    def refs(self) -> list[InstanceRef]:
+        """All instances that have a namespace."""
+        found = (ref_of_namespace(name) for name in netns.names())
+        return sorted(ref for ref in found if ref is not None)
 
     def spec(self, ref: InstanceRef) -> InstanceSpec:
         """What the instance was built from. Raises StepError `no-instance`."""
