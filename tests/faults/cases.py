@@ -67,13 +67,13 @@ def all_cases() -> list[Case]:
 
 
 def chosen_cases() -> list[Case]:
-    """One case of each scenario, victim and kind of step; which one turns, so that all points of a
-    step are met somewhere. The flip itself is always met.
+    """One case of each victim and kind of step; which one turns, so that all points of a step and
+    both kinds of handover are met somewhere. The inside of a flip is always met.
     """
-    groups: dict[tuple[str, str, str, bool], list[Case]] = {}
+    groups: dict[tuple[str, str], list[Case]] = {}
     for case in all_cases():
-        groups.setdefault((case.scenario, case.victim, case.kind, case.undo), []).append(case)
-    chosen = {group[turn % len(group)] for turn, group in enumerate(groups.values())}
+        groups.setdefault((case.victim, case.kind), []).append(case)
+    chosen = {group[3 * turn % len(group)] for turn, group in enumerate(groups.values())}
     chosen |= {c for c in all_cases() if c.place == INSIDE and c.victim in (AGENT, PEER)}
     return [case for case in all_cases() if case in chosen]
 

@@ -122,8 +122,12 @@ def _instance(zone: Zone, node: str, name: str) -> tuple[set[str], list[str]]:
 
 
 def _entries(fdb: Sequence[dict[str, Any]], own: dict[str, set[str]]) -> Iterator[str]:
-    """Entries that nobody has learned; those of a port's own MACs go with the port."""
+    """Entries that nobody has learned; those of a port's own MACs go with the port, and groups
+    with whoever listens to them.
+    """
     for entry in fdb:
+        if int(entry["mac"][:2], 16) & 1:
+            continue
         fixed = entry["state"] in ("permanent", "static") or "sticky" in entry.get("flags", ())
         if fixed and entry["mac"] not in own.get(entry["ifname"], ()):
             yield f"fdb {entry['mac']} at {_plain(entry['ifname'])} {entry.get('flags', [])}"
@@ -152,7 +156,7 @@ def _rules(what: str, text: str) -> Iterator[str]:
 def _processes(zone: Zone) -> Iterator[str]:
     lines = zone.lab.run("", ["ps", "-ww", "-eo", "args"]).splitlines()[1:]
     ours = [
-        re.sub(r"r1-\d+", "r1-*", line)
+        re.sub(r"agent-n\d/instances/r1-\d+", "agent-*/instances/r1-*", line)
         for line in lines
         if not any(word in line for word in _ERLANG) and not line.startswith(("ps ", "["))
     ]

@@ -9,13 +9,16 @@ import logging
 
 import pytest
 
-from tests.faults.cases import Case
+from tests.faults.cases import AGENT, MOVE, PEER, Case
 from tests.faults.conftest import Stages
 from tests.faults.inventory import assert_same, inventory
 from tests.faults.stage import Outcome
 from vrha.model.runs import RunStatus
 
 log = logging.getLogger(__name__)
+
+HALF_WAY = 3
+"""Fresh flows, one every 5 ms, whose answer is on its way at one moment."""
 pytestmark = [pytest.mark.root, pytest.mark.system]
 
 
@@ -27,9 +30,9 @@ def test_a_death_ends_in_done_or_rolled_back(stages: Stages, case: Case) -> None
         log.info("%s", summary(case, outcome))
         assert_ended(case, outcome)
         assert_same(before, stage.zone)
-        assert_not_felt(outcome)
-    except BaseException:
-        log.error("%s", stage.last_words())
+        assert_not_felt(case, outcome)
+    except BaseException as error:
+        log.error("FAULT %s: %s\n%s", case.name, error, stage.last_words())
         stages.spoiled()
         raise
 
@@ -40,18 +43,29 @@ def assert_ended(case: Case, outcome: Outcome) -> None:
         return
     assert outcome.run.status.terminal
     assert outcome.run.leftovers == ()
-    if case.undo:
+    # A failure that was never committed is forgotten, and the step done again.
+    if case.undo and not case.place.endswith(".journaled"):
         assert outcome.run.status is RunStatus.ROLLED_BACK
 
 
-def assert_not_felt(outcome: Outcome) -> None:
+def assert_not_felt(case: Case, outcome: Outcome) -> None:
     probes = outcome.probes
     lost = {s.stream.name: s.loss.lost for s in probes.streams if s.loss.lost}
+    if may_lose(case):
+        assert lost.pop("fresh", 0) <= HALF_WAY
     assert lost == {}
     assert not probes.unrestored
     for result in filter(None, (probes, outcome.late)):
         dead = {c.stream.name: c.errors for c in result.connections if c.alive < c.total}
         assert dead == {}
+
+
+def may_lose(case: Case) -> bool:
+    """Whether flows that are just beginning may be lost.
+
+    When an agent dies after the flip of a move, nobody carries new flows to the other node.
+    """
+    return case.scenario == MOVE and not case.before_flip and case.victim in (AGENT, PEER)
 
 
 def summary(case: Case, outcome: Outcome) -> str:
