@@ -73,7 +73,7 @@ def chosen_cases() -> list[Case]:
     groups: dict[tuple[str, str], list[Case]] = {}
     for case in all_cases():
         groups.setdefault((case.victim, case.kind), []).append(case)
-    chosen = {group[3 * turn % len(group)] for turn, group in enumerate(groups.values())}
+    chosen = {group[5 * turn % len(group)] for turn, group in enumerate(groups.values())}
     chosen |= {c for c in all_cases() if c.place == INSIDE and c.victim in (AGENT, PEER)}
     return [case for case in all_cases() if case in chosen]
 
