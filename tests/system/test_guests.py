@@ -135,9 +135,10 @@ def test_a_replacement_on_another_node(served: Zone) -> None:
     assert [(step.what.split()[0], step.node) for step in run.steps] == [
         ("build", other),
         ("wait", ""),
-        ("mute", node),
-        ("unmute", other),
-        ("announce", other),
+        ("offer", node),
+        ("carry", other),
+        ("turn", other),
+        ("verify", other),
         ("destroy", node),
     ]
 
@@ -161,11 +162,10 @@ def test_a_move_away_from_a_node_that_does_not_answer_is_rolled_back(served: Zon
             agent.kill(signal.SIGCONT)
         ended = served.await_run(run.id)
     assert (ended.status, ended.reason) == (RunStatus.ROLLED_BACK, "no-answer")
-    assert "mute" in ended.detail
+    assert "offer" in ended.detail
     assert ended.leftovers == ()
     assert served.router().instance == before.instance
     assert watch.owners(GATEWAY) == [mac_of(served.ref(), "n0")]
-    # When it wakes the mute has expired; were it taken, what undoes it is one message behind.
     assert results[0].lost < 4 * 60
     assert not results[0].unrestored
 
@@ -240,7 +240,7 @@ def test_only_the_active_instance_advertises_itself(served: Zone) -> None:
         served.broken_tool(node, "dnsmasq", slow),
         Watch(served.lab, "guest", GATEWAY, "fe80::1") as watch,
     ):
-        run = served.client.restart_network(served.network)
+        run = served.client.restart_network(served.network, RestartOptions(Strategy.PARALLEL))
         wait_for(lambda: len(served.namespaces(node)) == 2, 10, "a build under way")
         orchestrator.kill(signal.SIGSTOP)
         try:
@@ -269,7 +269,7 @@ def test_ipv6_through_a_restart(served: Zone) -> None:
     wait_for(lambda: slaac(served), 10, "an address by SLAAC")
     inside = Stream("guest6", "icmp", OUTSIDE6, netns=served.lab.netns_path("guest"))
     with probing((*all_ways(served)[2:], inside)) as results:
-        assert served.restart().status is RunStatus.DONE
+        assert served.restart(Strategy.PARALLEL).status is RunStatus.DONE
         # Nobody asks while probes go through: the neighbour learnt it from an advertisement.
         assert mac_of(served.ref(), "n0") in neighbour(served, "guest", "fe80::1")
         assert mac_of(served.ref(), "u0") in neighbour(served, "outside", "2001:db8:ffff::10")
