@@ -63,9 +63,11 @@ def assert_not_felt(case: Case, outcome: Outcome) -> None:
 def may_lose(case: Case) -> bool:
     """Whether flows that are just beginning may be lost.
 
-    When an agent dies after the flip of a move, nobody carries new flows to the other node.
+    When an agent dies after the flip of a move, nobody carries new flows to the other node. On the
+    way back of one nothing is held: a reply may come before the other node has heard of its flow.
     """
-    return case.scenario == MOVE and not case.before_flip and case.victim in (AGENT, PEER)
+    moved = case.scenario == MOVE and not case.before_flip
+    return moved and (case.undo or case.victim in (AGENT, PEER))
 
 
 def summary(case: Case, outcome: Outcome) -> str:
