@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_interface, ip_network
 
 from vrha.core import plan
-from vrha.core.instance import instance_spec
-from vrha.core.run import (
+from vrha.core.happenings import (
     CheckedIn,
     Dispatch,
     Effect,
@@ -22,8 +21,9 @@ from vrha.core.run import (
     Resume,
     StepDone,
     StepFailed,
-    advance,
 )
+from vrha.core.instance import instance_spec
+from vrha.core.run import advance
 from vrha.core.steps import node_of
 from vrha.model.runs import Run, RunKind, Strategy
 from vrha.model.spec import Desired, InstanceRef, InstanceSpec, Network, Router, Subnet, Uplink

@@ -137,7 +137,7 @@ MUTANTS: list[tuple[str, str, str, str, tuple[str, ...]]] = [
     ),
     (
         "a sync has no longer than any step",
-        "vrha.core.run",
+        "vrha.core.happenings",
         "self.sync_s if isinstance(step, Sync) else self.step_s",
         "self.step_s",
         CORE,

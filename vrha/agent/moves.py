@@ -36,8 +36,6 @@ OFFER_S = 120.0
 """How long an offer stands."""
 DIAL_S, COPY_S, ANSWER_S = 5.0, 30.0, 5.0
 """Seconds for the connection, between frames of the copy, and for an answer."""
-CAUGHT_UP_S, CATCH_UP_S = 0.02, 5.0
-"""All changes have arrived when a flush takes no longer; the limit for that."""
 TURN_MS = (0, 1)
 """The first announcements; after the last of them neighbours send to the new one."""
 LAST_S = 0.03
@@ -227,7 +225,7 @@ class Moves:
         with watch.phase("leases"):
             self._bring_leases(step.new, taking)
         with watch.phase("drain"):
-            _catch_up(taking.stream)
+            taking.stream.catch_up()
         with contextlib.ExitStack() as stack:
             with watch.phase("prepare"):
                 ports = stack.enter_context(self._at.announcer(spec))
@@ -241,7 +239,7 @@ class Moves:
                 self._at.switch.change(unmute=ours, serve=ours)
                 announce.send_bursts(ports, TURN_MS, lambda: None)
             with watch.phase("held"):
-                _await_last(taking.stream)
+                taking.stream.await_last(LAST_S)
                 held.release()
         with watch.phase("announce"):
             self._kernel.announce(step.new, ANNOUNCE_MS)
@@ -416,38 +414,6 @@ class _Taking:
 
 def _session(old: InstanceRef, new: InstanceRef) -> str:
     return f"{old}>{new.generation}"
-
-
-def _catch_up(stream: Stream) -> None:
-    """Wait for the changes that have piled up during the copy.
-
-    Raises StepError `cannot-follow`, and as `Stream.ask`.
-    """
-    begin = now = time.monotonic()
-    while now - begin < CATCH_UP_S:
-        stream.flush(CATCH_UP_S)
-        asked, now = now, time.monotonic()
-        if now - asked < CAUGHT_UP_S:
-            return
-    raise StepError(
-        "cannot-follow",
-        "connections change faster than they can be carried over",
-        "Try again when there is less load on the nodes.",
-    )
-
-
-def _await_last(stream: Stream) -> None:
-    """What the old one learns from the neighbours' last frames to it.
-
-    A moment after the announcements nobody sends to it any more. There is no way back for the want
-    of these: ours speaks already, and new connections are its own.
-    """
-    until = time.monotonic() + LAST_S
-    try:
-        while stream.flush(ANSWER_S) and time.monotonic() < until:
-            time.sleep(0.001)
-    except VrhaError as error:
-        log.warning("the last connections of the old instance are not known: %s", error)
 
 
 def _expect(stream: Stream, wanted: Say) -> bytes:

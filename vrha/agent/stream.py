@@ -8,6 +8,7 @@ import os
 import queue
 import select
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 
 from vrha.agent.wire import Say, changes_of, frames
@@ -18,6 +19,9 @@ from vrha.linux.urgency import urgent
 from vrha.peer import PeerLink
 
 log = logging.getLogger(__name__)
+
+CAUGHT_UP_S, CATCH_UP_S = 0.02, 5.0
+"""All changes have arrived when a flush takes no longer; the limit for that."""
 
 Answer = Callable[[], tuple[Say, bytes]]
 """What is done on a question of the other side, and said about it."""
@@ -105,6 +109,36 @@ class Stream:
             return int(said)
         except ValueError as error:
             raise StepError("peer-failed", "the other agent answers no number") from error
+
+    def catch_up(self) -> None:
+        """Wait for the changes that have piled up during the copy.
+
+        Raises StepError `cannot-follow`, and as `ask`.
+        """
+        begin = now = time.monotonic()
+        while now - begin < CATCH_UP_S:
+            self.flush(CATCH_UP_S)
+            asked, now = now, time.monotonic()
+            if now - asked < CAUGHT_UP_S:
+                return
+        raise StepError(
+            "cannot-follow",
+            "connections change faster than they can be carried over",
+            "Try again when there is less load on the nodes.",
+        )
+
+    def await_last(self, limit_s: float) -> None:
+        """What the old one learns from the neighbours' last frames to it; never raises.
+
+        A moment after the announcements nobody sends to it any more. There is no way back for the
+        want of these: ours speaks already, and new connections are its own.
+        """
+        until = time.monotonic() + limit_s
+        try:
+            while self.flush(CATCH_UP_S) and time.monotonic() < until:
+                time.sleep(0.001)
+        except VrhaError as error:
+            log.warning("the last connections of the old instance are not known: %s", error)
 
     def close(self) -> None:
         """End the stream, soon; both instances keep what they have."""

@@ -12,7 +12,7 @@ from vrha.bus import topology
 from vrha.bus.consumer import Consumer, Headers
 from vrha.bus.publisher import Publisher
 from vrha.config.settings import OrchestratorSettings
-from vrha.core.run import Limits
+from vrha.core.happenings import Limits
 from vrha.errors import InputError, UnreachableError
 from vrha.model.messages import Command
 from vrha.orchestrator.engine import Engine, command_place

@@ -16,8 +16,7 @@ from dataclasses import replace
 
 from vrha import codec, failpoints
 from vrha.core import check_in as judging
-from vrha.core.outcome import is_unsettled, outcome_of
-from vrha.core.run import (
+from vrha.core.happenings import (
     CheckedIn,
     CheckInFailed,
     Dispatch,
@@ -29,8 +28,9 @@ from vrha.core.run import (
     StepDone,
     StepFailed,
     Tick,
-    advance,
 )
+from vrha.core.outcome import is_unsettled, outcome_of
+from vrha.core.run import advance
 from vrha.core.steps import node_of, outline
 from vrha.errors import InputError
 from vrha.model.evidence import NO_EVIDENCE

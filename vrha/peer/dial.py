@@ -85,8 +85,6 @@ class _Call:
             tune(plain)
             plain.settimeout(self._left())
             plain.sendall(knock(session))
-            # Of a connection that is gone already wrap_socket would lose the descriptor.
-            plain.getpeername()
             sock = self._context.wrap_socket(plain, do_handshake_on_connect=False)
         except BaseException:
             plain.close()

@@ -8,7 +8,8 @@ import pytest
 
 from tests.unit.core.test_run import NEW, OLD, parallel
 from vrha.core.check_in import Refusal, judge_self_test, judge_sender
-from vrha.core.run import Limits, Resume, advance
+from vrha.core.happenings import Limits, Resume
+from vrha.core.run import advance
 from vrha.model.messages import CheckIn
 from vrha.model.runs import RunStatus
 from vrha.model.state import RulesDigest, SelfTest, Upstream

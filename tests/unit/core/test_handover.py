@@ -8,8 +8,8 @@ import pytest
 
 from tests.unit.core.test_run import LIMITS, LIVE, NEW, OLD, Driver, spec
 from vrha.core import plan
+from vrha.core.happenings import Dispatch, Limits, Resume, StepDone, StepFailed, Tick
 from vrha.core.outcome import outcome_of
-from vrha.core.run import Dispatch, Limits, Resume, StepDone, StepFailed, Tick
 from vrha.core.steps import describe, node_of, outline, undo_of
 from vrha.model.runs import Run, RunKind, RunStatus, StepStatus, Strategy
 from vrha.model.spec import InstanceRef

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vrha.core import plan
-from vrha.core.run import (
-    TRANSITIONS,
+from vrha.core.happenings import (
     CheckedIn,
     CheckInFailed,
     Dispatch,
@@ -23,9 +22,8 @@ from vrha.core.run import (
     StepDone,
     StepFailed,
     Tick,
-    advance,
-    diagram,
 )
+from vrha.core.run import TRANSITIONS, advance, diagram
 from vrha.model.runs import Run, RunStatus, StepStatus, Strategy
 from vrha.model.spec import InstanceRef, InstanceSpec, Network, PortSpec, Router, Subnet
 from vrha.model.steps import Announce, Build, Destroy, Mute, Swap, Unmute

@@ -10,7 +10,7 @@ import pytest
 
 from tests.unit.orchestrator.world import DESIRED, ROUTER, WITH_NAT, FakeInstance, World
 from vrha import codec
-from vrha.core.run import Limits
+from vrha.core.happenings import Limits
 from vrha.errors import InputError, NotFoundError, RefusedError
 from vrha.model.messages import CheckIn
 from vrha.model.runs import RestartOptions, RunStatus, Strategy

@@ -16,7 +16,7 @@ from vrha.agent import executor
 from vrha.agent.epochs import Epochs
 from vrha.agent.executor import Done, Executor, Hands
 from vrha.bus.topology import MAX_DOWN
-from vrha.core.run import Limits
+from vrha.core.happenings import Limits
 from vrha.errors import StepError
 from vrha.linux.build import Timings
 from vrha.linux.node import NodeKernel

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import socket
@@ -345,6 +346,9 @@ def test_nothing_is_left_open(two: Two) -> None:
     until(lambda: descriptors() == before)
 
 
+# wrap_socket of a connection that was reset drops the socket it has made without closing it (CPython
+# 3.11, SSLSocket._create); the interpreter closes it, with a warning.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_call_that_breaks_is_made_again(two: Two) -> None:
     expectation = two.expect()
     with socket.create_server(("127.0.0.1", 0)) as middle:
@@ -355,6 +359,7 @@ def test_a_call_that_breaks_is_made_again(two: Two) -> None:
             carry(to_a, to_b, dialing.done)
             expectation.wait(LIMIT_S).close()
             dialing.result(LIMIT_S).close()
+    gc.collect()
 
 
 def test_a_listener_that_says_nothing_is_unreachable(two: Two) -> None:
