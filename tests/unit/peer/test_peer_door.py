@@ -346,8 +346,8 @@ def test_nothing_is_left_open(two: Two) -> None:
     until(lambda: descriptors() == before)
 
 
-# wrap_socket of a connection that was reset drops the socket it has made without closing it (CPython
-# 3.11, SSLSocket._create); the interpreter closes it, with a warning.
+# wrap_socket of a connection that was reset drops the socket it has made without closing it
+# (CPython 3.11, SSLSocket._create); the interpreter closes it, with a warning.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_call_that_breaks_is_made_again(two: Two) -> None:
     expectation = two.expect()
