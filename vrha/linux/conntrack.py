@@ -105,7 +105,8 @@ class Source:
         for _ in self._received(_FLUSHED_AT_MOST):
             pass
         self._overrun = False
-        self._touched = touched = set()
+        touched: set[bytes] = set()
+        self._touched = touched
         try:
             yield from self._chunks(self._dumped(), touched)
         finally:
