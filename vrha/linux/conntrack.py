@@ -1,7 +1,7 @@
 """Connection tracking entries of one network namespace, followed into another.
 
-Raw nfnetlink: a copy by events costs about 0.02 ms per entry, where object layers need
-3 ms. Formats: net/netfilter/nf_conntrack_netlink.c.
+Raw nfnetlink: an entry of a dump or an event costs about 0.02 ms to carry over, where object
+layers need 3 ms. Formats: net/netfilter/nf_conntrack_netlink.c.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Source:
         self._dumps.settimeout(_TIMEOUT_S)
         self._own_ports: set[int] = set()
         self._given: set[bytes] = set()
-        self._touched: set[bytes] = set()
+        self._touched: set[bytes] | None = None
         self._overrun = False
 
     def close(self) -> None:
@@ -105,8 +105,14 @@ class Source:
         for _ in self._received(_FLUSHED_AT_MOST):
             pass
         self._overrun = False
-        self._touched.clear()
-        bodies = self._dumped()
+        touched: set[bytes] = set()
+        self._touched = touched
+        try:
+            yield from self._chunks(self._dumped(), touched)
+        finally:
+            self._touched = None
+
+    def _chunks(self, bodies: list[bytes], touched: set[bytes]) -> Iterator[list[Change]]:
         vanished = self._given.copy()
         expected: list[Change] = []
         for start in range(0, len(bodies), _AT_ONCE):
@@ -114,16 +120,15 @@ class Source:
             for body in bodies[start : start + _AT_ONCE]:
                 key = key_of(body)
                 vanished.discard(key)
-                if key in self._touched:
-                    continue
-                change = change_of(Kind.FOUND, key, (body,))
+                change = None if key in touched else change_of(Kind.FOUND, key, (body,))
                 if change is not None:
                     (expected if change.is_expected else chunk).append(change)
             self._given.update(change.key for change in chunk)
             yield chunk
         # Their masters must be there first.
+        expected = [change for change in expected if change.key not in touched]
         self._given.update(change.key for change in expected)
-        vanished -= self._touched
+        vanished -= touched
         self._given -= vanished
         yield expected + [Change(Kind.REMOVED, key) for key in vanished]
 
@@ -135,17 +140,18 @@ class Source:
         """
         entries: dict[bytes, tuple[bytes, ...]] = {}
         gone: dict[bytes, None] = {}
+        touched = self._touched
         for kind, body in self._received(_EVENTS_AT_MOST):
             key = key_of(body)
+            if touched is not None:
+                touched.add(key)
             if kind == _DELETE:
-                self._touched.add(key)
                 entries.pop(key, None)
                 if key in self._given:
                     gone[key] = None
             else:
                 entries[key] = (*entries.get(key, ()), body)
         self._given.difference_update(gone)
-        self._touched.update(entries)
         changes = [Change(Kind.REMOVED, key) for key in gone]
         for key, bodies in entries.items():
             change = change_of(Kind.SET, key, bodies)
