@@ -35,6 +35,7 @@ _GIVEN_STATUS = _SEEN_REPLY | _ASSURED | _CONFIRMED
 _BE_LIBERAL = 0x08
 _TCP_STATE, _TCP_SCALES, _TCP_FLAGS = 1, (2, 3), (4, 5)
 _SYN_SENT, _SYN_RECV, _ESTABLISHED, _SYN_SENT2 = 1, 2, 3, 9
+_ROUNDED_S: Final = 2
 _NO_TIMEOUT_S: Final = 120
 """For an entry that a flow table has taken over: the kernel gives no timeout for it."""
 
@@ -200,13 +201,14 @@ def is_ahead(offered: Change, present: Change) -> bool:
     """Whether `offered` describes a moment of the same entry not before that of `present`.
 
     Status bits are only ever added, TCP goes through its states in order, and within one state
-    the entry with the longer timeout has seen the later packet.
+    the entry with the longer timeout has seen the later packet; a copy ends up to a moment later
+    than its origin, because timeouts are told in whole seconds.
     """
     status, state = _standing(offered.update)
     present_status, present_state = _standing(present.update)
     if present_status & ~status:
         return False
-    known = (status, state, offered.timeout)
+    known = (status, state, offered.timeout + _ROUNDED_S)
     return known >= (present_status, present_state, present.timeout)
 
 
