@@ -13,11 +13,11 @@ from tests.system.zonekit import Zone, wait_for, zone
 from vrha import failpoints
 from vrha.errors import VrhaError
 from vrha.lab.daemons import Daemon
+from vrha.model.probing import Result, Stream
 from vrha.model.runs import RestartOptions, Strategy
 from vrha.model.views import RouterStatus, RunView
 from vrha.probe.process import ProbeProcess, serving
 from vrha.probe.responder import Services
-from vrha.probe.result import Result, Stream
 
 LIMITS = {"step_s": 4.0, "sync_s": 6.0, "check_in_s": 4.0}
 END_S = 60.0

@@ -15,10 +15,10 @@ from vrha.lab.owners import OwnerWatch
 from vrha.linux import mute, netns
 from vrha.linux.build import host_ports
 from vrha.linux.node import NodeKernel
+from vrha.model.probing import ConnectionsResult, Result, Stream
 from vrha.model.spec import Backend, InstanceSpec
 from vrha.model.state import Activity
 from vrha.probe.process import ProbeProcess, serving
-from vrha.probe.result import ConnectionsResult, Result, Stream
 
 GATEWAY, PUBLIC, UPSTREAM = "10.1.1.1", "203.0.113.11", "203.0.113.1"
 UPSTREAM6 = "2001:db8::1"

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import vrha
-from vrha.core.gaps import Gap
+from vrha.model.probing import Gap, Result, StreamResult
 from vrha.probe.kernel import Namespace
-from vrha.probe.result import Result, StreamResult
 
 MS = 1_000_000
 ROOT = Path(vrha.__file__).resolve().parent.parent

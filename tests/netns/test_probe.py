@@ -38,11 +38,11 @@ from tests.netns.probekit import (
     wait_until,
 )
 from vrha.errors import PreconditionError, UnreachableError
+from vrha.model.probing import Stream, StreamResult
 from vrha.probe.kernel import Namespace
 from vrha.probe.prober import Prober
 from vrha.probe.process import ProbeProcess, serving
 from vrha.probe.report import notes
-from vrha.probe.result import Stream, StreamResult
 from vrha.probe.wire import PAYLOAD, REQUEST, IcmpProbe, attach_icmp_filter
 
 pytestmark = pytest.mark.root
@@ -392,7 +392,7 @@ def test_a_closed_prober_lets_a_namespace_go(pair: Pair) -> None:
 
 def test_the_child_ends_when_its_parent_is_killed(pair: Pair) -> None:
     code = (
-        "import sys, time; from vrha.probe.process import *; from vrha.probe.result import Stream\n"
+        "import time; from vrha.probe.process import *; from vrha.model.probing import Stream\n"
         f"p = ProbeProcess([Stream('s', 'icmp', {B4!r}, netns={pair.a!r})])\n"
         "print(p.pid, flush=True); time.sleep(60)"
     )

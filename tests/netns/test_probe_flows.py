@@ -31,12 +31,12 @@ from tests.netns.probekit import (
     wait_until,
 )
 from vrha.errors import UnreachableError
+from vrha.model.probing import ConnectionsResult, Result, Stream
 from vrha.probe.kernel import Namespace
 from vrha.probe.prober import Prober
 from vrha.probe.process import ProbeProcess, serving
 from vrha.probe.report import excess
 from vrha.probe.responder import Services
-from vrha.probe.result import ConnectionsResult, Result, Stream
 from vrha.probe.wire import MESSAGE
 
 pytestmark = pytest.mark.root

@@ -28,10 +28,10 @@ from vrha.core.instance import mac_of
 from vrha.lab.scenario import Scenario, parse_scenario
 from vrha.linux.files import SPEC
 from vrha.linux.names import folder_name, namespace_name
+from vrha.model.probing import Stream
 from vrha.model.runs import RestartOptions, RunKind, RunStatus, Strategy
 from vrha.model.spec import Desired, Host, Ingress, InstanceRef, Protocol, Rule, StaticNat
 from vrha.model.views import RouterView, RunView
-from vrha.probe.result import Stream
 
 pytestmark = [pytest.mark.root, pytest.mark.system]
 

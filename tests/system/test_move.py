@@ -29,9 +29,9 @@ from tests.system.zonekit import (
 from vrha.core.instance import mac_of
 from vrha.lab.scenario import Scenario, parse_scenario
 from vrha.lab.zone import SYNC_PORT
+from vrha.model.probing import Result, Stream
 from vrha.model.runs import RestartOptions, RunKind, RunStatus, Strategy
 from vrha.model.views import RouterStatus, RunView
-from vrha.probe.result import Result, Stream
 
 pytestmark = [pytest.mark.root, pytest.mark.system]
 

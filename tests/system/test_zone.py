@@ -22,10 +22,10 @@ from tests.system.zonekit import (
 )
 from vrha.config.export import to_yaml
 from vrha.linux.names import host_port
+from vrha.model.probing import Result, Stream
 from vrha.model.runs import RestartOptions, RunKind, RunStatus, Strategy
 from vrha.model.spec import Backend, Egress, InstanceRef, Protocol, Rule, Verdict
 from vrha.model.views import RouterStatus
-from vrha.probe.result import Result, Stream
 
 pytestmark = [pytest.mark.root, pytest.mark.system]
 

@@ -20,12 +20,12 @@ from vrha.lab.owners import OwnerWatch
 from vrha.lab.scenario import Scenario
 from vrha.lab.zone import Lab
 from vrha.linux.names import namespace_name
+from vrha.model.probing import Result, Stream
 from vrha.model.runs import RestartOptions, Strategy
 from vrha.model.spec import Desired, InstanceRef
 from vrha.model.views import RouterStatus, RouterView, RunView
 from vrha.probe import process as probes
 from vrha.probe.process import ProbeProcess
-from vrha.probe.result import Result, Stream
 
 OUTSIDE, OUTSIDE6 = "203.0.113.1", "2001:db8:ffff::1"
 VRHA = (sys.executable, "-m", "vrha.cli.main")

@@ -19,9 +19,9 @@ from vrha.config.desired import load
 from vrha.errors import InputError, StepError
 from vrha.lab.scenario import load_scenario
 from vrha.lab.zone import Lab
+from vrha.model.probing import ESTABLISHED, Stream
 from vrha.model.runs import RunKind, RunStatus, StepStatus, Strategy
 from vrha.model.views import RunView, StepView
-from vrha.probe.result import ESTABLISHED, Stream
 
 
 def seen_from(scenario: str, folder: Path) -> tuple[Stream, ...]:

@@ -8,9 +8,9 @@ import yaml
 
 from vrha.lab.scenario import Scenario, parse_scenario
 from vrha.lab.zone import Lab
+from vrha.model.probing import Stream
 from vrha.model.spec import Desired
 from vrha.probe.responder import Services
-from vrha.probe.result import Stream
 
 NODES = ("n1", "n2", "n3")
 MOST = 120

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from vrha.lab.owners import OwnerWatch
 from vrha.lab.zone import Lab
+from vrha.model.probing import Stream
 from vrha.probe.process import ProbeProcess
-from vrha.probe.result import Stream
 
 T = TypeVar("T")
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from vrha.lab.zone import Lab
+from vrha.model.probing import Kind, Stream
 from vrha.model.spec import Address, Desired, Router
 from vrha.probe.responder import Services
-from vrha.probe.result import Kind, Stream
 
 ANSWER, ECHO, PUSH = Services().ports
 PUBLIC_ADDRESSES = 10

@@ -18,8 +18,8 @@ from vrha.model.views import RunView
 
 if TYPE_CHECKING:
     from vrha.cli.client import Client
+    from vrha.model.probing import Result, Stream, StreamResult
     from vrha.probe.process import ProbeProcess
-    from vrha.probe.result import Result, Stream, StreamResult
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -92,7 +92,7 @@ def measuring(client: Client, file: Path | None, settle_s: float) -> Iterator[Me
 def read_streams(file: Path) -> tuple[Stream, ...]:
     """The streams of a file. Raises InputError: `no-file`, `malformed`, `bad-stream`."""
     from vrha.codec import decode
-    from vrha.probe.result import Stream
+    from vrha.model.probing import Stream
 
     hint = "`vrha lab up` writes such a file, streams.json; docs/cli.md shows one."
     try:

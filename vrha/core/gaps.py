@@ -8,49 +8,14 @@ time of RFC 6412 section 3.5 (lost probes over offered load).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
+
+from vrha.model.probing import Gap, Loss
 
 UNANSWERED = -1
 """Receive time of a probe that was never answered."""
 
 NS_PER_MS = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """A run of one or more lost probes.
-
-    `start_ms` is the send time of the first lost probe since t0. It ends at the send time of the
-    next answered probe, or (`unrestored`) with the run when no later probe was answered.
-    """
-
-    start_ms: float
-    length_ms: float
-    lost: int
-    unrestored: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """What a stream of probes tells. None stands for "not measured": too few replies.
-
-    `outage_ms` is lost probes times interval; `longest_silence_ms` the longest time between two
-    consecutive replies, which also sees packets that were held and not lost. `longest_pause_ms` is
-    the longest time between two consecutive probes: a silence of that length is the prober's own.
-    """
-
-    sent: int
-    lost: int
-    duplicates: int
-    gaps: tuple[Gap, ...]
-    longest_gap_ms: float
-    outage_ms: float
-    longest_silence_ms: float | None
-    longest_pause_ms: float | None
-    rtt_median_ms: float | None
-    rtt_max_ms: float | None
-    unrestored: bool
 
 
 def find_gaps(sent: Sequence[int], received: Sequence[int], t0: int, end: int) -> tuple[Gap, ...]:

@@ -11,8 +11,8 @@ from vrha.config.desired import load
 from vrha.lab.anchor import NETNS
 from vrha.lab.daemons import Daemon, Program, environment
 from vrha.lab.zone import Lab
+from vrha.model.probing import Kind, Stream
 from vrha.model.spec import Desired, Router
-from vrha.probe.result import Kind, Stream
 
 OUTSIDE = "outside"
 """The machine beyond the uplinks, by the custom of the shipped scenarios."""

@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 from vrha.core.gaps import UNANSWERED
 from vrha.errors import NotFoundError, PreconditionError, UnreachableError
+from vrha.model.probing import Stream
 from vrha.probe.kernel import NS_PER_S, Batch, Namespace
-from vrha.probe.result import Stream
 from vrha.probe.wire import (
     ANSWER,
     PAYLOAD,

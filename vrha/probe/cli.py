@@ -20,10 +20,10 @@ import click
 
 from vrha.codec import decode, encode
 from vrha.errors import InputError, VrhaError
+from vrha.model.probing import Kind, Stream
 from vrha.probe.prober import Prober
 from vrha.probe.report import excess, show
 from vrha.probe.responder import Services, responder
-from vrha.probe.result import Kind, Stream
 
 _UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4, "": 1.0}
 TCP_INTERVAL_MS = 10.0

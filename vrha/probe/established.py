@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 from vrha.core.gaps import NS_PER_MS
 from vrha.errors import UnreachableError
+from vrha.model.probing import ConnectionsResult, Stream
 from vrha.probe.channels import SO_TIMESTAMPNS, Arrivals, Channel, Inbox, no_route
 from vrha.probe.kernel import NS_PER_S, Namespace
-from vrha.probe.result import ConnectionsResult, Stream
 from vrha.probe.wire import MESSAGE
 
 OPEN_LIMIT_S = 3.0

@@ -9,9 +9,9 @@ import time
 from collections import deque
 
 from vrha.core.gaps import NS_PER_MS, UNANSWERED
+from vrha.model.probing import Stream
 from vrha.probe.channels import SO_TIMESTAMPNS, Arrivals, Inbox, ProbeChannel, no_route
 from vrha.probe.kernel import NS_PER_S, Namespace
-from vrha.probe.result import Stream
 from vrha.probe.wire import ANSWER, PAYLOAD, REQUEST, UdpProbe
 
 FRESH_LIMIT_NS = NS_PER_S

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from vrha.core.gaps import NS_PER_MS, analyse
 from vrha.errors import InputError, UnreachableError
+from vrha.model.probing import Result, Stream, StreamResult
 from vrha.probe.channels import (
     CONNECT_LIMIT_NS,
     Arrivals,
@@ -35,7 +36,6 @@ from vrha.probe.kernel import (
     allow_open_files,
     steady,
 )
-from vrha.probe.result import Result, Stream, StreamResult
 
 __all__ = ["GRACE_S", "Prober", "Result", "Stream", "StreamResult"]
 
@@ -137,6 +137,8 @@ class Prober:
                     return FreshChannel(stream, namespace, self._inbox)
                 case "icmp" | "udp":
                     return EchoChannel(stream, namespace)
+                case "http" | "https" | "dns":
+                    raise InputError("bad-stream", f"{stream.kind} is not known here")
         except BaseException:
             namespace.close()
             raise

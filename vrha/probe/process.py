@@ -21,7 +21,7 @@ from typing import IO
 import vrha
 from vrha.codec import decode, encode
 from vrha.errors import DeadlineError, PreconditionError
-from vrha.probe.result import Result, Stream
+from vrha.model.probing import Result, Stream
 
 STOP_LIMIT_S = 60.0
 """The prober waits for late replies for up to 1 s, then computes: a second per million probes."""

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vrha.probe.result import ConnectionsResult, Result, StreamResult
+from vrha.model.probing import ConnectionsResult, Result, StreamResult
 
 GAPS_SHOWN = 20
 LATE_SHARE = 0.01

@@ -12,9 +12,8 @@ from tests.unit.fake_service import FakeService
 from tests.unit.render.reportkit import run as example
 from vrha.cli.client import Client
 from vrha.cli.measuring import MAX_GAPS, measurement_of, read_streams
-from vrha.core.gaps import Gap, Loss
 from vrha.errors import InputError
-from vrha.probe.result import ConnectionsResult, Result, Stream, StreamResult
+from vrha.model.probing import ConnectionsResult, Gap, Loss, Result, Stream, StreamResult
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vrha.core.gaps import UNANSWERED, Gap, Loss, analyse, find_gaps, longest_step_ms
+from vrha.core.gaps import UNANSWERED, analyse, find_gaps, longest_step_ms
+from vrha.model.probing import Gap, Loss
 
 MS = 1_000_000
 T0 = 5_000 * MS

@@ -10,11 +10,11 @@ from contextlib import ExitStack
 import pytest
 
 from vrha.errors import InputError
+from vrha.model.probing import Stream
 from vrha.probe.channels import Arrivals, Inbox
 from vrha.probe.established import Connection, EstablishedChannel, Pacer
 from vrha.probe.kernel import Batch, Namespace
 from vrha.probe.responder import Services
-from vrha.probe.result import Stream
 from vrha.probe.wire import MESSAGE
 
 MS = 1_000_000

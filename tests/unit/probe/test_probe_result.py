@@ -8,11 +8,10 @@ from dataclasses import replace
 import pytest
 
 from vrha.codec import decode, encode
-from vrha.core.gaps import Gap, Loss
 from vrha.errors import InputError
+from vrha.model.probing import ConnectionsResult, Gap, Loss, Result, Stream, StreamResult
 from vrha.probe.prober import Prober
 from vrha.probe.report import excess, notes, show
-from vrha.probe.result import ConnectionsResult, Result, Stream, StreamResult
 
 
 def stream_result(
