@@ -17,12 +17,14 @@ def series_of(
     *,
     t0: int,
     end: int,
+    interval_ms: float = 1.0,
     timeout_ms: float | None = None,
     most: int = 1000,
 ) -> Series:
-    """At most `most` bins from `t0` to `end`; arguments as in `vrha.core.loss.analyse`."""
+    """At most `most` bins from `t0` to `end`, none shorter than the interval; arguments as in
+    `vrha.core.loss.analyse`."""
     until = max(end, sent[-1] + 1) if sent else end
-    bin_ms = width_ms((until - t0) / NS_PER_MS, most)
+    bin_ms = width_ms(max((until - t0) / NS_PER_MS, interval_ms * most), most)
     width = round(bin_ms * NS_PER_MS)
     count = max(0, until - t0 - 1) // width + 1
     limit = float("inf") if timeout_ms is None else timeout_ms * NS_PER_MS

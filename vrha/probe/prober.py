@@ -368,10 +368,14 @@ class Prober:
         return dict(zip(asked, arrived(tuple(asked.values())), strict=True))
 
     def _series(self, channel: ProbeChannel, t0: int, end: int) -> Series:
-        most = max(LEAST_BINS, MOST_BINS // len(self._probes))
-        timeout = channel.stream.timeout_ms
         return series_of(
-            channel.sent, channel.received, t0=t0, end=end, timeout_ms=timeout, most=most
+            channel.sent,
+            channel.received,
+            t0=t0,
+            end=end,
+            interval_ms=channel.stream.interval_ms,
+            timeout_ms=channel.stream.timeout_ms,
+            most=max(LEAST_BINS, MOST_BINS // len(self._probes)),
         )
 
 

@@ -88,8 +88,8 @@ def responder(
 
     Answers leave from the address that was asked, also on machines with several. Its sockets keep
     removed namespaces alive: stop it first. Raises InputError (`bad-port`, `bad-interval`),
-    NotFoundError (`netns-not-found`), PreconditionError (`port-in-use`, `port-not-permitted`, `no-loopback`,
-    `netns-not-permitted`).
+    NotFoundError (`netns-not-found`), PreconditionError (`port-in-use`, `port-not-permitted`,
+    `no-loopback`, `netns-not-permitted`).
     """
     services.check()
     stop = stop or threading.Event()
