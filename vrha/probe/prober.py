@@ -363,7 +363,7 @@ class Prober:
                 channel.received,
             )
             for channel in self._probes
-            if channel.cookie is not None and channel.answered < len(channel.sent)
+            if channel.cookie is not None and 0 < channel.answered < len(channel.sent)
         }
         return dict(zip(asked, arrived(tuple(asked.values())), strict=True))
 
