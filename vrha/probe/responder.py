@@ -39,6 +39,8 @@ class Services:
     - `port`: UDP echo at once; TCP accepts and closes.
     - `echo_port` (else `port` + 1): UDP echo after `delay_ms`; TCP echo on long connections.
     - `push_port` (else `port` + 2): on TCP connections a message every `push_ms`.
+
+    With `loopback` only to this machine itself.
     """
 
     port: int = 7
@@ -46,6 +48,7 @@ class Services:
     push_port: int | None = None
     delay_ms: float = DELAY_MS
     push_ms: float = PUSH_MS
+    loopback: bool = False
 
     @property
     def ports(self) -> tuple[int, int, int]:
@@ -140,10 +143,11 @@ def _open(services: Services, path: str | None) -> list[socket.socket]:
     first, second, third = services.ports
     wanted = [(port, kind) for port in (first, second) for kind in _KINDS]
     wanted.append((third, socket.SOCK_STREAM))
+    v4, v6 = ("127.0.0.1", "::1") if services.loopback else ("0.0.0.0", "::")
     try:
         with namespace:
             for port, kind in wanted:
-                for family, address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
+                for family, address in ((socket.AF_INET, v4), (socket.AF_INET6, v6)):
                     sock = _listen(family, kind, address, port)
                     if sock is not None:
                         opened.append(sock)
