@@ -35,9 +35,7 @@ def write(path: str, body: bytes) -> None:
     _write_parts(path, [body, b"\n"])
 
 
-def write_probes(
-    path: str, probes: Iterable[tuple[Stream, Sequence[int], Sequence[int]]]
-) -> None:
+def write_probes(path: str, probes: Iterable[tuple[Stream, Sequence[int], Sequence[int]]]) -> None:
     """Write `stream,seq,sent_ms,rtt_ms` of each probe; no rtt_ms without an answer.
 
     Raises VrhaError (`unwritable`).
