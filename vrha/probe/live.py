@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, TextIO
 
 from vrha.model.probing import Live, LiveStream
@@ -48,9 +49,8 @@ class _Track:
 
     def answered(self) -> list[float]:
         """The share of the probes that were answered in each second, None of them as 0."""
-        points = [*self.past]
         shares = []
-        for (_, sent, lost), (_, later_sent, later_lost) in zip(points, points[1:], strict=False):
+        for (_, sent, lost), (_, later_sent, later_lost) in pairwise(self.past):
             new = later_sent - sent
             shares.append(min(1.0, max(0.0, 1 - (later_lost - lost) / new)) if new else 0.0)
         return shares
@@ -80,12 +80,11 @@ class Board:
 
     def line(self) -> str:
         """Everything in a line."""
+        streams = [track.now for track in self._tracks.values()]
         rates = [track.rate or 0.0 for track in self._tracks.values()]
-        lost = sum(track.now.lost for track in self._tracks.values())
-        longest = max((t.now.longest_gap_ms for t in self._tracks.values()), default=0.0)
-        gone = [
-            f"{t.now.name} {t.now.gap_ms:.0f} ms" for t in self._tracks.values() if t.now.gap_ms
-        ]
+        lost = sum(one.lost for one in streams)
+        longest = max((one.longest_gap_ms for one in streams), default=0.0)
+        gone = [f"{one.name} {one.gap_ms:.0f} ms" for one in streams if one.gap_ms]
         now = f"; no answer now: {', '.join(gone)}" if gone else ""
         return f"{self.clock()}: {sum(rates):.0f}/s, {lost} lost, longest gap {longest:.1f} ms{now}"
 
@@ -103,9 +102,8 @@ class Board:
         for track in self._tracks.values():
             one = track.now
             style = "red" if one.gap_ms else "yellow" if one.lost else None
-            table.add_row(
-                *map(escape, (*_cells(track), _spark(track.answered(), bars))), style=style
-            )
+            cells = (*_cells(track), _spark(track.answered(), bars))
+            table.add_row(*map(escape, cells), style=style)
         return table
 
 

@@ -56,8 +56,8 @@ class Plan:
 
     streams: tuple[tuple[Origin, Stream], ...]
     duration_s: float | None
-    limits: Limits = Limits()
-    outputs: Outputs = Outputs()
+    limits: Limits
+    outputs: Outputs
     title: str = ""
     mark_from: str | None = None
     control: bool = False

@@ -106,8 +106,8 @@ def serving(
 ) -> Iterator[int]:
     """A responder in its own process while the context lasts; gives its pid.
 
-    Without `namespaces` it serves in the caller's own, with `loopback` only there. Raises PreconditionError (`probe-failed`),
-    DeadlineError (`probe-late`).
+    Without `namespaces` it serves in the caller's own, with `loopback` only this machine itself.
+    Raises PreconditionError (`probe-failed`), DeadlineError (`probe-late`).
     """
     arguments = ["serve", "--port", str(port), *(["--loopback"] if loopback else [])]
     for path in namespaces:
