@@ -154,9 +154,7 @@ def test_every_output_is_written_and_can_be_read(served: Pair, tmp_path: Path) -
     [
         (["--max-gap", "5s", "--max-lost", "100000", "--max-total", "5s", "--settle", "0"], 0),
         (["--max-total", "20ms", "--settle", "0"], 1),
-        (["--max-gap", "20ms", "--settle", "0"], 1),
         (["--max-gap", "5s", "--settle", "1m"], 1),
-        (["--settle", "1m"], 0),
     ],
 )
 def test_limits_set_the_exit_code(served: Pair, limits: Sequence[str], code: int) -> None:

@@ -154,7 +154,7 @@ def _record(plan: Plan, ends: Sequence[End], marks: Marks | None) -> Record:
     results = [end.result for end in ends if end.result is not None]
     lost = [end.failed for end in ends if end.failed is not None]
     if not results:
-        raise lost[0] if lost else PreconditionError("nothing-measured", "stopped before it began")
+        raise lost[0]
     whole, control = _without_control(merge(results), plan.control)
     named = _named(marks, whole)
     whole = with_phases(whole, named)
