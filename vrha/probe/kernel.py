@@ -196,17 +196,22 @@ class Batch:
         """Bytes of datagram `i`; no more than SLOT are kept."""
         return min(int(self.headers[i].len), self.SLOT)
 
-    def send_back(self, fd: int, first: int, end: int) -> None:
+    def send_back(self, fd: int, first: int, end: int) -> list[int]:
         """Send the received datagrams `first`..`end` - 1 to where they came from.
 
         The control messages go along, so that PKTINFO picks the source address. What the kernel
-        refuses is dropped, as a network would.
+        refuses is dropped, as a network would; their numbers are given.
         """
+        refused: list[int] = []
         for i in range(first, end):
             self._vectors[i].len = self.length(i)
         while first < end:
             rest = ctypes.byref(self.headers[first])
-            first += max(int(_libc.sendmmsg(fd, rest, end - first, MSG_DONTWAIT)), 1)
+            done = int(_libc.sendmmsg(fd, rest, end - first, MSG_DONTWAIT))
+            if done < 1:
+                refused.append(first)
+            first += max(done, 1)
+        return refused
 
 
 @dataclass(frozen=True, slots=True)

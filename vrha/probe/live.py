@@ -1,165 +1,186 @@
-"""How a run stands, while it lasts: a view on a terminal, else a line now and then."""
+"""How a run stands, on a terminal or line by line."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import TYPE_CHECKING, TextIO
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 from vrha.model.probing import Live, LiveStream
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import RenderableType
 
+BARS = "▁▂▃▄▅▆▇█"
+NOTHING = "·"
 SECONDS = 60
+"""Of a sparkline, one character each."""
 LINE_EVERY_S = 5.0
-MARKS_SHOWN = 3
-_BARS = " ▁▂▃▄▅▆▇█"
-_PLAIN_BARS = " .:-=+*%#"
-_RATE_MS = 1000.0
-
-MarksSoFar = Callable[[], Sequence[tuple[float, str]]]
 
 
-@dataclass
-class _Track:
-    """A stream over the last minute: its newest state, and sent and lost at every new second."""
-
-    now: LiveStream
-    at_ms: float
-    past: deque[tuple[float, int, int]] = field(default_factory=lambda: deque(maxlen=SECONDS + 1))
-
-    def take(self, at_ms: float, now: LiveStream) -> None:
-        self.now, self.at_ms = now, at_ms
-        if not self.past or at_ms - self.past[-1][0] >= _RATE_MS:
-            self.past.append((at_ms, now.sent, now.lost))
-
-    @property
-    def rate(self) -> float | None:
-        """Probes per second of late; None before that is known."""
-        before = [past for past in self.past if self.at_ms - past[0] >= _RATE_MS / 2]
-        if not before:
-            return None
-        at_ms, sent, _ = before[-1]
-        return (self.now.sent - sent) * 1000 / (self.at_ms - at_ms)
-
-    def answered(self) -> list[float]:
-        """The share of the probes that were answered in each second, None of them as 0."""
-        shares = []
-        for (_, sent, lost), (_, later_sent, later_lost) in pairwise(self.past):
-            new = later_sent - sent
-            shares.append(min(1.0, max(0.0, 1 - (later_lost - lost) / new)) if new else 0.0)
-        return shares
+_COLUMNS = ("stream", "rate /s", "lost", "gap now ms", "longest ms", "rtt ms", "last 60 s")
+_TEXTS = ("stream", "last 60 s")
 
 
-class Board:
-    """All streams of all ends as last heard of."""
+class View(Protocol):
+    """Use as a context manager; `show` is told how it stands, `mark` what somebody did."""
 
-    def __init__(self, duration_s: float | None, marks: MarksSoFar) -> None:
+    def __enter__(self) -> View: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    def show(self, live: Live) -> None: ...
+
+    def mark(self, text: str) -> None: ...
+
+
+class Trail:
+    """What one stream did lately: its rate now, and how much came back in each second."""
+
+    def __init__(self) -> None:
+        self._last: tuple[float, int, int] | None = None
+        self._second = (0, 0)
+        self._second_from = 0.0
+        self.shares: deque[float | None] = deque(maxlen=SECONDS)
+        self.rate: float | None = None
+
+    def add(self, at_ms: float, stream: LiveStream) -> None:
+        """Take what is known at `at_ms` after t0."""
+        if self._last is None:
+            self._second_from = at_ms
+            self._second = (stream.sent, stream.lost)
+        else:
+            before_ms, sent, _ = self._last
+            if at_ms > before_ms:
+                self.rate = (stream.sent - sent) / (at_ms - before_ms) * 1000
+        self._last = (at_ms, stream.sent, stream.lost)
+        if at_ms - self._second_from >= 1000:
+            sent, lost = stream.sent - self._second[0], stream.lost - self._second[1]
+            self.shares.append(None if sent <= 0 else max(0.0, 1 - lost / sent))
+            self._second_from = at_ms
+            self._second = (stream.sent, stream.lost)
+
+    def sparkline(self) -> str:
+        """A bar per second: full when everything was answered."""
+        return "".join(
+            NOTHING if share is None else BARS[min(len(BARS) - 1, int(share * len(BARS)))]
+            for share in self.shares
+        )
+
+
+class Terminal:
+    """A table that is drawn anew while the run lasts."""
+
+    def __init__(self, out: TextIO, duration_s: float | None) -> None:
+        from rich.console import Console
+        from rich.live import Live as RichLive
+
         self._duration_s = duration_s
-        self._marks = marks
-        self._tracks: dict[str, _Track] = {}
+        self._streams: dict[str, LiveStream] = {}
+        self._trails: dict[str, Trail] = {}
+        self._marks: deque[str] = deque(maxlen=3)
         self._at_ms = 0.0
+        self._live = RichLive(console=Console(file=out), auto_refresh=False, transient=True)
 
-    def take(self, live: Live) -> None:
+    def __enter__(self) -> Terminal:
+        self._live.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._live.__exit__(kind, error, trace)
+
+    def show(self, live: Live) -> None:
         self._at_ms = max(self._at_ms, live.at_ms)
-        for one in live.streams:
-            track = self._tracks.setdefault(one.name, _Track(one, live.at_ms))
-            track.take(live.at_ms, one)
+        for stream in live.streams:
+            self._streams[stream.name] = stream
+            self._trails.setdefault(stream.name, Trail()).add(live.at_ms, stream)
+        self._live.update(self._table(), refresh=True)
 
-    def clock(self) -> str:
-        """How long it lasts, and will."""
-        seconds = max(self._at_ms, 0.0) / 1000
-        if self._duration_s is None:
-            return f"{seconds:.0f} s, until Ctrl-C"
-        return f"{seconds:.0f} s, {max(self._duration_s - seconds, 0.0):.0f} s to go"
+    def mark(self, text: str) -> None:
+        self._marks.append(f"{self._at_ms / 1000:.1f} s {text or '(end)'}")
 
-    def line(self) -> str:
-        """Everything in a line."""
-        streams = [track.now for track in self._tracks.values()]
-        rates = [track.rate or 0.0 for track in self._tracks.values()]
-        lost = sum(one.lost for one in streams)
-        longest = max((one.longest_gap_ms for one in streams), default=0.0)
-        gone = [f"{one.name} {one.gap_ms:.0f} ms" for one in streams if one.gap_ms]
-        now = f"; no answer now: {', '.join(gone)}" if gone else ""
-        return f"{self.clock()}: {sum(rates):.0f}/s, {lost} lost, longest gap {longest:.1f} ms{now}"
-
-    def table(self, bars: str = _BARS) -> Table:
+    def _table(self) -> RenderableType:
         from rich.markup import escape
         from rich.table import Table
 
-        latest = ", ".join(text or "(end)" for _, text in self._marks()[-MARKS_SHOWN:])
-        title = self.clock() + (f"; marks: {latest}" if latest else "")
-        table = Table(title=escape(title), title_justify="left")
-        table.add_column("stream", overflow="fold")
-        for head in ("rate/s", "gap now ms", "lost", "longest ms", "rtt ms"):
-            table.add_column(head, justify="right", no_wrap=True)
-        table.add_column("last minute", no_wrap=True)
-        for track in self._tracks.values():
-            one = track.now
-            style = "red" if one.gap_ms else "yellow" if one.lost else None
-            cells = (*_cells(track), _spark(track.answered(), bars))
-            table.add_row(*map(escape, cells), style=style)
+        of = "" if self._duration_s is None else f" of {self._duration_s:g} s"
+        marks = "; ".join(self._marks)
+        table = Table(
+            title=f"{self._at_ms / 1000:.1f} s{of}" + (f"   {escape(marks)}" if marks else ""),
+            caption="Ctrl-C ends and reports",
+        )
+        for title in (
+            "stream",
+            "rate /s",
+            "lost",
+            "gap now ms",
+            "longest ms",
+            "rtt ms",
+            "last 60 s",
+        ):
+            table.add_column(title, justify="left" if title in ("stream", "last 60 s") else "right")
+        for name, stream in self._streams.items():
+            trail = self._trails[name]
+            table.add_row(
+                escape(name),
+                "" if trail.rate is None else f"{trail.rate:.0f}",
+                str(stream.lost),
+                f"{stream.gap_ms:.0f}" if stream.gap_ms else "",
+                f"{stream.longest_gap_ms:.0f}" if stream.longest_gap_ms else "",
+                "" if stream.rtt_ms is None else f"{stream.rtt_ms:.2f}",
+                trail.sparkline(),
+                style="bold red" if stream.gap_ms else "yellow" if stream.lost else None,
+            )
         return table
 
 
-def _cells(track: _Track) -> tuple[str, ...]:
-    one = track.now
-    return (
-        one.name,
-        "-" if track.rate is None else f"{track.rate:.0f}",
-        f"{one.gap_ms:.0f}" if one.gap_ms else "-",
-        str(one.lost),
-        f"{one.longest_gap_ms:.1f}",
-        "-" if one.rtt_ms is None else f"{one.rtt_ms:.3f}",
-    )
+class Lines:
+    """A line now and then, for logs; `quiet` says nothing."""
 
-
-def _spark(shares: Sequence[float], bars: str) -> str:
-    """A bar per second, full when all was answered: never full with a loss, however small."""
-    most = len(bars) - 1
-    return "".join(bars[most if share == 1 else int(share * (most - 0.01))] for share in shares)
-
-
-@contextmanager
-def watching(board: Board, out: TextIO, quiet: bool) -> Iterator[Callable[[Live], None]]:
-    """Shows the board on `out` while the block runs; gives what is to be told each Live."""
-    if quiet:
-        yield board.take
-    elif out.isatty():
-        yield from _on_terminal(board, out)
-    else:
-        yield _Lines(board, out).take
-
-
-def _on_terminal(board: Board, out: TextIO) -> Iterator[Callable[[Live], None]]:
-    from rich.console import Console
-    from rich.live import Live as View
-
-    console = Console(file=out, highlight=False)
-    bars = _BARS if console.encoding.lower().startswith("utf") else _PLAIN_BARS
-    with View(board.table(bars), console=console, transient=True, auto_refresh=False) as view:
-
-        def take(live: Live) -> None:
-            board.take(live)
-            view.update(board.table(bars), refresh=True)
-
-        yield take
-
-
-class _Lines:
-    def __init__(self, board: Board, out: TextIO) -> None:
-        self._board = board
+    def __init__(self, out: TextIO, quiet: bool) -> None:
         self._out = out
+        self._quiet = quiet
         self._next = time.monotonic() + LINE_EVERY_S
+        self._streams: dict[str, LiveStream] = {}
 
-    def take(self, live: Live) -> None:
-        self._board.take(live)
-        if time.monotonic() >= self._next:
-            self._next += LINE_EVERY_S
-            self._out.write(self._board.line() + "\n")
-            self._out.flush()
+    def __enter__(self) -> Lines:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        pass
+
+    def show(self, live: Live) -> None:
+        self._streams |= {stream.name: stream for stream in live.streams}
+        if self._quiet or time.monotonic() < self._next:
+            return
+        self._next += LINE_EVERY_S
+        streams = self._streams.values()
+        silent = [stream.name for stream in streams if stream.gap_ms]
+        now = f"; silent now: {', '.join(silent)}" if silent else ""
+        lost, sent = sum(each.lost for each in streams), sum(each.sent for each in streams)
+        print(f"{live.at_ms / 1000:.0f} s: {lost} of {sent} lost{now}", file=self._out, flush=True)
+
+    def mark(self, text: str) -> None:
+        if not self._quiet:
+            print(f"mark: {text or '(end)'}", file=self._out, flush=True)
+
+
+def view(out: TextIO, duration_s: float | None, quiet: bool) -> View:
+    """What fits `out`."""
+    return Terminal(out, duration_s) if out.isatty() and not quiet else Lines(out, quiet)

@@ -1,234 +1,180 @@
-"""A run of ping-gap from its streams to its files: ends, live view, marks, verdict."""
+"""One run of `ping-gap`: its ends, its marks, its control, and what comes of them."""
 
 from __future__ import annotations
 
-import platform
-import random
-import sys
+import contextlib
+import os
+import secrets
+import shlex
+import socket
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 
-from vrha.codec import encode
 from vrha.core.marks import with_phases
 from vrha.core.merge import merge
 from vrha.core.verdict import exceeded, notes, settled
-from vrha.errors import InputError, PreconditionError
-from vrha.model.probing import Limits, Mark, Record, Result, Stream, StreamResult
+from vrha.errors import PreconditionError, VrhaError
+from vrha.model.probing import Limits, Live, Mark, Record, Result, Stream
 from vrha.probe.ends import End, Ends
 from vrha.probe.events import Begin
-from vrha.probe.files import STDOUT, check_writable, write
-from vrha.probe.live import Board, watching
+from vrha.probe.live import View
 from vrha.probe.marksource import Marks
-from vrha.probe.origins import NAMESPACES, Origin
+from vrha.probe.origins import HERE, Origin
 from vrha.probe.process import OWN_COMMAND, serving
 
 CONTROL = "control"
-REPLY_LIMIT_S = 1.0
-LIVE_EVERY_S = 0.25
-_PORTS = (20_000, 32_000)
-"""Below those that the kernel gives to connections (ip_local_port_range)."""
+_CONTROL_PORTS = (20_000, 60_000)
 _TRIES = 5
+LIVE_EVERY_S = 0.25
+RSH = "ssh -o BatchMode=yes"
 
 
 @dataclass(frozen=True, slots=True)
-class Outputs:
-    """Where a run is written to; None is nowhere, `-` is stdout. `probes` only as a file."""
+class Request:
+    """What to measure. Without `duration_s` until `stop`; `probes` is a file for every probe."""
 
-    json: str | None = None
-    csv: str | None = None
-    junit: str | None = None
-    html: str | None = None
-    probes: str | None = None
-
-    @property
-    def records(self) -> tuple[str, ...]:
-        named = (self.json, self.csv, self.junit, self.html)
-        return tuple(path for path in named if path is not None)
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What is to be measured. `streams` each with where it is sent from."""
-
-    streams: tuple[tuple[Origin, Stream], ...]
+    streams: Sequence[tuple[Origin, Stream]]
     duration_s: float | None
     limits: Limits
-    outputs: Outputs
-    title: str = ""
+    require_reply_s: float = 2.0
     mark_from: str | None = None
     control: bool = False
-    quiet: bool = False
-    rsh: tuple[str, ...] = ("ssh", "-o", "BatchMode=yes")
-    remote_command: tuple[str, ...] = ("ping-gap",)
-
-    def check(self) -> None:
-        """Raises InputError (`no-stream`, `bad-stream`, `not-here`, `output-twice`), VrhaError
-        (`unwritable`): what would only show at the end of a long run otherwise."""
-        if not self.streams:
-            raise InputError("no-stream", "nothing to probe")
-        names = [stream.name for _, stream in self.streams]
-        names += [CONTROL] if self.control else []
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise InputError("bad-stream", f"stream names occur twice: {', '.join(twice)}")
-        for _, stream in self.streams:
-            stream.check()
-        if all(origin.host for origin, _ in self.streams):
-            for wanted, option in ((self.control, "--control"), (self.outputs.probes, "--probes")):
-                if wanted:
-                    raise InputError("not-here", f"{option} needs a stream from this machine")
-        if self.outputs.probes == STDOUT:
-            raise InputError("output-twice", "--probes is written by the prober: name a file")
-        probes = [self.outputs.probes] if self.outputs.probes is not None else []
-        check_writable([*self.outputs.records, *probes])
+    probes: str | None = None
+    title: str = ""
+    tool: str = ""
+    rsh: str = RSH
+    remote_command: str = "ping-gap"
+    host: str = field(default_factory=socket.gethostname)
 
 
-def measure(plan: Plan, stop: threading.Event) -> Record:
-    """Probe as planned until the end or `stop`; the record is not written yet.
+def measure(request: Request, view: View, stop: threading.Event) -> Record:
+    """Probe, and say what came of it.
 
-    Raises what Plan.check, Ends.begin and Marks raise, and what kept the last end from having a
-    result.
+    Raises what keeps it from beginning, also when no end gave a result: InputError,
+    PreconditionError, NotFoundError, UnreachableError, DeadlineError, all as the prober's.
     """
-    plan.check()
-    with ExitStack() as stack:
-        marks = stack.enter_context(Marks(plan.mark_from)) if plan.mark_from else None
-        control = stack.enter_context(_control(plan.streams)) if plan.control else None
+    with contextlib.ExitStack() as stack:
+        marks = stack.enter_context(Marks(request.mark_from)) if request.mark_from else None
+        streams = list(request.streams)
+        if request.control:
+            streams.append((HERE, stack.enter_context(_control(streams))))
         ends = stack.enter_context(Ends())
-        for origin, order in _orders(plan, control):
-            ends.add(_end(plan, origin, order))
-        board = Board(plan.duration_s, marks.taken if marks else tuple)
+        for host, mine in _by_host(streams).items():
+            ends.add(_end(request, host, mine))
         ends.begin(stop)
-        with watching(board, sys.stderr, plan.quiet) as on_live:
-            ends.measure(stop, on_live)
-        return _record(plan, ends.all, marks)
+        with view:
+            ends.measure(stop, _watch(view, marks))
+        taken = marks.taken() if marks is not None else ()
+        said = list(marks.notes()) if marks is not None else []
+    return _record(request, ends.all, taken, said)
 
 
-@contextmanager
+def _by_host(streams: Sequence[tuple[Origin, Stream]]) -> dict[str, list[Stream]]:
+    found: dict[str, list[Stream]] = {}
+    for origin, stream in streams:
+        found.setdefault(origin.host, []).append(stream)
+    return found
+
+
+def _end(request: Request, host: str, streams: Sequence[Stream]) -> End:
+    begin = Begin(
+        tuple(streams),
+        request.duration_s,
+        request.require_reply_s,
+        LIVE_EVERY_S,
+        None if host else request.probes,
+    )
+    if not host:
+        return End([*OWN_COMMAND, "run", "--events"], begin)
+    command = shlex.split(request.remote_command)
+    argv = [*shlex.split(request.rsh), host, *command, "run", "--events"]
+    hint = (
+        f"{host!r} is no namespace here, so it is taken for a host: `{request.rsh} {host} "
+        f"{request.remote_command} --version` must work there without a question."
+    )
+    return End(argv, begin, host, hint)
+
+
+@contextlib.contextmanager
 def _control(streams: Sequence[tuple[Origin, Stream]]) -> Iterator[Stream]:
-    """A stream to a responder on this very machine, as often as the most frequent of `streams`."""
+    """A stream to a responder on this machine itself: its gaps are the machine's own."""
     interval = min(stream.interval_ms for _, stream in streams)
-    with ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         for left in reversed(range(_TRIES)):
-            port = random.randrange(*_PORTS, 3)
+            low, high = _CONTROL_PORTS
+            port = low + secrets.randbelow(high - low)
             try:
                 stack.enter_context(serving(port, loopback=True))
                 break
-            except PreconditionError as error:
-                if not left or "port-in-use" not in error.message:
+            except PreconditionError:
+                if not left:
                     raise
         yield Stream(CONTROL, "udp", "127.0.0.1", port, interval_ms=interval)
 
 
-def _orders(plan: Plan, control: Stream | None) -> Iterator[tuple[Origin, Begin]]:
-    """What each end is to do: all that is sent from this machine is done by one."""
-    by_host: dict[str, list[Stream]] = {}
-    origins: dict[str, Origin] = {}
-    for origin, stream in plan.streams:
-        by_host.setdefault(origin.host, []).append(stream)
-        origins.setdefault(origin.host, origin)
-    if control is not None:
-        by_host[""].append(control)
-    for host, streams in by_host.items():
-        wait_s = max(REPLY_LIMIT_S, *(stream.timeout_ms / 1000 for stream in streams))
-        probes = None if host else plan.outputs.probes
-        order = Begin(tuple(streams), plan.duration_s, wait_s, LIVE_EVERY_S, probes)
-        yield origins[host], order
+def _watch(view: View, marks: Marks | None) -> Callable[[Live], None]:
+    """Shows how it stands, and the marks that have come."""
+    shown = 0
+
+    def show(live: Live) -> None:
+        nonlocal shown
+        taken = marks.taken() if marks is not None else ()
+        for _, text in taken[shown:]:
+            view.mark(text)
+        shown = len(taken)
+        view.show(live)
+
+    return show
 
 
-def _end(plan: Plan, origin: Origin, order: Begin) -> End:
-    if not origin.host:
-        return End([*OWN_COMMAND, "run", "--events"], order)
-    argv = [*plan.rsh, origin.host, *plan.remote_command, "run", "--events"]
-    hint = (
-        f"There is no {NAMESPACES / origin.host}, so a host was meant, and it was asked by: "
-        f"{' '.join(argv)}"
-    )
-    return End(argv, order, origin.host, hint)
-
-
-def _record(plan: Plan, ends: Sequence[End], marks: Marks | None) -> Record:
+def _record(
+    request: Request,
+    ends: Sequence[End],
+    taken: Sequence[tuple[float, str]],
+    said: list[str],
+) -> Record:
     results = [end.result for end in ends if end.result is not None]
-    lost = [end.failed for end in ends if end.failed is not None]
+    failures = [end.failed for end in ends if end.failed is not None]
     if not results:
-        raise lost[0]
-    whole, control = _without_control(merge(results), plan.control)
-    named = _named(marks, whole)
-    whole = with_phases(whole, named)
-    said = [_offset_note(end) for end in ends if end.remote and end.result is not None]
-    said += [f"error: the result of an end is missing: {error.message}" for error in lost]
-    said += marks.notes() if marks else ()
-    began = datetime.fromtimestamp(whole.t0_realtime_ns / 1e9, UTC)
-    limit = plan.limits
+        raise failures[0] if failures else PreconditionError("no-result", "nothing was measured")
+    result = merge(results)
+    control = next((one for one in result.streams if one.stream.name == CONTROL), None)
+    if request.control and control is not None:
+        others = tuple(one for one in result.streams if one is not control)
+        result = replace(result, streams=others)
+    marks = tuple(_mark(at, text, result) for at, text in taken)
+    result = with_phases(result, marks)
     return Record(
-        result=whole,
-        control=control,
-        marks=named,
-        limits=limit,
-        settled=settled(whole, limit.settle_ms) if limit.settle_ms else None,
-        exceeded=exceeded(whole, limit) + tuple(f"lost: {e.message}" for e in lost),
-        notes=(*said, *notes(whole, control)),
-        host=platform.node(),
-        kernel=platform.release(),
-        tool=_tool(),
-        began=began.isoformat(timespec="milliseconds"),
-        title=plan.title,
+        result=result,
+        control=control if request.control else None,
+        marks=marks,
+        limits=request.limits,
+        settled=settled(result, request.limits.settle_ms),
+        exceeded=(*exceeded(result, request.limits), *map(_lost_end, failures)),
+        notes=(*notes(result, control if request.control else None), *said, *_clocks(ends)),
+        host=request.host,
+        kernel=os.uname().release,
+        tool=request.tool,
+        began=datetime.fromtimestamp(result.t0_realtime_ns / 1e9, UTC).isoformat(),
+        title=request.title,
     )
 
 
-def _without_control(result: Result, asked: bool) -> tuple[Result, StreamResult | None]:
-    if not asked:
-        return result, None
-    streams = tuple(one for one in result.streams if one.stream.name != CONTROL)
-    return replace(result, streams=streams), result.stream(CONTROL)
+def _mark(at: float, text: str, result: Result) -> Mark:
+    return Mark(round(at * 1000 - result.t0_realtime_ns / 1e6, 3), text)
 
 
-def _named(marks: Marks | None, result: Result) -> tuple[Mark, ...]:
-    taken = marks.taken() if marks else ()
-    return tuple(Mark((at * 1e9 - result.t0_realtime_ns) / 1e6, text) for at, text in taken)
+def _lost_end(error: VrhaError) -> str:
+    return f"no result of one end: {error.message}"
 
 
-def _offset_note(end: End) -> str:
-    offset, doubt = end.offset.ns / 1e6, end.offset.uncertainty_ns / 1e6
-    return (
-        f"clock of {end.remote}: {offset:+.3f} ms to this one, within {doubt:.3f} ms; "
-        "its times are corrected by that"
-    )
-
-
-def _tool() -> str:
-    try:
-        return f"ping-gap {version('vrha')}"
-    except PackageNotFoundError:
-        return "ping-gap"
-
-
-def failed(record: Record) -> tuple[str, ...]:
-    """Why a run does not pass, in words; a limit cannot be kept by a run that does not count."""
-    limit = record.limits
-    asked = any(most is not None for most in (limit.gap_ms, limit.lost, limit.total_ms))
-    if asked and record.settled is False:
-        short = f"not settled: {limit.settle_ms / 1000:g} s of full rate did not follow"
-        return (*record.exceeded, short)
-    return record.exceeded
-
-
-def keep(record: Record, outputs: Outputs) -> None:
-    """Write all that was asked for. Raises VrhaError (`unwritable`)."""
-    if outputs.json is not None:
-        write(outputs.json, encode(record))
-    if outputs.csv is not None:
-        from vrha.render.gapcsv import csv_of
-
-        write(outputs.csv, csv_of(record).encode())
-    if outputs.junit is not None:
-        from vrha.render.junit import junit_of
-
-        write(outputs.junit, junit_of(record).encode())
-    if outputs.html is not None:
-        from vrha.render.gappage import page
-
-        write(outputs.html, page(record).encode())
+def _clocks(ends: Sequence[End]) -> Iterator[str]:
+    for end in ends:
+        if end.remote and end.result is not None:
+            ahead, doubt = end.offset.ns / 1e6, end.offset.uncertainty_ns / 1e6
+            yield (
+                f"the clock of {end.remote} was {ahead:.1f} ms ahead (within {doubt:.1f} ms); "
+                "its times are put on the clock of this machine"
+            )

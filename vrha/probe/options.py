@@ -1,11 +1,15 @@
-"""Parts of the command line of ping-gap that are not commands."""
+"""What the commands of `ping-gap` share: times, errors, and the end by a signal."""
 
 from __future__ import annotations
 
+import os
 import re
+import select
+import signal
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 import click
@@ -35,28 +39,51 @@ class Milliseconds(click.ParamType[float]):
         return float(match[1]) * _UNITS[match[2] or self._bare]
 
 
-class Default(click.Group):
-    """A group whose first argument may be a target instead of a command."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] not in ("--help", "--version"):
-            args = ["measure", *args]
-        return super().parse_args(ctx, args)
-
-
 def seconds(milliseconds: float | None) -> float | None:
     return None if milliseconds is None else milliseconds / 1000
 
 
 @contextmanager
 def errors() -> Iterator[None]:
-    """Ends the process with what an error says, 2 when the request was wrong, else 1."""
+    """Say what went wrong in one line, and exit as the module says."""
     try:
         yield
     except VrhaError as error:
-        fail(error)
+        _fail(error)
 
 
-def fail(error: VrhaError) -> NoReturn:
+def _fail(error: VrhaError) -> NoReturn:
     click.echo(f"ping-gap: {error}", err=True)
     sys.exit(2 if isinstance(error, InputError) else 1)
+
+
+def stop_on_signal(parent: int | None = None) -> threading.Event:
+    """An event set by the first SIGINT, SIGTERM or SIGHUP, or when process `parent` has gone.
+
+    A second signal raises SystemExit in the main thread, so that nothing is left behind.
+    """
+    stop = threading.Event()
+
+    def handle(number: int, _: object) -> None:
+        if stop.is_set():
+            sys.exit(128 + number)
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # What nohup(1) has set stays.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handle)
+    if parent is not None:
+        threading.Thread(target=_stop_with, args=(parent, stop), daemon=True).start()
+    return stop
+
+
+def _stop_with(parent: int, stop: threading.Event) -> None:
+    # PR_SET_PDEATHSIG would fire when the thread that forked us ends, not its process.
+    with suppress(ProcessLookupError):
+        fd = os.pidfd_open(parent)
+        poller = select.poll()
+        poller.register(fd, select.POLLIN)
+        poller.poll()
+        os.close(fd)
+    stop.set()

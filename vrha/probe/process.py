@@ -106,7 +106,7 @@ def serving(
 ) -> Iterator[int]:
     """A responder in its own process while the context lasts; gives its pid.
 
-    Without `namespaces` it serves in the caller's own, with `loopback` only this machine itself.
+    Without `namespaces` it serves in the caller's own; with `loopback` only to the machine itself.
     Raises PreconditionError (`probe-failed`), DeadlineError (`probe-late`).
     """
     arguments = ["serve", "--port", str(port), *(["--loopback"] if loopback else [])]

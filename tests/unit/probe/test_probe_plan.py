@@ -13,7 +13,7 @@ from vrha.model.probing import Live, LiveStream, Stream
 from vrha.probe.ends import Offset, offset_of
 from vrha.probe.events import Begin, Progress, event_of, lines_of, order_of
 from vrha.probe.files import check_writable, write, write_probes
-from vrha.probe.live import Board, watching
+from vrha.probe.live import Trail, view
 from vrha.probe.origins import HERE, Origin, origin_of, placed, split
 
 
@@ -91,20 +91,21 @@ def test_orders_and_events_are_told_apart_by_kind() -> None:
         order_of(b"Welcome to Linux")
 
 
-def test_a_line_of_the_run_says_rate_gap_and_what_is_left() -> None:
-    board = Board(10.0, tuple)
-    for second in range(5):
-        now = LiveStream("udp", 1000 * second, 20 * (second > 2), 0.0, 20.0, 0.1, 0)
-        board.take(Live(1000.0 * second, (now,)))
-    assert board.line() == "4 s, 6 s to go: 1000/s, 20 lost, longest gap 20.0 ms"
-    board.take(Live(4100.0, (LiveStream("udp", 4100, 120, 80.0, 80.0, None, 0),)))
-    assert board.line().endswith("; no answer now: udp 80 ms")
+def test_a_trail_tells_rate_and_the_share_that_came_back_each_second() -> None:
+    trail = Trail()
+    for second, lost in enumerate((0, 0, 500, 1500)):
+        now = LiveStream("udp", 1000 * second, lost, 0.0, 0.0, 0.1, 0)
+        trail.add(1000.0 * second, now)
+    assert trail.rate == 1000
+    assert list(trail.shares) == [1.0, 0.5, 0.0]
+    assert (trail.sparkline()[0], trail.sparkline()[-1]) == ("█", "▁")
 
 
 def test_nothing_is_said_when_quiet() -> None:
     out = io.StringIO()
-    with watching(Board(None, tuple), out, quiet=True) as take:
-        take(Live(0.0, ()))
+    with view(out, None, True) as quiet:
+        quiet.mark("flip")
+        quiet.show(Live(0.0, ()))
     assert out.getvalue() == ""
 
 
