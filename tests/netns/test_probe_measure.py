@@ -1,21 +1,22 @@
-"""`ping-gap measure` as people use it: marks, ends, limits, reports, a terminal."""
+"""A run of ping-gap with everything around it: marks, ends, outputs, what remains of it."""
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
 import os
 import pty
-import re
 import select
 import signal
+import stat
 import subprocess
 import sys
 import time
-import xml.etree.ElementTree as xml
-from collections.abc import Callable, Iterator
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,269 +27,320 @@ pytestmark = pytest.mark.root
 PING_GAP = [sys.executable, "-m", "vrha.probe"]
 
 
-@contextlib.contextmanager
-def running(
-    *argv: str, stdin: int | None = None, stdout: int = subprocess.PIPE
-) -> Iterator[subprocess.Popen[str]]:
+@contextmanager
+def measuring(*argv: str, probed: str = "", **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """A run; with `probed` it has begun there."""
+    before = packets(probed) if probed else 0
     with subprocess.Popen(
         [*PING_GAP, *argv],
         cwd=ROOT,
-        stdin=stdin,
-        stdout=stdout,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        **options,
     ) as process:
         try:
+            if probed:
+                wait_until(lambda: packets(probed) > before + 100, "probes to arrive")
             yield process
         finally:
             process.kill()
 
 
-def probed(pair: Pair, process: subprocess.Popen[str], begin: Callable[[], None]) -> None:
-    """Call `begin` once probes arrive, which must be soon."""
-    before = packets(pair.b)
-    wait_until(lambda: packets(pair.b) > before + 100 or process.poll() is not None, "probes")
-    begin()
-
-
-def outage(pair: Pair, length_s: float = 0.1) -> None:
+def flipped(pair: Pair, mark: Callable[[str], None]) -> None:
+    """A fault of 0.1 s between the marks `flip` and `after`."""
+    mark("flip")
+    time.sleep(0.1)
     drop(pair, pair.b, "udp dport 7")
-    time.sleep(length_s)
+    time.sleep(0.1)
     undrop(pair, pair.b)
+    time.sleep(0.1)
+    mark("after")
     time.sleep(0.1)
 
 
-def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+def ended(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """The record of a run that is told to end now."""
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
-    return process.returncode, out, err
+    assert process.returncode == 0, err
+    record: dict[str, Any] = json.loads(out)
+    return record
 
 
-def test_marks_of_a_file_a_pipe_and_a_socket_name_the_phases_of_gaps(
-    served: Pair, tmp_path: Path
+def phases(record: dict[str, Any]) -> list[list[str]]:
+    return [gap["phases"] for one in record["result"]["streams"] for gap in one["loss"]["gaps"]]
+
+
+@pytest.mark.parametrize("way", ["file", "stdin", "socket"])
+def test_a_gap_is_tied_to_the_mark_during_which_it_was(
+    served: Pair, tmp_path: Path, way: str
 ) -> None:
-    file, sock = tmp_path / "marks", tmp_path / "marks.sock"
-    file.write_text(f"{time.time()} of long ago\n")
+    there = tmp_path / "marks"
+    where = {"file": str(there), "stdin": "-", "socket": f"unix:{there}"}[way]
+    argv = [f"{served.a}=udp://{B4}", "--duration", "0", "--json", "-", "--mark-from", where]
+    if way == "file":
+        there.write_text("before the run\n")
+    with measuring(*argv, probed=served.b, stdin=subprocess.PIPE) as process:
 
-    def by_file(text: str) -> None:
-        with file.open("a") as out:
-            out.write(f"{time.time():.6f} {text}\n")
+        def mark(text: str) -> None:
+            if way == "socket":
+                subprocess.run([*PING_GAP, "mark", where, text], cwd=ROOT, check=True, timeout=20)
+            elif way == "stdin":
+                assert process.stdin is not None
+                process.stdin.write(f"{time.time():.6f} {text}\n")
+                process.stdin.flush()
+            else:
+                with there.open("a") as file:
+                    file.write(f"{text}\n\n")
 
-    def by_socket(text: str) -> None:
-        subprocess.run([*PING_GAP, "mark", f"unix:{sock}", text], cwd=ROOT, check=True, timeout=20)
+        if way == "socket":
+            assert stat.S_IMODE(there.stat().st_mode) == 0o600
+        flipped(served, mark)
+        record = ended(process)
+    assert [mark["text"] for mark in record["marks"]] == ["flip", "after"]
+    assert phases(record) == [["flip"]]
+    assert there.exists() == (way == "file")
+    bad = [note for note in record["notes"] if "no mark" in note]
+    assert len(bad) == (way == "file")
 
-    def by_stdin(text: str) -> None:
-        assert process.stdin is not None
-        process.stdin.write(f"{text}\n")
-        process.stdin.flush()
 
-    for where, tell in ((str(file), by_file), (f"unix:{sock}", by_socket), ("-", by_stdin)):
-        arguments = (f"udp://{B4}", "--netns", served.a, "--mark-from", where, "--duration", "0")
-        with running(*arguments, "--json", "-", stdin=subprocess.PIPE) as process:
+def test_a_file_of_marks_may_come_later_and_be_replaced(served: Pair, tmp_path: Path) -> None:
+    there = tmp_path / "marks"
+    argv = [f"{served.a}=udp://{B4}", "--duration", "0", "--json", "-", "--mark-from", str(there)]
+    with measuring(*argv, probed=served.b) as process:
+        for text in ("one", "two"):
+            fresh = tmp_path / "fresh"
+            fresh.write_text(f"{text}\n")
+            fresh.replace(there)
+            time.sleep(0.3)
+        record = ended(process)
+    assert [mark["text"] for mark in record["marks"]] == ["one", "two"]
 
-            def act(tell: Callable[[str], None] = tell) -> None:
-                tell("flip")
-                # The mark has its own time; it must only come before the end of the run.
-                time.sleep(0.05)
-                outage(served)
-                tell("-")
-                outage(served)
 
-            probed(served, process, act)
-            code, out, err = finish(process)
-        assert code == 0, err
-        record = json.loads(out)
-        first, second = record["result"]["streams"][0]["loss"]["gaps"]
-        assert (first["phases"], second["phases"]) == (["flip"], [])
-        assert [mark["text"] for mark in record["marks"]] == ["flip", ""]
-        assert not sock.exists()
+def test_every_output_is_written_and_can_be_read(served: Pair, tmp_path: Path) -> None:
+    files = {name: tmp_path / f"out.{name}" for name in ("json", "csv", "junit", "html", "probes")}
+    options = [text for name, path in files.items() for text in (f"--{name}", str(path))]
+    target = f"{served.a}=udp://{B4}"
+    with measuring(
+        *(target, "--duration", "0", "--title", "a <title>", "--max-lost", "0", *options),
+        probed=served.b,
+    ) as process:
+        flipped(served, lambda _: None)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "allowed 0" in err
+    assert "does not count" in err
+    assert "gap of" in out
+    record = json.loads(files["json"].read_text())
+    (one,) = record["result"]["streams"]
+    assert (record["title"], record["settled"]) == ("a <title>", False)
+    assert len(list(csv.DictReader(files["csv"].read_text().splitlines()))) == 1
+    suite = ElementTree.parse(files["junit"]).getroot()
+    assert list(suite.iter("failure"))
+    page = files["html"].read_text()
+    assert "<html" in page
+    assert "a <title>" not in page
+    probes = list(csv.DictReader(files["probes"].read_text().splitlines()))
+    assert len(probes) == one["loss"]["sent"]
+    unanswered = sum(1 for probe in probes if not probe["rtt_ms"])
+    assert unanswered == one["loss"]["lost"] > 0
+    assert sorted(tmp_path.iterdir()) == sorted(files.values())
+
+
+@pytest.mark.parametrize(
+    ("limits", "code"),
+    [
+        (["--max-gap", "5s", "--max-lost", "100000", "--max-total", "5s", "--settle", "0"], 0),
+        (["--max-total", "20ms", "--settle", "0"], 1),
+        (["--max-gap", "5s", "--settle", "1m"], 1),
+    ],
+)
+def test_limits_set_the_exit_code(served: Pair, limits: Sequence[str], code: int) -> None:
+    with measuring(
+        f"{served.a}=udp://{B4}", "--duration", "0", *limits, probed=served.b
+    ) as process:
+        flipped(served, lambda _: None)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == code, err
+    assert ("gaps of" in err or "does not count" in err) == (code == 1)
 
 
 def test_both_directions_in_one_run(served: Pair, tmp_path: Path) -> None:
-    out = tmp_path / "both.json"
-    with running(
-        *(f"{served.a}=udp://{B4}", f"{served.b}=udp://{A4}@5ms", "--duration", "0.5s"),
-        *("--json", str(out)),
+    there = tmp_path / "x.json"
+    targets = [f"{served.a}=udp://{B4}", f"{served.b}=udp://{A4}"]
+    with measuring(*targets, "--duration", "0", "--json", str(there), probed=served.b) as process:
+        flipped(served, lambda _: None)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    record = json.loads(there.read_text())
+    lost = {one["stream"]["target"]: one["loss"]["lost"] for one in record["result"]["streams"]}
+    assert lost[B4] > 0
+    assert lost[A4] == 0
+
+
+def wrapper(tmp_path: Path, path: str) -> list[str]:
+    """Options that make a namespace of any host."""
+    script = tmp_path / "rsh"
+    script.write_text(f'#!/bin/sh\nshift\nexec nsenter --net={path} env PYTHONPATH={ROOT} "$@"\n')
+    script.chmod(0o755)
+    return ["--rsh", str(script), "--remote-command", " ".join(PING_GAP)]
+
+
+def test_ends_elsewhere_and_here_share_one_time_line(served: Pair, tmp_path: Path) -> None:
+    there = tmp_path / "x.json"
+    targets = [f"far=udp://{A4}", f"{served.b}=udp://{A4}"]
+    with measuring(
+        *(*targets, "--duration", "0", "--json", str(there)),
+        *wrapper(tmp_path, served.b),
+        probed=served.a,
     ) as process:
+        drop(served, served.a, "udp dport 7")
+        time.sleep(0.2)
+        undrop(served, served.a)
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
     assert process.returncode == 0, err
-    streams = json.loads(out.read_text())["result"]["streams"]
-    assert [s["loss"]["lost"] for s in streams] == [0, 0]
-    assert [(s["stream"]["netns"], s["stream"]["interval_ms"]) for s in streams] == [
-        (served.a, 1.0),
-        (served.b, 5.0),
-    ]
+    record = json.loads(there.read_text())
+    far, near = record["result"]["streams"]
+    assert far["stream"]["name"].endswith("from far")
+    # One fault for both: had they no common time line, it would lie a start of an end apart.
+    (one,), (other,) = (each["loss"]["gaps"] for each in (far, near))
+    assert abs(one["start_ms"] - other["start_ms"]) < 100
+    assert any("the clock of far" in note for note in record["notes"])
 
 
-@pytest.fixture
-def elsewhere(served: Pair, tmp_path: Path) -> Path:
-    """A remote shell that reaches the far namespace whatever the host is called."""
-    rsh = tmp_path / "rsh"
-    rsh.write_text(f'#!/bin/sh\nshift\nexec nsenter --net={served.b} "$@"\n')
-    rsh.chmod(0o755)
-    return rsh
-
-
-def test_an_end_on_another_machine(served: Pair, elsewhere: Path, tmp_path: Path) -> None:
-    out = tmp_path / "ends.json"
-    with running(
-        *(f"far=udp://{A4}", f"{served.a}=udp://{B4}", "--duration", "0.6s"),
-        *("--rsh", str(elsewhere), "--remote-command", " ".join(PING_GAP), "--json", str(out)),
-    ) as process:
-        _, err = process.communicate(timeout=30)
-    assert process.returncode == 0, err
-    record = json.loads(out.read_text())
-    names = [s["stream"]["name"] for s in record["result"]["streams"]]
-    assert names[0] == f"udp://{A4} from far"
-    assert [s["loss"]["lost"] for s in record["result"]["streams"]] == [0, 0]
-    (note,) = (note for note in record["notes"] if note.startswith("the clock of far"))
-    found = re.search(r"was (-?[\d.]+) ms ahead", note)
-    assert found is not None
-    # It is the very same clock.
-    assert abs(float(found[1])) < 5
-
-
-def test_an_end_that_cannot_be_reached(served: Pair) -> None:
-    with running(f"far=udp://{A4}", "--rsh", "false") as process:
-        _, err = process.communicate(timeout=30)
-    assert process.returncode == 1
-    assert "end 'far' ended with 1" in err
-    assert "Traceback" not in err
-
-
-def children_of(pid: int) -> list[int]:
-    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return [int(each) for each in text.split()]
-
-
-def test_nothing_remains_when_it_is_killed(served: Pair, elsewhere: Path) -> None:
-    """Neither here nor at the far end."""
-    with running(
-        *(f"far=udp://{A4}", f"{served.a}=udp://{B4}", "--duration", "0", "--control"),
-        *("--rsh", str(elsewhere), "--remote-command", " ".join(PING_GAP)),
-    ) as process:
-        left: list[int] = []
-        probed(served, process, lambda: left.extend(children_of(process.pid)))
-        assert len(left) == 3
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_killed_run_leaves_nothing(served: Pair, tmp_path: Path, remote: bool) -> None:
+    origin = "far" if remote else served.a
+    far = wrapper(tmp_path, served.a) if remote else []
+    with measuring(f"{origin}=udp://{B4}", "--duration", "0", *far, probed=served.b) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        assert children
+        watched = [os.pidfd_open(int(child)) for child in children]
         process.kill()
-        process.wait()
-    wait_until(lambda: not any(is_running(pid) for pid in left), "its children to end")
+        try:
+            for child in watched:
+                assert select.select([child], [], [], 20)[0], "an end outlived its run"
+        finally:
+            for child in watched:
+                with suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(child, signal.SIGKILL)
+                os.close(child)
 
 
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def test_all_reports_of_one_run(served: Pair, tmp_path: Path) -> None:
-    outs = {kind: tmp_path / f"run.{kind}" for kind in ("json", "html", "csv", "junit", "probes")}
-    written = [each for kind, path in outs.items() for each in (f"--{kind}", str(path))]
-    arguments = (f"udp://{B4}", f"tcp-echo://{B4}", "--netns", served.a, "--duration", "0")
-    limits = ("--max-lost", "5", "--max-total", "10s", "--settle", "0.05s", "--title", "a test")
-    with running(*arguments, *limits, *written, "--count", "3", "--control") as process:
-        probed(served, process, lambda: outage(served))
-        code, out, err = finish(process)
-    assert code == 1
-    assert re.search(r"ping-gap: udp.* lost, allowed 5", err)
-    assert "noise floor" in out
-    record = json.loads(outs["json"].read_text())
-    (stream,) = record["result"]["streams"]
-    (connections,) = record["result"]["connections"]
-    assert connections["total"] == 3
-    assert record["control"]["stream"]["name"] == "control"
-    assert record["settled"] is True
-    assert (record["title"], record["version"]) == ("a test", 1)
-    lost, sent = stream["loss"]["lost"], stream["loss"]["sent"]
-    with outs["csv"].open() as file:
-        (row,) = csv.DictReader(file)
-    assert (row["lost"], row["lost_forth"]) == (str(lost), str(stream["loss"]["lost_forth"]))
-    with outs["probes"].open() as file:
-        probes = [p for p in csv.DictReader(file) if p["stream"].startswith("udp")]
-    assert len(probes) == sent
-    assert sum(not probe["rtt_ms"] for probe in probes) == lost
-    cases = {case.get("name"): case for case in xml.parse(outs["junit"]).iter("testcase")}
-    assert [case.find("failure") is not None for case in cases.values()] == [True, False, False]
-    page = outs["html"].read_text()
-    assert f"{lost} of " in page
-    assert sum(stream["series"]["lost"]) == lost
-    assert sorted(tmp_path.iterdir()) == sorted(outs.values())
-
-
-def test_a_run_that_did_not_settle_does_not_count(served: Pair) -> None:
-    for limit, expected in (((), 0), (("--max-lost", "1000000"), 1)):
-        arguments = (f"udp://{B4}", "--netns", served.a, "--duration", "0", "--settle", "60s")
-        with running(*arguments, *limit) as process:
-            probed(served, process, lambda: outage(served))
-            code, out, err = finish(process)
-        assert code == expected, err
-        assert "the run does not count: 60 s of full rate" in out + err
-
-
-def test_what_cannot_be_written_is_said_before_anything_is_probed(
+def test_an_end_that_dies_does_not_take_the_results_of_the_others(
     served: Pair, tmp_path: Path
 ) -> None:
-    before = packets(served.b)
-    for bad in (("--html", "/nonexistent/x"), ("--csv", str(tmp_path)), ("--probes", "-")):
-        with running(f"udp://{B4}", "--netns", served.a, *bad) as process:
-            _, err = process.communicate(timeout=30)
-        assert process.returncode in (1, 2)
-        assert "unwritable" in err or "bad-output" in err
-    assert packets(served.b) == before
-
-
-def test_two_runs_are_compared(served: Pair, tmp_path: Path) -> None:
-    files = [str(tmp_path / f"{name}.json") for name in "ab"]
-    for file in files:
-        with running(
-            *(f"udp://{B4}", "--netns", served.a, "--duration", "0", "--json", file)
-        ) as process:
-            act = (lambda: outage(served)) if file == files[1] else (lambda: time.sleep(0.2))
-            probed(served, process, act)
-            assert finish(process)[0] == 0
-    page, found = tmp_path / "c.html", tmp_path / "c.json"
-    with running(
-        *("compare", *files, "--html", str(page), "--json", str(found), "--fail-if-worse")
-    ) as process:
+    targets = [f"far=udp://{B4}", f"{served.b}=udp://{A4}", "--duration", "0", "--json", "-"]
+    far = wrapper(tmp_path, served.a)
+    with measuring(*targets, *far, probed=served.a) as process:
+        wait_until(lambda: packets(served.b) > 0, "probes of the other end")
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        nets = {child: os.stat(f"/proc/{child}/ns/net").st_ino for child in children}
+        (dying,) = (c for c in children if nets[c] == os.stat(served.a).st_ino)
+        os.kill(int(dying), signal.SIGKILL)
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
-    assert process.returncode == 1, err
-    assert re.search(r"udp.* lost +0 +\d+ +worse", out)
-    rows = {row["figure"]: row["trend"] for row in json.loads(found.read_text())["rows"]}
-    assert rows["longest gap"] == "worse"
-    assert "<svg" in page.read_text()
-    with running("compare", files[0], "/etc/hostname") as process:
-        _, err = process.communicate(timeout=30)
-    assert process.returncode == 2
-    assert "malformed" in err
+    assert process.returncode == 1
+    assert "end 'far'" in err
+    record = json.loads(out)
+    assert [one["stream"]["target"] for one in record["result"]["streams"]] == [A4]
 
 
-def test_a_terminal_shows_rate_and_gap_while_they_last(served: Pair) -> None:
-    screen, ours = pty.openpty()
+def test_the_noise_of_the_machine_is_measured_beside(served: Pair, tmp_path: Path) -> None:
+    served.call(served.a, "ip", "link", "set", "lo", "up")
+    argv = [f"udp://{B4}@5ms", "--duration", "0.5s", "--control", "--json", "-"]
+    done = subprocess.run(
+        ["nsenter", f"--net={served.a}", *PING_GAP, *argv],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert [one["stream"]["kind"] for one in record["result"]["streams"]] == ["udp"]
+    assert record["control"]["stream"]["name"] == "control"
+    assert record["control"]["stream"]["interval_ms"] == 5
+    assert record["control"]["loss"]["sent"] > 0
+
+
+def test_the_view_on_a_terminal_shows_rate_and_gap(served: Pair) -> None:
+    ours, theirs = pty.openpty()
+    argv = [*PING_GAP, f"{served.a}=udp://{B4}", "--duration", "0"]
     shown = b""
-    argv = [*PING_GAP, f"udp://{B4}", "--netns", served.a, "--duration", "0"]
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "150", "LINES": "40"}
 
-    def shows(pattern: bytes) -> bool:
-        nonlocal shown
-        while select.select([screen], [], [], 0)[0]:
-            shown += os.read(screen, 65536)
-        return re.search(pattern, re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", shown)) is not None
+    def shows(*words: bytes) -> Callable[[], bool]:
+        def look() -> bool:
+            nonlocal shown
+            while select.select([ours], [], [], 0)[0]:
+                shown += os.read(ours, 65536)
+            return all(word in shown for word in words)
 
+        return look
+
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "140", "LINES": "40"}
     with subprocess.Popen(
-        argv, cwd=ROOT, stdin=ours, stdout=ours, stderr=ours, env=environment
+        argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=theirs, env=environment, text=True
     ) as process:
         try:
-            os.close(ours)
-            wait_until(lambda: shows(rb"rate /s"), "the table")
-            wait_until(lambda: shows("│ +(9[0-9]{2}|10[0-9]{2}) │".encode()), "the rate")
+            os.close(theirs)
+            wait_until(shows(b"rate /s", b"gap now ms", b"last 60 s"), "the view")
+            wait_until(shows("█".encode()), "a bar for a second")
+            assert b"\x1b[1;31m" not in shown
             drop(served, served.b, "udp dport 7")
-            shown = b""
-            wait_until(lambda: shows("│ +[0-9]{3,} │ +[0-9]{3,} │ +[0-9]{3,} │".encode()), "a gap")
+            wait_until(shows(b"\x1b[1;31m"), "a line in red while there is a gap")
             undrop(served, served.b)
             process.send_signal(signal.SIGINT)
-            wait_until(lambda: shows(rb"restored at"), "the table at the end")
-            assert process.wait(20) == 0
+            out, _ = process.communicate(timeout=30)
         finally:
             process.kill()
-            os.close(screen)
+            os.close(ours)
+    assert "gap of" in out
+    assert process.returncode == 0
+
+
+def test_a_second_ctrl_c_ends_at_once_and_leaves_no_socket(served: Pair, tmp_path: Path) -> None:
+    there = tmp_path / "marks"
+    argv = [f"{served.a}=udp://{B4}", "--duration", "0", "--mark-from", f"unix:{there}"]
+    with measuring(*argv, probed=served.b) as process:
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+    assert process.returncode in (128 + signal.SIGTERM, 128 + signal.SIGINT)
+    assert not there.exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "said"),
+    [
+        (("--json", "/nonexistent/x"), 1, "unwritable"),
+        (("--html", "/"), 1, "unwritable"),
+        (("--json", "/tmp/x", "--csv", "/tmp/x"), 2, "output-twice"),
+        (("--probes", "-"), 2, "needs a file"),
+        (("--mark-from", "/etc"), 2, "unreadable"),
+        (("--mark-from", "unix:/nonexistent/x"), 1, "socket-not-permitted"),
+        (("--from", "-oProxyCommand=x"), 2, "bad-origin"),
+        (("--from", "far", "--rsh", "/nonexistent/rsh"), 1, "cannot run"),
+        (("--from", "far", "--rsh", "echo"), 1, "end-failed"),
+        (("--from", "far", "--rsh", "false", "--probes", "/tmp/x"), 2, "bad-output"),
+        (("--streams", "/nonexistent"), 2, "no-target"),
+    ],
+)
+def test_what_cannot_be_is_said_before_the_run(argv: Sequence[str], code: int, said: str) -> None:
+    """Unbounded runs: one that began would not come back."""
+    done = subprocess.run(
+        [*PING_GAP, "127.0.0.1", "--duration", "0", *argv],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert said in done.stderr
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
