@@ -344,3 +344,28 @@ def test_what_cannot_be_is_said_before_the_run(argv: Sequence[str], code: int, s
     assert said in done.stderr
     assert done.returncode == code
     assert "Traceback" not in done.stderr
+
+
+def test_two_runs_are_compared(served: Pair, tmp_path: Path) -> None:
+    files = [str(tmp_path / f"{name}.json") for name in "ab"]
+    for file in files:
+        arguments = (f"udp://{B4}", "--netns", served.a, "--duration", "0", "--json", file)
+        with measuring(*arguments, probed=served.b) as process:
+            if file == files[1]:
+                flipped(served, lambda _: None)
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=30)
+    page, found = tmp_path / "c.html", tmp_path / "c.json"
+    done = subprocess.run(
+        [*PING_GAP, "compare", *files, "--html", page, "--json", found, "--fail-if-worse"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "worse" in done.stdout
+    rows = {row["figure"]: row for row in json.loads(found.read_text())["rows"]}
+    assert rows["lost"]["a"] == 0 < rows["lost"]["b"]
+    assert rows["longest gap"]["trend"] == "worse"
+    assert "<svg" in page.read_text()
