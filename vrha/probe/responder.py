@@ -2,6 +2,7 @@
 
 It answers only datagrams that carry the mark of a request and marks its answers, so that two
 responders can never be made to answer each other for ever (the classic fault of RFC 862 echo).
+It remembers which requests came, so that their sender can ask which way a lost one died.
 """
 
 from __future__ import annotations
@@ -9,14 +10,16 @@ from __future__ import annotations
 import errno
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from vrha.errors import InputError, PreconditionError
 from vrha.probe.kernel import Batch, Namespace, allow_open_files, steady
+from vrha.probe.record import Recorder
 from vrha.probe.services import Connections, LateEcho, Reactor
-from vrha.probe.wire import ANSWER, PAYLOAD, REQUEST
+from vrha.probe.wire import ANSWER, PAYLOAD, QUESTION, QUESTION_BYTES, REQUEST
 
 PRIORITY = 9
 POLL_S = 0.1
@@ -104,17 +107,19 @@ def responder(
 def _serving(services: Services, bound: Sequence[socket.socket]) -> Iterator[Reactor]:
     """Everything that takes care of the bound sockets, by port and kind."""
     reactor = Reactor()
-    late = LateEcho(reactor, services.delay_ms)
+    # From here on nothing comes unseen: all ports are bound.
+    recorder = Recorder(time.monotonic_ns)
+    late = LateEcho(reactor, services.delay_ms, recorder)
     limit = _room_for_connections(len(bound))
     echo = Connections(reactor, None, limit)
     push = Connections(reactor, services.push_ms, limit)
     first, second, _ = services.ports
-    batch = Batch()
+    batch = _Batch()
     try:
         for sock in bound:
             match sock.getsockname()[1], sock.type:
                 case port, socket.SOCK_DGRAM if port == first:
-                    reactor.add(sock.fileno(), _Echo(batch, sock))
+                    reactor.add(sock.fileno(), _Echo(batch, sock, recorder))
                 case port, socket.SOCK_STREAM if port == first:
                     reactor.add(sock.fileno(), _Accept(sock))
                 case _, socket.SOCK_DGRAM:
@@ -217,12 +222,19 @@ class _Accept:
                 self._listener.accept()[0].close()
 
 
+class _Batch(Batch):
+    SLOT = 512
+    """Room for a question, and to see that a datagram is longer than one."""
+
+
 class _Echo:
     """Answers many requests per system call."""
 
-    def __init__(self, batch: Batch, sock: socket.socket) -> None:
+    def __init__(self, batch: _Batch, sock: socket.socket, recorder: Recorder) -> None:
         self._batch = batch
-        self._v6 = sock.family == socket.AF_INET6
+        self._recorder = recorder
+        # struct in_pktinfo: ifindex, spec_dst, addr; struct in6_pktinfo: addr, ifindex.
+        self._interface = _CMSG_DATA + (16 if sock.family == socket.AF_INET6 else 0)
 
     def __call__(self, fd: int) -> None:
         batch = self._batch
@@ -231,20 +243,33 @@ class _Echo:
             while count := batch.receive(fd):
                 first = 0
                 for i in range(count):
-                    if not _answer(batch, i, self._v6):
-                        batch.send_back(fd, first, i)
+                    if not self._answer(i):
+                        self._send_back(fd, first, i)
                         first = i + 1
-                batch.send_back(fd, first, count)
+                self._send_back(fd, first, count)
 
+    def _answer(self, i: int) -> bool:
+        """Turn datagram `i` into its answer in place; False when it is none of ours."""
+        batch = self._batch
+        start = i * batch.SLOT
+        length = batch.length(i)
+        mark, cookie, seq = PAYLOAD.unpack_from(batch.data, start)
+        if length == PAYLOAD.size and mark == REQUEST:
+            self._recorder.came(cookie, seq)
+            batch.data[start : start + 4] = ANSWER
+        elif length == QUESTION_BYTES and mark == QUESTION:
+            report = self._recorder.report(cookie, seq).pack(cookie)
+            batch.data[start : start + len(report)] = report
+            batch.headers[i].len = len(report)
+        else:
+            return False
+        # The source address is to be kept, the way back is the routing table's business.
+        index = i * batch.CONTROL + self._interface
+        batch.control[index : index + 4] = bytes(4)
+        return True
 
-def _answer(batch: Batch, i: int, v6: bool) -> bool:
-    """Turn request `i` into its answer in place; False when it is none of ours."""
-    start = i * batch.SLOT
-    if batch.length(i) != PAYLOAD.size or batch.data[start : start + 4] != REQUEST:
-        return False
-    batch.data[start : start + 4] = ANSWER
-    # struct in_pktinfo: ifindex, spec_dst, addr; struct in6_pktinfo: addr, ifindex. The source
-    # address is to be kept, the way back is the routing table's business.
-    index = i * batch.CONTROL + _CMSG_DATA + (16 if v6 else 0)
-    batch.control[index : index + 4] = bytes(4)
-    return True
+    def _send_back(self, fd: int, first: int, end: int) -> None:
+        batch = self._batch
+        for i in batch.send_back(fd, first, end):
+            _, cookie, _ = PAYLOAD.unpack_from(batch.data, i * batch.SLOT)
+            self._recorder.refused(cookie)

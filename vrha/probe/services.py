@@ -13,7 +13,8 @@ from typing import Any
 
 from vrha.core.gaps import NS_PER_MS
 from vrha.probe.kernel import Timer
-from vrha.probe.wire import ANSWER, MESSAGE, PAYLOAD, REQUEST
+from vrha.probe.record import Recorder
+from vrha.probe.wire import ANSWER, MESSAGE, PAYLOAD, QUESTION, QUESTION_BYTES, REQUEST
 
 Handler = Callable[[int], None]
 """Called with the file descriptor that has something to read."""
@@ -60,10 +61,11 @@ class LateEcho:
     Meanwhile the flow is half-way: the router has seen its request and not yet its answer.
     """
 
-    def __init__(self, reactor: Reactor, delay_ms: float) -> None:
+    def __init__(self, reactor: Reactor, delay_ms: float, recorder: Recorder) -> None:
+        self._recorder = recorder
         self._delay_ns = round(delay_ms * NS_PER_MS)
         self._timer = Timer()
-        self._waiting: deque[tuple[int, Callable[[], object]]] = deque()
+        self._waiting: deque[tuple[int, Callable[[], object], bytes]] = deque()
         self._sockets: dict[int, socket.socket] = {}
         self._reactor = reactor
         reactor.add(self._timer.fd, self._answer_due)
@@ -78,9 +80,15 @@ class LateEcho:
         # ICMP errors for earlier answers come back here; they concern a prober that has gone.
         with suppress(OSError):
             while True:
-                body, control, _, peer = sock.recvmsg(PAYLOAD.size + 1, 64)
+                body, control, _, peer = sock.recvmsg(QUESTION_BYTES + 1, 64)
                 if len(body) == PAYLOAD.size and body.startswith(REQUEST):
+                    _, cookie, seq = PAYLOAD.unpack(body)
+                    self._recorder.came(cookie, seq)
                     self._later(sock, ANSWER + body[len(REQUEST) :], control, peer)
+                elif len(body) == QUESTION_BYTES and body.startswith(QUESTION):
+                    _, cookie, seq = PAYLOAD.unpack_from(body)
+                    report = self._recorder.report(cookie, seq).pack(cookie)
+                    self._later(sock, report, control, peer)
 
     def _later(
         self, sock: socket.socket, body: bytes, control: list[tuple[int, int, bytes]], peer: Any
@@ -89,15 +97,19 @@ class LateEcho:
         same_source = [
             (level, kind, _any_interface(level, kind, info)) for level, kind, info in control
         ]
-        self._waiting.append((due, lambda: sock.sendmsg([body], same_source, 0, peer)))
+        cookie = PAYLOAD.unpack_from(body)[1]
+        self._waiting.append((due, lambda: sock.sendmsg([body], same_source, 0, peer), cookie))
         if len(self._waiting) == 1:
             self._timer.start(due, 0)
 
     def _answer_due(self, _: int) -> None:
         self._timer.expirations()
         while self._waiting and self._waiting[0][0] <= time.monotonic_ns():
-            with suppress(OSError):
-                self._waiting.popleft()[1]()
+            _, send, cookie = self._waiting.popleft()
+            try:
+                send()
+            except OSError:
+                self._recorder.refused(cookie)
         if self._waiting:
             self._timer.start(self._waiting[0][0], 0)
 

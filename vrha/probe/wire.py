@@ -2,6 +2,11 @@
 
 Payload, 16 bytes, network order: magic `vpg`, one byte kind (1 request, 2 answer of our responder;
 a plain echo returns 1), 8 bytes cookie of the stream, 4 bytes sequence number.
+
+A question (kind 3) asks our responder what came with a cookie, from a sequence number on. It looks
+like a payload, padded to QUESTION_BYTES, and its report (kind 4) is never longer: nobody is flooded
+by forging the source of questions. QUESTION_BYTES in one datagram pass wherever IPv4 does
+(RFC 791: 576 bytes with headers).
 """
 
 from __future__ import annotations
@@ -9,11 +14,15 @@ from __future__ import annotations
 import ctypes
 import socket
 import struct
+from typing import NamedTuple
 
 MAGIC = b"vpg"
 REQUEST = MAGIC + b"\x01"
 ANSWER = MAGIC + b"\x02"
+QUESTION = MAGIC + b"\x03"
+REPORT = MAGIC + b"\x04"
 PAYLOAD = struct.Struct("!4s8sI")
+QUESTION_BYTES = 508
 MESSAGE = b"vrha ping-gap\r\n\0"
 """What goes over a long TCP connection, again and again."""
 
@@ -22,6 +31,73 @@ _ICMP = struct.Struct("!BBHHH4s8sI")
 ICMP_ECHO, ICMP_ECHO_REPLY = 8, 0
 ICMP6_ECHO, ICMP6_ECHO_REPLY = 128, 129
 SO_ATTACH_FILTER = 26
+
+
+_REPORT = struct.Struct("!4s8sIQIIIIHH")
+_RANGE = struct.Struct("!II")
+MOST_RANGES = (QUESTION_BYTES - _REPORT.size) // _RANGE.size
+"""In one report."""
+
+_MORE = 1
+_MOST = 2**32 - 1
+
+
+class Report(NamedTuple):
+    """What came to a responder with a cookie, from sequence number `asked_from` on.
+
+    The `ranges` (first and last number) are in ascending order; with `more` further ones follow,
+    to be asked for from the number after the last one on. What is not in them never came, unless
+    it came longer than `age_us` ago or its number is below `floor`: that may have been forgotten.
+    `total` ranges there are, `duplicates` came once more, `refused` answers could not be sent.
+    """
+
+    asked_from: int
+    age_us: int
+    floor: int
+    total: int
+    duplicates: int
+    refused: int
+    ranges: tuple[tuple[int, int], ...]
+    more: bool
+
+    def pack(self, cookie: bytes) -> bytes:
+        """At most QUESTION_BYTES. Raises struct.error with more than MOST_RANGES ranges."""
+        if len(self.ranges) > MOST_RANGES:
+            raise struct.error(f"{len(self.ranges)} ranges do not fit")
+        head = _REPORT.pack(
+            REPORT,
+            cookie,
+            self.asked_from,
+            self.age_us,
+            self.floor,
+            self.total,
+            min(self.duplicates, _MOST),
+            min(self.refused, _MOST),
+            _MORE if self.more else 0,
+            len(self.ranges),
+        )
+        return head + b"".join(_RANGE.pack(*one) for one in self.ranges)
+
+    @classmethod
+    def unpack(cls, data: bytes, cookie: bytes) -> Report | None:
+        """None when it is no report for that cookie, or none that makes sense."""
+        if len(data) < _REPORT.size:
+            return None
+        mark, its, asked, age, floor, total, twice, refused, flags, count = _REPORT.unpack_from(
+            data
+        )
+        if (mark, its) != (REPORT, cookie) or len(data) != _REPORT.size + count * _RANGE.size:
+            return None
+        ranges = tuple(_RANGE.iter_unpack(data[_REPORT.size :]))
+        numbers = [number for one in ranges for number in one]
+        more = bool(flags & _MORE)
+        if numbers != sorted(numbers) or (more and (not ranges or numbers[-1] < asked)):
+            return None
+        return cls(asked, age, floor, total, twice, refused, ranges, more)
+
+
+def pack_question(cookie: bytes, from_seq: int) -> bytes:
+    return PAYLOAD.pack(QUESTION, cookie, from_seq).ljust(QUESTION_BYTES, b"\0")
 
 
 class UdpProbe:
