@@ -37,12 +37,12 @@ from tests.netns.probekit import (
     undrop,
     wait_until,
 )
+from vrha.core.verdict import notes
 from vrha.errors import PreconditionError, UnreachableError
 from vrha.model.probing import Stream, StreamResult
 from vrha.probe.kernel import Namespace
 from vrha.probe.prober import Prober
 from vrha.probe.process import ProbeProcess, serving
-from vrha.probe.report import notes
 from vrha.probe.wire import PAYLOAD, REQUEST, IcmpProbe, attach_icmp_filter
 
 pytestmark = pytest.mark.root

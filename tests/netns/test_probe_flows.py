@@ -30,12 +30,12 @@ from tests.netns.probekit import (
     undrop,
     wait_until,
 )
+from vrha.core.verdict import exceeded
 from vrha.errors import UnreachableError
-from vrha.model.probing import ConnectionsResult, Result, Stream
+from vrha.model.probing import ConnectionsResult, Limits, Result, Stream
 from vrha.probe.kernel import Namespace
 from vrha.probe.prober import Prober
 from vrha.probe.process import ProbeProcess, serving
-from vrha.probe.report import excess
 from vrha.probe.responder import Services
 from vrha.probe.wire import MESSAGE
 
@@ -184,8 +184,8 @@ def test_a_connection_that_stays_silent_is_dead_without_an_error(served: Pair) -
     assert connections(result, "echo").alive == 2
     push = connections(result, "push")
     assert (push.alive, push.total, push.longest_stall_ms, push.errors) == (0, 2, None, ())
-    assert excess(result, 0, None) == ["push: 2 connections dead, allowed 0"]
-    assert excess(result, 2, None) == []
+    assert exceeded(result, Limits(lost=0)) == ("push: 2 connections dead, allowed 0",)
+    assert exceeded(result, Limits(lost=2)) == ()
 
 
 def test_a_reset_connection_is_dead_and_says_why(served: Pair) -> None:

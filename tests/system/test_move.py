@@ -203,6 +203,19 @@ def test_a_machine_that_goes_on_sending_to_the_old_one_is_found(
     assert_known(served, guest)
 
 
+def test_connections_that_begin_while_a_move_is_taken_back_get_through(
+    served: Zone, places: Places
+) -> None:
+    """Those that begin at the new one in its last moment are answered through the old one."""
+    moved(served, elsewhere(served))
+    node, hidden = served.router("r1").node, served.lab.netns_path("vm11")
+    fresh = [Stream(f"fresh{i}", "udp-fresh", OUTSIDE, netns=hidden) for i in range(3)]
+    for _ in range(3):
+        with probing(fresh) as results, places.failing("agent.verify.before"):
+            ended = served.await_run(begin(served, elsewhere(served)).id)
+        assert_unharmed(served, node, ended, "failpoint", results[0])
+
+
 @contextmanager
 def cut_off(made: Zone, node: str) -> Iterator[None]:
     """Agents do not reach that of the node; the broker does."""

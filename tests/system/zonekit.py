@@ -52,6 +52,16 @@ class Places:
             go.touch()
             reached.unlink(missing_ok=True)
 
+    @contextlib.contextmanager
+    def failing(self, place: str) -> Iterator[None]:
+        """A daemon that comes to `place` in the block has an error there, once."""
+        path = self._folder / place
+        path.write_text("error")
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
     def forget(self) -> None:
         """Remove what lets daemons go on; before the next use of a place."""
         for path in self._folder.iterdir():

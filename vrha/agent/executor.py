@@ -110,8 +110,9 @@ def _mute(hands: Hands, step: Step) -> Done:
 def _unmute(hands: Hands, step: Step) -> Done:
     assert isinstance(step, Unmute)
     if hands.moves is not None:
-        hands.moves.revoke(step.instance)
-    hands.kernel.unmute(step.instance)
+        hands.moves.take_back(step.instance)
+    else:
+        hands.kernel.unmute(step.instance)
     return (), NO_EVIDENCE
 
 

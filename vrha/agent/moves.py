@@ -131,11 +131,33 @@ class Moves:
             Say.COUNT: count,
         }
 
-    def revoke(self, ref: InstanceRef) -> None:
-        """`ref` is about to serve again: whoever was taking it may not silence it any more."""
+    def take_back(self, ref: InstanceRef) -> None:
+        """`ref` serves again, and whoever was taking it may not silence it any more.
+
+        Raises as NodeKernel.unmute.
+        """
         giving = self._giving.get(ref)
         if giving is not None:
             giving.revoke()
+        stream = giving.stream if giving else None
+        if stream is None:
+            self._kernel.unmute(ref)
+            return
+        with contextlib.ExitStack() as stack:
+            try:
+                self._hold_live(self._at.spec(ref), stack)
+            except StepError as error:
+                log.warning("%s takes its traffic back without a hold: %s", ref, error)
+            stack.enter_context(urgent())
+            self._kernel.unmute(ref)
+            # Connections that began at the other one in its last moment.
+            stream.await_last(LAST_S)
+
+    def _hold_live(self, spec: InstanceSpec, stack: contextlib.ExitStack) -> None:
+        """As `_held`, for a relay. One that never came from another node has no queues; then a
+        connection that began a moment ago may lose a packet."""
+        if Hold(self._at.site.route, host_ports(spec)).lossless:
+            stack.enter_context(self._held(spec))
 
     def bring_back(self, ref: InstanceRef) -> None:
         """`ref` serves again: what the taker has granted meanwhile, then the end of the stream."""

@@ -11,7 +11,7 @@ from vrha.cli import runview
 from vrha.cli.output import show, table
 from vrha.cli.settings import Settings
 from vrha.errors import InputError
-from vrha.model.report import Report
+from vrha.model.report import Report, ReportLane
 from vrha.model.views import RunView
 from vrha.render.plot import milliseconds
 from vrha.render.report import report
@@ -70,14 +70,22 @@ def measured(found: Report) -> str:
         if lane.unavailable:
             rows.append((lane.name, who, "", "", "", lane.unavailable))
             continue
-        longest = milliseconds(lane.longest_gap_ms) if lane.gaps else ""
-        rows.append((lane.name, who, lane.sent, lane.lost, longest, _late(lane.late_ticks)))
+        rows.append((lane.name, who, lane.sent, lane.lost, _longest(lane), _late(lane.late_ticks)))
     for one in found.connections:
         dead = one.total - one.alive
         stall = "" if one.longest_stall_ms is None else milliseconds(one.longest_stall_ms)
         note = f"connections; longest stall {stall}" if stall else "connections"
         rows.append((one.stream, "client", one.total, dead, "", note))
     return table(("STREAM", "BY", "SENT", "LOST", "LONGEST GAP", "NOTE"), rows)
+
+
+def _longest(lane: ReportLane) -> str:
+    """The longest gap and the steps in which it falls, as "12.0 ms, during flip"."""
+    gap = max(lane.gaps, key=lambda gap: gap.length_ms, default=None)
+    if gap is None:
+        return ""
+    when = f", during {', '.join(gap.during)}" if gap.during else ""
+    return f"{milliseconds(gap.length_ms)}{when}"
 
 
 def _late(ticks: int) -> str:

@@ -1,4 +1,4 @@
-"""Loss of a probe stream: gaps, longest silence, round-trip times, from times alone.
+"""Gaps of a stream of probes, from times alone.
 
 All functions work on nanoseconds of one clock and know nothing of where the times came from.
 Terms: a gap is a loss period of RFC 3357 section 4; `outage_ms` is the loss-derived convergence
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from vrha.model.probing import Gap, Loss
+from vrha.model.probing import Gap
 
 UNANSWERED = -1
 """Receive time of a probe that was never answered."""
@@ -50,48 +50,3 @@ def longest_step_ms(times: Sequence[int]) -> float | None:
     steps = (later - earlier for earlier, later in pairwise(in_order))
     longest = max(steps, default=None)
     return None if longest is None else longest / NS_PER_MS
-
-
-def round_trips_ms(
-    sent: Sequence[int], received: Sequence[int]
-) -> tuple[float, float] | tuple[None, None]:
-    """Median and maximum round-trip time in ms of the answered probes."""
-    trips = sorted(
-        reply - start for start, reply in zip(sent, received, strict=True) if reply != UNANSWERED
-    )
-    if not trips:
-        return None, None
-    middle = len(trips) // 2
-    median = trips[middle] if len(trips) % 2 else (trips[middle - 1] + trips[middle]) / 2
-    return median / NS_PER_MS, trips[-1] / NS_PER_MS
-
-
-def analyse(
-    sent: Sequence[int],
-    received: Sequence[int],
-    *,
-    t0: int,
-    end: int,
-    interval_ms: float,
-    duplicates: int = 0,
-) -> Loss:
-    """Everything that a stream tells; arguments as in `find_gaps`. Raises ValueError on
-    sequences of different length."""
-    if len(sent) != len(received):
-        raise ValueError(f"{len(sent)} send times but {len(received)} receive times")
-    gaps = find_gaps(sent, received, t0, end)
-    lost = sum(gap.lost for gap in gaps)
-    median, longest = round_trips_ms(sent, received)
-    return Loss(
-        sent=len(sent),
-        lost=lost,
-        duplicates=duplicates,
-        gaps=gaps,
-        longest_gap_ms=max((gap.length_ms for gap in gaps), default=0.0),
-        outage_ms=lost * interval_ms,
-        longest_silence_ms=longest_step_ms(received),
-        longest_pause_ms=longest_step_ms(sent),
-        rtt_median_ms=median,
-        rtt_max_ms=longest,
-        unrestored=bool(gaps) and gaps[-1].unrestored,
-    )

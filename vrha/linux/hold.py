@@ -51,7 +51,10 @@ _START_S, _END_S = 5.0, 5.0
 
 
 class Hold:
-    """The hold of some ports (host-side names), which must still be muted when it is engaged."""
+    """The hold of some ports (host-side names).
+
+    When it is engaged they must still be muted, or `lossless`.
+    """
 
     def __init__(self, route: Netlink, ports: Sequence[str]) -> None:
         """Prepare; the calling thread and `route` are in the namespace of the ports.
@@ -82,6 +85,12 @@ class Hold:
                 return ""
             return f"the kernel has no token bucket queue (sch_tbf): {error.strerror}"
         return ""
+
+    @property
+    def lossless(self) -> bool:
+        """Whether the ports, even live ones, can be held: giving a live port a queue loses
+        packets (dev_deactivate, net/sched/sch_generic.c), changing the one it has does not."""
+        return all(link.qdisc == "tbf" for link in self._links)
 
     def engage(self, limit_s: float = 0.03) -> None:
         """Hold what is sent to the ports from now on, for at most `limit_s` seconds.

@@ -35,6 +35,7 @@ _RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK = 16, 17, 18
 _RTM_NEWADDR, _RTM_DELADDR, _RTM_NEWROUTE, _RTM_DELROUTE = 20, 21, 24, 25
 _IFF_UP = 1
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 10, 18
+_IFLA_QDISC = 6
 _IFLA_IFALIAS, _IFLA_STATS64, _IFLA_AF_SPEC, _IFLA_GROUP = 20, 23, 26, 27
 _IFLA_NET_NS_FD, _IFLA_EXT_MASK = 28, 29
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _IFLA_INFO_SLAVE_KIND, _IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
@@ -65,6 +66,7 @@ class Link:
     port_state: int | None
     rx_packets: int
     tx_packets: int
+    qdisc: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +253,7 @@ def _link(body: bytes) -> Link:
         port_state=port_state,
         rx_packets=rx_packets,
         tx_packets=tx_packets,
+        qdisc=_string(found.get(_IFLA_QDISC, b"")),
     )
 
 

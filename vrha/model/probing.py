@@ -18,6 +18,7 @@ MIN_INTERVAL_MS = 0.1
 MAX_INTERVAL_MS = 60_000.0
 MAX_CONNECTIONS = 1000
 MAX_TIMEOUT_MS = 10_000.0
+RECORD_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,4 +342,4 @@ class Record:
     tool: str = ""
     began: str = ""
     title: str = ""
-    version: int = 1
+    version: int = RECORD_VERSION

@@ -38,10 +38,14 @@ class ReportStep:
 
 @dataclass(frozen=True, slots=True)
 class ReportGap:
-    """Lost probes one after the other. `start_ms` may lie before the run (negative)."""
+    """Lost probes one after the other. `start_ms` may lie before the run (negative).
+
+    `during`: the kinds of the steps in which it falls, in order of time.
+    """
 
     start_ms: float
     length_ms: float
+    during: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

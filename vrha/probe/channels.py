@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import secrets
 import select
 import socket
@@ -15,7 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from vrha.core.gaps import UNANSWERED
+from vrha.core.gaps import NS_PER_MS, UNANSWERED
 from vrha.errors import NotFoundError, PreconditionError, UnreachableError
 from vrha.model.probing import Stream
 from vrha.probe.kernel import NS_PER_S, Batch, Namespace
@@ -35,21 +34,27 @@ SO_RCVBUFFORCE = 33
 BUFFER_BYTES = 4 << 20
 """Room for more than a second of replies that arrive at once."""
 
-CONNECT_LIMIT_NS = NS_PER_S
-TOO_SLOW = "not connected within 1 s"
 _TIMESPEC = struct.Struct("@qq")
 _CMSG_DATA = 16
+_NO_ADDRESS = (socket.EAI_ADDRFAMILY, socket.EAI_NODATA, socket.EAI_NONAME)
 NOT_SENT = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.EPERM})
 
 
 def resolve(stream: Stream) -> tuple[socket.AddressFamily, tuple[str, int]]:
     """Family and socket address of the target, as seen from the current namespace.
 
-    Raises NotFoundError (`unknown-host`).
+    Raises NotFoundError (`unknown-host`; `no-address` when it has none of the wanted family).
     """
+    wanted = {4: socket.AF_INET, 6: socket.AF_INET6}.get(stream.family, socket.AF_UNSPEC)
     try:
-        found = socket.getaddrinfo(stream.target, stream.port, type=socket.SOCK_DGRAM)
+        found = socket.getaddrinfo(stream.target, stream.port, wanted, socket.SOCK_DGRAM)
     except (socket.gaierror, UnicodeError) as error:
+        if stream.family and getattr(error, "errno", None) in _NO_ADDRESS:
+            raise NotFoundError(
+                "no-address",
+                f"{stream.target} has no IPv{stream.family} address",
+                "Leave the family open, or name an address of it.",
+            ) from error
         raise NotFoundError(
             "unknown-host", f"unknown host {stream.target!r}: {error}", "Check name and resolver."
         ) from error
@@ -164,6 +169,21 @@ class ProbeChannel(Channel):
     def receive_drops(self) -> int:
         return 0
 
+    @property
+    def cookie(self) -> bytes | None:
+        """What its probes carry so that our responder knows them; None without one."""
+        return None
+
+    def awaits(self, now: int) -> bool:
+        """Whether a probe may still be answered in time."""
+        since = now - round(self.stream.timeout_ms * NS_PER_MS)
+        for at, reply in zip(reversed(self.sent), reversed(self.received), strict=True):
+            if at < since:
+                return False
+            if reply == UNANSWERED:
+                return True
+        return False
+
     def probe(self) -> None:
         """Send the next probe."""
         raise NotImplementedError
@@ -231,6 +251,10 @@ class EchoChannel(ProbeChannel):
         sock.connect(self.address)
 
     @property
+    def cookie(self) -> bytes | None:
+        return self._cookie if self.stream.kind == "udp" else None
+
+    @property
     def receive_drops(self) -> int:
         """Datagrams that overran the buffer (SK_MEMINFO_DROPS, include/linux/sock_diag.h)."""
         return int(struct.unpack_from("@9I", self._socket.getsockopt(1, SO_MEMINFO, 36))[8])
@@ -279,77 +303,4 @@ class EchoChannel(ProbeChannel):
 
     def close(self) -> None:
         self._socket.close()
-        super().close()
-
-
-class ConnectChannel(ProbeChannel):
-    """A new TCP connection per probe, reset as soon as it stands.
-
-    It is reset (SO_LINGER 0) and not closed so that neither TIME_WAIT sockets here nor long-lived
-    conntrack entries on the path pile up.
-    """
-
-    def __init__(self, stream: Stream, namespace: Namespace, poller: select.epoll) -> None:
-        super().__init__(stream, namespace)
-        self._poller = poller
-        self._pending: dict[int, tuple[int, socket.socket]] = {}
-
-    @property
-    def pending(self) -> int:
-        return len(self._pending)
-
-    def probe(self) -> None:
-        seq = len(self.sent)
-        now = time.monotonic_ns()
-        self.expire(now)
-        self.sent.append(now)
-        self.received.append(UNANSWERED)
-        sock = None
-        try:
-            with self.namespace:
-                sock = socket.socket(self.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("@ii", 1, 0))
-            code = sock.connect_ex(self.address)
-        except OSError as error:
-            self._count(error)
-            if sock is not None:
-                sock.close()
-            return
-        if code == errno.EINPROGRESS:
-            self._pending[sock.fileno()] = (seq, sock)
-            self._poller.register(sock.fileno(), select.EPOLLOUT | select.EPOLLONESHOT)
-        else:
-            self._end(seq, sock, code, time.monotonic_ns())
-
-    def finish(self, fd: int, now: int) -> bool:
-        """The pending connection `fd` has an outcome; False when it is not one of ours."""
-        if fd not in self._pending:
-            return False
-        seq, sock = self._pending.pop(fd)
-        self._end(seq, sock, sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), now)
-        return True
-
-    def _end(self, seq: int, sock: socket.socket, code: int, now: int) -> None:
-        if code == 0 and now - self.sent[seq] <= CONNECT_LIMIT_NS:
-            self.received[seq] = now
-            self.answered += 1
-        elif code == 0:
-            self.errors[TOO_SLOW] += 1
-        else:
-            self._count(OSError(code, os.strerror(code)))
-        sock.close()
-
-    def expire(self, now: int) -> None:
-        """Give up the attempts that are older than the limit."""
-        for fd, (seq, sock) in list(self._pending.items()):
-            if now - self.sent[seq] < CONNECT_LIMIT_NS:
-                return
-            del self._pending[fd]
-            self.errors[TOO_SLOW] += 1
-            sock.close()
-
-    def close(self) -> None:
-        for _, sock in self._pending.values():
-            sock.close()
-        self._pending.clear()
         super().close()

@@ -11,10 +11,9 @@ from collections import deque
 from vrha.core.gaps import NS_PER_MS, UNANSWERED
 from vrha.model.probing import Stream
 from vrha.probe.channels import SO_TIMESTAMPNS, Arrivals, Inbox, ProbeChannel, no_route
-from vrha.probe.kernel import NS_PER_S, Namespace
+from vrha.probe.kernel import Namespace
 from vrha.probe.wire import ANSWER, PAYLOAD, REQUEST, UdpProbe
 
-FRESH_LIMIT_NS = NS_PER_S
 FIRST_PORT, PORTS = 10_240, 55_296
 """At 1 ms they last longer than the 30 s for which connection tracking remembers a flow of one
 request and one answer (net/netfilter/nf_conntrack_proto_udp.c)."""
@@ -24,12 +23,13 @@ AHEAD = 8
 
 
 class FreshChannel(ProbeChannel):
-    """UDP echo, a new flow per probe: its socket is closed by the reply, or after 1 s."""
+    """UDP echo, a new flow per probe: its socket is closed by the reply, or at its timeout."""
 
     def __init__(self, stream: Stream, namespace: Namespace, inbox: Inbox) -> None:
         super().__init__(stream, namespace)
         self._inbox = inbox
         self._cookie = secrets.token_bytes(8)
+        self._limit_ns = round(stream.timeout_ms * NS_PER_MS)
         self._pack = UdpProbe(self._cookie).pack
         # By the clock, so that runs that follow each other do not meet the flows of the last one.
         self._next_port = time.monotonic_ns() // NS_PER_MS
@@ -39,6 +39,10 @@ class FreshChannel(ProbeChannel):
             self._open_ahead()
         except OSError as error:
             raise no_route(stream, self.address[0], error) from error
+
+    @property
+    def cookie(self) -> bytes:
+        return self._cookie
 
     def _open_ahead(self) -> None:
         with self.namespace:
@@ -118,7 +122,7 @@ class FreshChannel(ProbeChannel):
         """Close what nobody answered; the oldest is the first."""
         while self._pending:
             fd, (seq, _) = next(iter(self._pending.items()))
-            if now - self.sent[seq] < FRESH_LIMIT_NS:
+            if now - self.sent[seq] < self._limit_ns:
                 return
             self._end(fd)
 

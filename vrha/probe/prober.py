@@ -8,39 +8,37 @@ from __future__ import annotations
 import select
 import threading
 import time
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Protocol
 
-from vrha.core.gaps import NS_PER_MS, analyse
-from vrha.errors import InputError, UnreachableError
-from vrha.model.probing import Result, Stream, StreamResult
-from vrha.probe.channels import (
-    CONNECT_LIMIT_NS,
-    Arrivals,
-    Channel,
-    ConnectChannel,
-    EchoChannel,
-    Inbox,
-    ProbeChannel,
-)
+from vrha.core.gaps import NS_PER_MS, UNANSWERED
+from vrha.core.loss import analyse
+from vrha.core.series import series_of
+from vrha.errors import InputError
+from vrha.model.probing import Live, Result, Series, Stream, StreamResult
+from vrha.probe.attempts import AttemptChannel
+from vrha.probe.channels import Arrivals, Channel, EchoChannel, Inbox, ProbeChannel
+from vrha.probe.dns import DnsChannel
 from vrha.probe.established import EstablishedChannel, Pacer
-from vrha.probe.fresh import AHEAD, FRESH_LIMIT_NS, FreshChannel
+from vrha.probe.fresh import FreshChannel
 from vrha.probe.kernel import (
     NS_PER_S,
     Batch,
     Clock,
     Namespace,
-    Privileges,
     Timer,
-    allow_open_files,
     steady,
 )
+from vrha.probe.oneway import Asked, arrived
+from vrha.probe.pulse import Pulse
+from vrha.probe.start import Start, check_streams
 
-__all__ = ["GRACE_S", "Prober", "Result", "Stream", "StreamResult"]
+__all__ = ["Prober", "Result", "Stream", "StreamResult"]
 
-GRACE_S = 0.6
-"""How long after the last probe a reply still counts."""
+LINGER_NS = 50 * NS_PER_MS
+"""How long after the last reply a second one to the same probe is awaited."""
 
 MAX_DURATION_S = 7 * 24 * 3600
 PRIORITY = 10
@@ -49,6 +47,10 @@ DRAIN_NS = 5 * NS_PER_MS
 POLL_S = DRAIN_NS / NS_PER_S
 PACE_MS = 1.0
 """How often messages of long connections are sent, at most: not each of them needs a wake-up."""
+
+
+MOST_BINS, LEAST_BINS = 20_000, 500
+"""Of all series together, and of each: a plot is no wider, and a report must stay small."""
 
 
 class _Sender(Protocol):
@@ -99,7 +101,7 @@ class Prober:
     """
 
     def __init__(self, streams: Sequence[Stream]) -> None:
-        _check_streams(streams)
+        check_streams(streams)
         self._epoll = select.epoll()
         self._inbox = Inbox()
         # Reading a connection sends the acknowledgement. On one where only the far end may speak
@@ -110,6 +112,7 @@ class Prober:
         self._channels: list[Channel] = []
         self._lanes: dict[int, _Lane] = {}
         self._pacers: list[Pacer] = []
+        self._t0 = 0
         try:
             for stream in streams:
                 self._channels.append(self._open(stream))
@@ -120,7 +123,7 @@ class Prober:
             self.close()
             raise
         self._echoes = [c for c in self._channels if isinstance(c, EchoChannel)]
-        self._connects = [c for c in self._channels if isinstance(c, ConnectChannel)]
+        self._attempts = [c for c in self._channels if isinstance(c, AttemptChannel)]
         self._batch = Batch()
 
     def _open(self, stream: Stream) -> Channel:
@@ -128,7 +131,11 @@ class Prober:
         try:
             match stream.kind:
                 case "tcp-connect":
-                    return ConnectChannel(stream, namespace, self._epoll)
+                    return AttemptChannel(stream, namespace, self._epoll)
+                case "http" | "https":
+                    return _http(stream, namespace, self._epoll)
+                case "dns":
+                    return DnsChannel(stream, namespace, self._inbox)
                 case "tcp-echo":
                     return EstablishedChannel(stream, namespace, self._inbox)
                 case "tcp-push":
@@ -137,8 +144,6 @@ class Prober:
                     return FreshChannel(stream, namespace, self._inbox)
                 case "icmp" | "udp":
                     return EchoChannel(stream, namespace)
-                case "http" | "https" | "dns":
-                    raise InputError("bad-stream", f"{stream.kind} is not known here")
         except BaseException:
             namespace.close()
             raise
@@ -187,12 +192,18 @@ class Prober:
         *,
         require_reply_s: float | None = None,
         on_ready: Callable[[], None] | None = None,
+        on_live: Callable[[Live], None] | None = None,
+        live_every_s: float = 0.25,
+        series: bool = False,
     ) -> Result:
         """Probe for `duration_s` seconds, or until `stop` is set, then wait for late replies.
 
         `on_ready` is called once probing has begun; with `require_reply_s`, once every stream
-        has had a reply. Raises UnreachableError (`no-reply`) when one has had none by then,
-        InputError (`bad-duration`). Needs 16 bytes of memory per probe.
+        has had a reply. `on_live` is told every `live_every_s` how it stands; it must be quick.
+        With `series` the result says how each stream went over time. Where UDP probes were lost our
+        responder is asked which way they died. Raises UnreachableError (`no-reply`) when a stream
+        has had no reply by `require_reply_s`, InputError (`bad-duration`). Needs 16 bytes of memory
+        per probe.
         """
         if duration_s is not None and not 0 < duration_s < MAX_DURATION_S:
             raise InputError(
@@ -203,7 +214,11 @@ class Prober:
         with steady(PRIORITY) as privileges:
             cpu = time.thread_time_ns()
             t0 = time.monotonic_ns() + 2 * NS_PER_MS
-            start = _Start(self._channels, t0, require_reply_s, on_ready)
+            start = Start(self._channels, t0, require_reply_s, on_ready)
+            checks = [start.check]
+            if on_live is not None:
+                pulse = Pulse(self._channels, t0, on_live, live_every_s, self._late_of)
+                checks.append(pulse.check)
             for pacer in self._pacers:
                 pacer.begin(t0)
             for channel in self._established:
@@ -212,13 +227,43 @@ class Prober:
                 lane.start(t0, duration_s)
                 self._epoll.register(fd, select.EPOLLIN)
             t0_real = t0 + clock.offset
-            end = self._probe(t0, duration_s, stop, clock, start)
+            end = self._probe(t0, duration_s, stop, clock, checks)
             self._await_late_replies(clock)
             cpu = time.thread_time_ns() - cpu
-        return self._result(t0, t0_real, end, clock, privileges, cpu)
+        self._t0 = t0
+        streams = self._stream_results(t0, end, series)
+        connections = tuple(channel.result(end) for channel in self._established)
+        probes = sum(one.loss.sent for one in streams) + sum(one.messages for one in connections)
+        return Result(
+            streams=streams,
+            t0_realtime_ns=t0_real,
+            t0_monotonic_ns=t0,
+            duration_ms=(end - t0) / NS_PER_MS,
+            late_ticks=max((lane.late for lane in self._lanes.values()), default=0),
+            realtime=privileges.realtime,
+            memory_locked=privileges.memory_locked,
+            clock_steps=clock.steps,
+            cpu_us_per_probe=round(cpu / 1000 / max(probes, 1), 2),
+            connections=connections,
+        )
+
+    def probes(self) -> Iterator[tuple[Stream, array[int], array[int]]]:
+        """After a run: the send and receive times of each stream, in ns after t0; the receive time
+        of an unanswered probe is UNANSWERED."""
+        for channel in self._probes:
+            sent = array("q", (at - self._t0 for at in channel.sent))
+            received = array(
+                "q", (at - self._t0 if at != UNANSWERED else UNANSWERED for at in channel.received)
+            )
+            yield channel.stream, sent, received
 
     def _probe(
-        self, t0: int, duration_s: float | None, stop: threading.Event, clock: Clock, start: _Start
+        self,
+        t0: int,
+        duration_s: float | None,
+        stop: threading.Event,
+        clock: Clock,
+        checks: Sequence[Callable[[int], None]],
     ) -> int:
         """Send until the end; its time."""
         end = None if duration_s is None else t0 + round(duration_s * NS_PER_S)
@@ -236,7 +281,8 @@ class Prober:
             if now >= drain_at:
                 drain_at = now + DRAIN_NS
                 self._drain(clock)
-                start.check(now)
+                for check in checks:
+                    check(now)
             if end is not None and now >= end and all(lane.done for lane in self._lanes.values()):
                 return end
             if stop.is_set():
@@ -246,21 +292,22 @@ class Prober:
         for fd, lane in self._lanes.items():
             self._epoll.unregister(fd)
             lane.timer.stop()
-        now = time.monotonic_ns()
-        limit = now + round(GRACE_S * NS_PER_S)
-        connect_limit = now + CONNECT_LIMIT_NS
-        while now < limit or (now < connect_limit and any(c.pending for c in self._connects)):
+        now = quiet_since = time.monotonic_ns()
+        limit = now + round(max(c.stream.timeout_ms for c in self._channels) * NS_PER_MS)
+        while now < limit and now - quiet_since < LINGER_NS:
             for fd, _ in self._epoll.poll(POLL_S):
                 self._connected(fd)
             self._drain(clock)
             now = time.monotonic_ns()
-            for channel in self._connects:
+            for channel in self._attempts:
                 channel.expire(now)
+            if any(channel.awaits(now) for channel in self._probes):
+                quiet_since = now
 
     def _connected(self, fd: int) -> None:
         now = time.monotonic_ns()
-        for channel in self._connects:
-            if channel.finish(fd, now):
+        for channel in self._attempts:
+            if channel.take(fd, now):
                 return
 
     def _drain(self, clock: Clock) -> None:
@@ -274,11 +321,15 @@ class Prober:
         instead = time.monotonic_ns() if clock.stepped() else None
         return Arrivals(self._batch, clock.offset, instead)
 
-    def _result(
-        self, t0: int, t0_real: int, end: int, clock: Clock, privileges: Privileges, cpu: int
-    ) -> Result:
-        late = {sender: lane.late for lane in self._lanes.values() for sender in lane.senders}
-        streams = tuple(
+    def _late_of(self, channel: object) -> int:
+        for lane in self._lanes.values():
+            if any(sender is channel for sender in lane.senders):
+                return lane.late
+        return 0
+
+    def _stream_results(self, t0: int, end: int, series: bool) -> tuple[StreamResult, ...]:
+        ways = self._ways()
+        return tuple(
             StreamResult(
                 stream=channel.stream,
                 address=channel.address[0],
@@ -289,97 +340,48 @@ class Prober:
                     end=end,
                     interval_ms=channel.stream.interval_ms,
                     duplicates=channel.duplicates,
+                    timeout_ms=channel.stream.timeout_ms,
+                    arrived=ways.get(channel.stream.name),
                 ),
-                late_ticks=late[channel],
+                late_ticks=self._late_of(channel),
                 errors=tuple(sorted(channel.errors.items())),
                 receive_drops=channel.receive_drops,
+                series=self._series(channel, t0, end) if series else None,
             )
             for channel in self._probes
         )
-        connections = tuple(channel.result(end) for channel in self._established)
-        probes = sum(one.loss.sent for one in streams) + sum(one.messages for one in connections)
-        return Result(
-            streams=streams,
-            t0_realtime_ns=t0_real,
-            t0_monotonic_ns=t0,
-            duration_ms=(end - t0) / NS_PER_MS,
-            late_ticks=max(late.values(), default=0),
-            realtime=privileges.realtime,
-            memory_locked=privileges.memory_locked,
-            clock_steps=clock.steps,
-            cpu_us_per_probe=round(cpu / 1000 / max(probes, 1), 2),
-            connections=connections,
-        )
 
-
-class _Start:
-    """Tells when probing has begun, and refuses to go on without replies where they are asked."""
-
-    def __init__(
-        self,
-        channels: Sequence[Channel],
-        t0: int,
-        require_reply_s: float | None,
-        on_ready: Callable[[], None] | None,
-    ) -> None:
-        self._channels = channels
-        self._t0 = t0
-        self._require_s = require_reply_s
-        self._on_ready = on_ready
-        self._waiting = True
-
-    def check(self, now: int) -> None:
-        if not self._waiting or now < self._t0:
-            return
-        silent = [c for c in self._channels if not c.has_answered] if self._require_s else []
-        if not silent:
-            self._waiting = False
-            if self._on_ready is not None:
-                self._on_ready()
-        elif self._require_s and now - self._t0 > self._require_s * NS_PER_S:
-            raise UnreachableError(
-                "no-reply",
-                f"no reply in the first {self._require_s:g} s: "
-                + ", ".join(f"{c.stream.name} ({_said(c)})" for c in silent),
-                "UDP needs `ping-gap serve` on the target; TCP a listener; check firewalls.",
+    def _ways(self) -> dict[str, Sequence[int] | None]:
+        """What came to the far end of each stream that our responder may answer."""
+        asked = {
+            channel.stream.name: Asked(
+                channel.namespace,
+                channel.family,
+                channel.address,
+                channel.cookie,
+                channel.sent,
+                channel.received,
+                channel.errors,
             )
+            for channel in self._probes
+            if channel.cookie is not None
+        }
+        return dict(zip(asked, arrived(tuple(asked.values())), strict=True))
 
-
-def _said(channel: Channel) -> str:
-    said = ", ".join(sorted(channel.errors))
-    return channel.address[0] + (f": {said}" if said else "")
-
-
-def _check_streams(streams: Sequence[Stream]) -> None:
-    if not streams:
-        raise InputError("no-stream", "nothing to probe")
-    for stream in streams:
-        stream.check()
-    names = [stream.name for stream in streams]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise InputError("bad-stream", f"stream names occur twice: {', '.join(twice)}")
-    _room_for_connections(streams)
-
-
-def _room_for_connections(streams: Sequence[Stream]) -> None:
-    """In an outage all attempts of a second are open at once."""
-    need = 64 + 3 * len(streams) + sum(map(_sockets, streams))
-    allowed = allow_open_files(need)
-    if allowed < need:
-        raise InputError(
-            "too-many-connections",
-            f"the streams may need {need} open files, but the limit is {allowed}",
-            "Use a longer interval or raise `ulimit -n`.",
+    def _series(self, channel: ProbeChannel, t0: int, end: int) -> Series:
+        return series_of(
+            channel.sent,
+            channel.received,
+            t0=t0,
+            end=end,
+            interval_ms=channel.stream.interval_ms,
+            timeout_ms=channel.stream.timeout_ms,
+            most=max(LEAST_BINS, MOST_BINS // len(self._probes)),
         )
 
 
-def _sockets(stream: Stream) -> int:
-    """The most that a stream may have open at once."""
-    match stream.kind:
-        case "tcp-connect":
-            return int(CONNECT_LIMIT_NS / NS_PER_MS / stream.interval_ms) + 1
-        case "udp-fresh":
-            return int(FRESH_LIMIT_NS / NS_PER_MS / stream.interval_ms) + 1 + AHEAD
-        case _:
-            return stream.count
+def _http(stream: Stream, namespace: Namespace, poller: select.epoll) -> Channel:
+    # TLS is slow to load, and most runs do without.
+    from vrha.probe.http import HttpChannel
+
+    return HttpChannel(stream, namespace, poller)

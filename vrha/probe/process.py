@@ -23,8 +23,18 @@ from vrha.codec import decode, encode
 from vrha.errors import DeadlineError, PreconditionError
 from vrha.model.probing import Result, Stream
 
+OWN_COMMAND = (sys.executable, "-m", "vrha.probe")
+"""`ping-gap` in the version that runs."""
+
 STOP_LIMIT_S = 60.0
 """The prober waits for late replies for up to 1 s, then computes: a second per million probes."""
+
+
+def own_environment() -> dict[str, str]:
+    """Ours, in which OWN_COMMAND finds this very package."""
+    root = str(Path(vrha.__file__).resolve().parent.parent)
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "PYTHONPATH": path}
 
 
 class ProbeProcess:
@@ -88,14 +98,18 @@ class ProbeProcess:
 
 @contextlib.contextmanager
 def serving(
-    port: int = 7, namespaces: Sequence[str] = (), ready_limit_s: float = 15.0
+    port: int = 7,
+    namespaces: Sequence[str] = (),
+    ready_limit_s: float = 15.0,
+    *,
+    loopback: bool = False,
 ) -> Iterator[int]:
     """A responder in its own process while the context lasts; gives its pid.
 
-    Without `namespaces` it serves in the caller's own. Raises PreconditionError (`probe-failed`),
-    DeadlineError (`probe-late`).
+    Without `namespaces` it serves in the caller's own; with `loopback` only to the machine itself.
+    Raises PreconditionError (`probe-failed`), DeadlineError (`probe-late`).
     """
-    arguments = ["serve", "--port", str(port)]
+    arguments = ["serve", "--port", str(port), *(["--loopback"] if loopback else [])]
     for path in namespaces:
         arguments += ["--netns", path]
     child = _Child(arguments, b"", ())
@@ -111,15 +125,15 @@ class _Child:
 
     def __init__(self, arguments: Sequence[str], stdin: bytes, keep: Sequence[IO[bytes]]) -> None:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed by kill)
-        root = str(Path(vrha.__file__).resolve().parent.parent)
-        path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "vrha.probe", *arguments, "--parent", str(os.getpid())],
+            [*OWN_COMMAND, *arguments, "--parent", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
-            env={**os.environ, "PYTHONPATH": path},
+            env=own_environment(),
             pass_fds=[file.fileno() for file in keep],
+            # Ctrl-C is for those who started it: they stop it when they have its result.
+            start_new_session=True,
         )
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError), self.process.stdin as pipe:

@@ -184,7 +184,7 @@ class Recorder:
             record.refused += 1
 
     def report(self, cookie: bytes, from_seq: int, most: int = MOST_REPORTED) -> Report:
-        """Up to `most` ranges of a cookie from `from_seq` on; of an unknown one, that none came."""
+        """Up to `most` ranges of a cookie from `from_seq` on; that nothing came is an answer."""
         record = self._records.get(cookie)
         now = self._clock()
         if record is None:

@@ -42,6 +42,8 @@ class Services:
     - `port`: UDP echo at once; TCP accepts and closes.
     - `echo_port` (else `port` + 1): UDP echo after `delay_ms`; TCP echo on long connections.
     - `push_port` (else `port` + 2): on TCP connections a message every `push_ms`.
+
+    With `loopback` only to this machine itself.
     """
 
     port: int = 7
@@ -49,6 +51,7 @@ class Services:
     push_port: int | None = None
     delay_ms: float = DELAY_MS
     push_ms: float = PUSH_MS
+    loopback: bool = False
 
     @property
     def ports(self) -> tuple[int, int, int]:
@@ -86,7 +89,7 @@ def responder(
     Answers leave from the address that was asked, also on machines with several. Its sockets keep
     removed namespaces alive: stop it first. Raises InputError (`bad-port`, `bad-interval`),
     NotFoundError (`netns-not-found`), PreconditionError (`port-in-use`, `port-not-permitted`,
-    `netns-not-permitted`).
+    `no-loopback`, `netns-not-permitted`).
     """
     services.check()
     stop = stop or threading.Event()
@@ -145,10 +148,11 @@ def _open(services: Services, path: str | None) -> list[socket.socket]:
     first, second, third = services.ports
     wanted = [(port, kind) for port in (first, second) for kind in _KINDS]
     wanted.append((third, socket.SOCK_STREAM))
+    v4, v6 = ("127.0.0.1", "::1") if services.loopback else ("0.0.0.0", "::")
     try:
         with namespace:
             for port, kind in wanted:
-                for family, address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
+                for family, address in ((socket.AF_INET, v4), (socket.AF_INET6, v6)):
                     sock = _listen(family, kind, address, port)
                     if sock is not None:
                         opened.append(sock)
@@ -160,6 +164,10 @@ def _open(services: Services, path: str | None) -> list[socket.socket]:
                 "port-in-use",
                 f"port {port} is taken{where}",
                 "Another responder may run; choose others with --port, --echo-port, --push-port.",
+            ) from error
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise PreconditionError(
+                "no-loopback", "the loopback interface is down", "ip link set lo up"
             ) from error
         raise PreconditionError(
             "port-not-permitted",
@@ -204,6 +212,11 @@ def _listen(family: int, kind: int, address: str, port: int) -> socket.socket | 
         sock.bind((address, port))
         if kind == socket.SOCK_STREAM:
             sock.listen(4096)
+    except OSError as error:
+        sock.close()
+        if error.errno == errno.EADDRNOTAVAIL and family == socket.AF_INET6:
+            return None
+        raise
     except BaseException:
         sock.close()
         raise

@@ -207,7 +207,8 @@ def _labelled(gaps: Sequence[ReportGap], axis: _Axis) -> list[Mark]:
     for index in sorted(range(len(gaps)), key=lambda index: -gaps[index].length_ms):
         gap = gaps[index]
         length = milliseconds(gap.length_ms)
-        told = f"gap of {length}, {milliseconds(gap.start_ms)} after the start of the run"
+        when = f", during {', '.join(gap.during)}" if gap.during else ""
+        told = f"gap of {length}{when}, {milliseconds(gap.start_ms)} after the start of the run"
         mark = axis.mark(gap.start_ms, gap.length_ms, "gap", told)
         right = mark.x + mark.width
         fits_right = right + _LABEL_ROOM <= 100

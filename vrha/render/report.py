@@ -42,7 +42,7 @@ def report(run: RunView, now: float) -> Report:
     clock = _clock(run)
     taken = _steps((*run.steps, *run.undo), clock)
     steps, undo = taken[: len(run.steps)], taken[len(run.steps) :]
-    lanes = tuple(_lanes(run, clock))
+    lanes = tuple(_lanes(run, clock, taken))
     outside = [lane for lane in lanes if not lane.source and not lane.unavailable]
     counted = outside or [lane for lane in lanes if not lane.unavailable]
     flip, flip_length = _flip(steps)
@@ -173,21 +173,24 @@ def _turn(step: ReportStep) -> tuple[float, float] | None:
     return (_ms(first), _ms(last)) if first <= last else span
 
 
-def _lanes(run: RunView, clock: _Clock | None) -> Iterator[ReportLane]:
-    found = [_lane(stream, "", clock) for stream in (run.measurement or _NOTHING).streams]
+def _lanes(run: RunView, clock: _Clock | None, steps: Sequence[ReportStep]) -> Iterator[ReportLane]:
+    found = [_lane(stream, "", clock, steps) for stream in (run.measurement or _NOTHING).streams]
     by_node: dict[tuple[str, str], ReportLane] = {}
     for step in (*run.steps, *run.undo):
         for stream in step.evidence.measured:
             # A later step repeats what an earlier one said, with what came after it.
-            by_node[step.node, stream.stream] = _lane(stream, step.node, clock)
+            by_node[step.node, stream.stream] = _lane(stream, step.node, clock, steps)
     lanes = (*found, *by_node.values())
     yield from sorted(lanes, key=lambda lane: _DIRECTIONS.index(lane.direction))
 
 
-def _lane(stream: Measured, source: str, clock: _Clock | None) -> ReportLane:
+def _lane(
+    stream: Measured, source: str, clock: _Clock | None, steps: Sequence[ReportStep]
+) -> ReportLane:
     start = clock.place(stream.began) if clock else None
     offset = start or 0.0
-    gaps = tuple(ReportGap(_ms(offset + at), _ms(length)) for at, length in stream.gaps_ms)
+    known = () if start is None else steps
+    gaps = tuple(_gap(_ms(offset + at), _ms(length), known) for at, length in stream.gaps_ms)
     return ReportLane(
         name=stream.stream,
         direction=_direction(stream.stream, source),
@@ -203,6 +206,16 @@ def _lane(stream: Measured, source: str, clock: _Clock | None) -> ReportLane:
         gaps=tuple(sorted(gaps, key=lambda gap: gap.start_ms)),
         unavailable=stream.unavailable,
     )
+
+
+def _gap(start: float, length: float, steps: Sequence[ReportStep]) -> ReportGap:
+    spans = ((step.kind, _span(step)) for step in steps)
+    during = [
+        kind
+        for kind, span in spans
+        if span is not None and span[0] < start + length and start < span[1]
+    ]
+    return ReportGap(start, length, tuple(dict.fromkeys(during)))
 
 
 def _direction(name: str, source: str) -> Direction:

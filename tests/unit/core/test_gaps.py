@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vrha.core.gaps import UNANSWERED, analyse, find_gaps, longest_step_ms
-from vrha.model.probing import Gap, Loss
+from vrha.core.gaps import UNANSWERED, find_gaps, longest_step_ms
+from vrha.core.loss import analyse
+from vrha.model.probing import Gap, Loss, Rtt
 
 MS = 1_000_000
 T0 = 5_000 * MS
@@ -59,6 +60,12 @@ def test_all_figures_of_one_outage() -> None:
         rtt_median_ms=0.2,
         rtt_max_ms=0.2,
         unrestored=False,
+        rate_outage_ms=10.0,
+        first_lost_ms=2.0,
+        restored_ms=8.0,
+        rtt_before=Rtt(2, 0.2, 0.2, 0.2),
+        rtt_during=Rtt(2, 0.2, 0.2, 0.2),
+        rtt_after=Rtt(1, 0.2, 0.2, 0.2),
     )
 
 

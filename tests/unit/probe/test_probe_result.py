@@ -8,10 +8,20 @@ from dataclasses import replace
 import pytest
 
 from vrha.codec import decode, encode
+from vrha.core.verdict import exceeded, notes
 from vrha.errors import InputError
-from vrha.model.probing import ConnectionsResult, Gap, Loss, Result, Stream, StreamResult
+from vrha.model.probing import (
+    ConnectionsResult,
+    Gap,
+    Limits,
+    Loss,
+    Record,
+    Result,
+    Stream,
+    StreamResult,
+)
 from vrha.probe.prober import Prober
-from vrha.probe.report import excess, notes, show
+from vrha.probe.report import show
 
 
 def stream_result(
@@ -107,12 +117,13 @@ def test_connections_alone_are_a_result() -> None:
     assert decode(Result, encode(measured)) == measured
     assert (measured.longest_gap_ms, measured.lost) == (0.0, 0)
     out = io.StringIO()
-    show(measured, out)
+    show(Record(measured, notes=notes(measured)), out)
     assert "longest stall ms" in out.getvalue()
     assert "outage" not in out.getvalue()
-    assert excess(measured, 1, 60) == [
-        *("a: 2 connections dead, allowed 1", "a: a stall of 70.0 ms, allowed 60 ms"),
-    ]
+    assert exceeded(measured, Limits(lost=1, gap_ms=60)) == (
+        "a: 2 connections dead, allowed 1",
+        "a: a stall of 70.0 ms, allowed 60 ms",
+    )
 
 
 def test_result_survives_json() -> None:
@@ -166,14 +177,14 @@ def test_a_machine_that_is_too_slow_is_told_with_by_how_much() -> None:
 
 def test_limits() -> None:
     measured = result(stream_result("a", (OUTAGE,)), stream_result("b"))
-    assert excess(measured, 57, 57.25) == []
-    assert excess(measured, 56, None) == ["a: 57 lost, allowed 56"]
-    assert excess(measured, None, 50) == ["a: a gap of 57.2 ms, allowed 50 ms"]
+    assert exceeded(measured, Limits(lost=57, gap_ms=57.25)) == ()
+    assert exceeded(measured, Limits(lost=56)) == ("a: 57 lost, allowed 56",)
+    assert exceeded(measured, Limits(gap_ms=50)) == ("a: a gap of 57.2 ms, allowed 50 ms",)
 
 
 def test_report_names_gaps_and_what_never_came_back() -> None:
     out = io.StringIO()
-    show(result(stream_result("a[b]", (OUTAGE, BLACK))), out)
+    show(Record(result(stream_result("a[b]", (OUTAGE, BLACK)))), out)
     text = out.getvalue()
-    assert "a[b]: gap of 57.2 ms at 100.0 ms, 57 lost\n" in text
-    assert "a[b]: gap of 600.0 ms at 400.0 ms, 600 lost, never restored\n" in text
+    assert "a[b]: gap of 57.2 ms, at 100.0 ms, 57 lost\n" in text
+    assert "a[b]: gap of 600.0 ms, at 400.0 ms, 600 lost, never restored\n" in text

@@ -61,11 +61,26 @@ def test_lanes_have_exactly_the_gaps_that_were_measured() -> None:
     lanes = {lane.name: lane for lane in of(run()).lanes}
     assert list(lanes) == ["egress_icmp", "ingress_icmp", "canary:blue", "other_udp"]
     assert [lane.direction for lane in lanes.values()] == ["egress", "ingress", "canary", "other"]
-    assert lanes["egress_icmp"].gaps == (ReportGap(201, 3), ReportGap(400, 1))
+    assert lanes["egress_icmp"].gaps == (
+        ReportGap(201, 3, ("flip",)),
+        ReportGap(400, 1, ("destroy",)),
+    )
     assert lanes["ingress_icmp"].gaps == ()
-    assert lanes["canary:blue"].gaps == (ReportGap(201, 2),)
+    assert lanes["canary:blue"].gaps == (ReportGap(201, 2, ("flip",)),)
     assert (lanes["canary:blue"].source, lanes["egress_icmp"].source) == ("n1", "")
-    assert lanes["other_udp"].gaps == (ReportGap(202, 2),)
+    assert lanes["other_udp"].gaps == (ReportGap(202, 2, ("flip",)),)
+
+
+def test_a_gap_says_during_which_steps_it_was() -> None:
+    gaps = ((695.0, 5.0), (752.0, 9.0), (765.0, 1.0), (860.0, 41.0))
+    measured = Measurement((stream("egress_icmp", *gaps),))
+    found = of(run(measurement=measured)).lanes[0].gaps
+    assert [gap.during for gap in found] == [
+        (),
+        ("flip", "verify"),
+        ("verify",),
+        ("destroy",),
+    ]
 
 
 def test_the_headline_counts_who_measured_outside_and_else_the_nodes() -> None:
@@ -149,5 +164,9 @@ def test_the_form_in_json_is_stable() -> None:
     assert plain["version"] == 1
     assert list(plain["steps"][0]) == STEP_FIELDS.split()
     assert list(plain["lanes"][0]) == LANE_FIELDS.split()
-    assert plain["lanes"][0]["gaps"][0] == {"start_ms": 201.0, "length_ms": 3.0}
+    assert plain["lanes"][0]["gaps"][0] == {
+        "start_ms": 201.0,
+        "length_ms": 3.0,
+        "during": ["flip"],
+    }
     assert codec.decode(Report, json.dumps(plain)) == of(run())
