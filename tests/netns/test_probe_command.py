@@ -44,7 +44,7 @@ def test_command_measures_three_kinds_at_once(served: Pair, tmp_path: Path) -> N
         *("--json", str(out), "--max-lost", "0", "--max-gap", "1ms"),
     )
     assert (done.returncode, done.stderr) == (0, "")
-    found = json.loads(out.read_text())
+    found = json.loads(out.read_text())["result"]
     assert [s["stream"]["kind"] for s in found["streams"]] == ["icmp", "udp", "tcp-connect"]
     assert [s["stream"]["interval_ms"] for s in found["streams"]] == [1.0, 1.0, 10.0]
     assert [s["loss"]["lost"] for s in found["streams"]] == [0, 0, 0]
@@ -59,7 +59,7 @@ def test_command_watches_fresh_flows_and_long_connections(served: Pair, tmp_path
         *("--netns", served.a, "--json", str(out), "--max-lost", "0"),
     )
     assert (done.returncode, done.stderr) == (0, "")
-    found = json.loads(out.read_text())
+    found = json.loads(out.read_text())["result"]
     assert [s["stream"]["kind"] for s in found["streams"]] == ["udp-fresh"]
     assert [c["stream"]["kind"] for c in found["connections"]] == ["tcp-echo", "tcp-push"]
     assert [(c["total"], c["alive"]) for c in found["connections"]] == [(1, 1)] * 2
@@ -92,7 +92,7 @@ def test_serve_on_ports_of_choice(pair: Pair) -> None:
             )
         finally:
             process.terminate()
-    found = json.loads(done.stdout)
+    found = json.loads(done.stdout)["result"]
     at_once, late = (s["loss"]["rtt_median_ms"] for s in found["streams"])
     assert at_once < 20 <= late
     echo, push = found["connections"]
@@ -104,7 +104,7 @@ def test_serve_on_ports_of_choice(pair: Pair) -> None:
 def test_command_writes_only_json_to_stdout_when_asked(pair: Pair) -> None:
     done = command(B6, "--duration", "0.2", "--json", "-", path=pair.a)
     assert done.returncode == 0
-    assert json.loads(done.stdout)["streams"][0]["address"] == B6
+    assert json.loads(done.stdout)["result"]["streams"][0]["address"] == B6
 
 
 def test_command_exceeding_a_limit_exits_1(pair: Pair) -> None:
@@ -150,13 +150,13 @@ def test_ctrl_c_ends_the_run_and_prints_the_result(served: Pair) -> None:
         (("192.0.2.1", "--tcp-echo", "8"), 1, "no-route"),
         (("192.0.2.1",), 1, "no-route"),
         (("no-such-host.invalid",), 2, "unknown-host"),
-        (("",), 2, "bad-stream"),
+        (("",), 2, "bad-target"),
         ((B4, "--interval", "1us"), 2, "bad-stream"),
         ((B4, "--interval", "fast"), 2, "is no time"),
         ((B4, "--udp", "70000"), 2, "70000"),
         ((B4, "--netns", "/run/netns/none"), 2, "netns-not-found"),
         ((B4, "--netns", "/etc/hostname"), 1, "netns-not-permitted"),
-        ((B4, "--from", "none"), 2, "/run/netns/none"),
+        ((B4, "--from", "none"), 1, "no namespace here"),
         ((B4, "--duration", "0.1", "--json", "/nonexistent/x"), 1, "unwritable"),
         (("run", "--streams", "/nonexistent", "--json", "-"), 2, "unreadable"),
         (("run", "--streams", "/etc/hostname", "--json", "-"), 2, "malformed"),
@@ -197,6 +197,6 @@ def test_without_root_where_the_kernel_allows_it_and_a_clear_message_where_not(p
     pair.call(pair.a, "sysctl", "-qw", f"{sysctl}=0 2147483647")
     done = without_capabilities(pair.a)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = json.loads(done.stdout)["result"]
     assert found["streams"][0]["loss"]["lost"] == 0
     assert (found["realtime"], found["memory_locked"]) == (False, False)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import zip_longest
 
 from vrha.errors import InputError
 from vrha.model.probing import Gap, Mark, Result, StreamResult
@@ -58,11 +59,9 @@ def parse_mark(line: str, now: float) -> tuple[float, str]:
 def phases(marks: Sequence[Mark]) -> tuple[Phase, ...]:
     """What lasted from when to when, in order of time."""
     ordered = sorted(marks, key=lambda mark: mark.at_ms)
-    ends = [*(mark.at_ms for mark in ordered[1:]), None]
+    ends: list[float | None] = [mark.at_ms for mark in ordered[1:]]
     return tuple(
-        Phase(mark.text, mark.at_ms, end)
-        for mark, end in zip(ordered, ends, strict=True)
-        if mark.text
+        Phase(mark.text, mark.at_ms, end) for mark, end in zip_longest(ordered, ends) if mark.text
     )
 
 
