@@ -6,13 +6,26 @@ import os
 import signal
 import socket
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from tests.netns.probekit import B4, B6, Pair, counted, drop, plain_echo, undrop
+from tests.netns.probekit import (
+    B4,
+    B6,
+    ROOT,
+    Pair,
+    counted,
+    drop,
+    packets,
+    plain_echo,
+    undrop,
+    wait_until,
+)
 from vrha.model.probing import Stream, StreamResult
 from vrha.probe.kernel import Namespace
 from vrha.probe.oneway import REFUSED
@@ -133,6 +146,35 @@ def test_a_path_that_stays_dead_leaves_the_way_open_in_time(served: Pair) -> Non
         result = probe.stop()
     for one in result.streams:
         assert (ways(one), one.loss.unrestored) == ([None], True)
+
+
+def test_a_responder_that_is_gone_leaves_the_way_open(pair: Pair) -> None:
+    with (
+        serving(PORT, [pair.b]) as pid,
+        ProbeProcess(both_kinds(pair), require_reply_s=5) as probe,
+    ):
+        os.kill(pid, signal.SIGKILL)
+        time.sleep(0.1)
+        result = probe.stop()
+    for one in result.streams:
+        assert (ways(one), one.loss.unrestored) == ([None], True)
+
+
+def test_the_table_says_which_way(served: Pair) -> None:
+    argv = [sys.executable, "-m", "vrha.probe", f"udp://{B4}", "--netns", served.a, "--quiet"]
+    before = packets(served.b)
+    with subprocess.Popen(
+        [*argv, "--duration", "0"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            wait_until(lambda: packets(served.b) > before + 50, "probes to come")
+            with fault(served, served.a, f"udp sport {PORT}"):
+                pass
+            process.send_signal(signal.SIGINT)
+            out, _ = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert "(0 on the way there" in out
 
 
 @pytest.fixture(params=[PORT, LATE])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, Literal
 
 import click
@@ -161,7 +162,8 @@ def _streams(targets: Sequence[str], options: dict[str, Any]) -> Sequence[tuple[
         body = sys.stdin.buffer.read() if options["streams"] == "-" else read(options["streams"])
         streams = decode(tuple[Stream, ...], body, closed=True)
         return [(HERE, stream) for stream in streams]
-    origins = [origin_of(name) for name in (*options["netns"], *options["names"])] or [HERE]
+    paths = (str(Path(path).absolute()) for path in options["netns"])
+    origins = [origin_of(name) for name in (*paths, *options["names"])] or [HERE]
     kinds = [(kind, options[name]) for name, kind in _KINDS if options[name] is not None]
     if options["icmp"] or not kinds:
         kinds.insert(0, ("icmp", None))
@@ -265,13 +267,7 @@ def _show(found: Comparison) -> None:
     from vrha.probe.report import print_table
 
     console = Console(highlight=False)
-    rows = [
-        (
-            [row.stream, row.figure, _value(row, row.a), _value(row, row.b), row.trend],
-            row.trend == "worse",
-        )
-        for row in found.rows
-    ]
+    rows = [(_cells(row), row.trend == "worse") for row in found.rows]
     print_table(console, ("stream", "figure", "A", "B", "B is"), rows)
     for name, where in (*((n, "A") for n in found.only_a), *((n, "B") for n in found.only_b)):
         console.print(f"{name}: only in {where}", markup=False)

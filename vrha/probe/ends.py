@@ -245,9 +245,12 @@ class Ends:
     def begin(self, stop: threading.Event) -> None:
         """Have all begin at once; returns when each has had replies, or on `stop`.
 
-        Raises what keeps one from it: what it said, DeadlineError (`end-late`).
+        Raises what keeps one from it: what it said, DeadlineError (`end-late`), PreconditionError
+        (`end-failed`, `end-version`; `nothing-measured` on `stop` before the first probe).
         """
         self._await(lambda end: end.known, HELLO_LIMIT_S, stop)
+        if stop.is_set():
+            raise PreconditionError("nothing-measured", "stopped before it began")
         for end in self.all:
             end.tell(end.order)
         self._await(lambda end: end.ready, READY_LIMIT_S, stop)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
@@ -187,11 +188,14 @@ class _Followed:
         self._fd = -1
         self._pause = threading.Event()
         try:
+            if Path(path).is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             self._open()
         except FileNotFoundError:
             return
         except OSError as error:
             raise InputError("unreadable", f"cannot read {path}: {error.strerror}") from error
+        # A FIFO has no end to go to.
         with suppress(OSError):
             os.lseek(self._fd, 0, os.SEEK_END)
 

@@ -58,18 +58,21 @@ def _fail(error: VrhaError) -> NoReturn:
 
 
 def stop_on_signal(parent: int | None = None) -> threading.Event:
-    """An event set by the first SIGINT or SIGTERM, or when process `parent` has gone.
+    """An event set by the first SIGINT, SIGTERM or SIGHUP, or when process `parent` has gone.
 
-    A second signal ends the process at once.
+    A second signal raises SystemExit in the main thread, so that nothing is left behind.
     """
     stop = threading.Event()
 
     def handle(number: int, _: object) -> None:
+        if stop.is_set():
+            sys.exit(128 + number)
         stop.set()
-        signal.signal(number, signal.SIG_DFL)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, handle)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # What nohup(1) has set stays.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handle)
     if parent is not None:
         threading.Thread(target=_stop_with, args=(parent, stop), daemon=True).start()
     return stop
