@@ -99,6 +99,13 @@ def undrop(pair: Pair, path: str) -> None:
     pair.call(path, "nft", "delete", "table", "inet", "fault")
 
 
+def counted(pair: Pair) -> int:
+    """Packets that a rule of `drop` with a counter has seen at the far end."""
+    argv = ["nsenter", f"--net={pair.b}", "nft", "list", "table", "inet", "fault"]
+    out = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=10).stdout
+    return int(out.split("counter packets ")[1].split()[0])
+
+
 @dataclass
 class Fault:
     """When a fault began and ended, each as the instants before and after the kernel took it."""

@@ -8,7 +8,6 @@ import signal
 import socket
 import statistics
 import struct
-import subprocess
 import termios
 import time
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from tests.netns.probekit import (
     NOBODY4,
     Fault,
     Pair,
+    counted,
     drop,
     now_and_after,
     plain_echo,
@@ -245,12 +245,6 @@ def test_what_is_pushed_is_acknowledged_at_once(pair: Pair) -> None:
 def unacknowledged(sock: socket.socket) -> int:
     """Bytes that the far end has not acknowledged, tcp(7) SIOCOUTQ."""
     return struct.unpack("@i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0]
-
-
-def counted(pair: Pair) -> int:
-    argv = ["nsenter", f"--net={pair.b}", "nft", "list", "table", "inet", "fault"]
-    out = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=10).stdout
-    return int(out.split("counter packets ")[1].split()[0])
 
 
 def test_who_cannot_connect_says_so_before_anything_is_sent(pair: Pair) -> None:

@@ -352,7 +352,7 @@ class Prober:
         )
 
     def _ways(self) -> dict[str, Sequence[int] | None]:
-        """What came to the far end of the streams that lost something."""
+        """What came to the far end of each stream that our responder may answer."""
         asked = {
             channel.stream.name: Asked(
                 channel.namespace,
@@ -361,9 +361,10 @@ class Prober:
                 channel.cookie,
                 channel.sent,
                 channel.received,
+                channel.errors,
             )
             for channel in self._probes
-            if channel.cookie is not None and 0 < channel.answered < len(channel.sent)
+            if channel.cookie is not None
         }
         return dict(zip(asked, arrived(tuple(asked.values())), strict=True))
 

@@ -78,13 +78,11 @@ class Record:
         highest = after == len(starts)
         joins_upper = seq + 1 == (self.first if highest else starts[after])
         if joins_lower and joins_upper:
-            start = starts.pop(after - 1)
+            ends.pop(after - 1)
             if highest:
-                ends.pop()
-                self.first = start
+                self.first = starts.pop()
             else:
-                ends.pop(after - 1)
-                starts[after] = start
+                starts.pop(after)
         elif joins_lower:
             ends[after - 1] = seq + 1
         elif not joins_upper:

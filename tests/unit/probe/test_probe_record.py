@@ -30,7 +30,10 @@ def ranges_of(numbers: set[int]) -> list[tuple[int, int]]:
     return found
 
 
-@given(st.lists(st.integers(0, 60), min_size=1), st.integers(0, 61))
+@given(
+    st.lists(st.integers(0, 60), min_size=1) | st.permutations(range(61)).map(lambda p: p[:50]),
+    st.integers(0, 61),
+)
 def test_ranges_in_any_order(numbers: list[int], start: int) -> None:
     record = Record(numbers[0])
     for number in numbers[1:]:
