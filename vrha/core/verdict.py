@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from vrha.model.probing import ConnectionsResult, Limits, Result, StreamResult
 
 LATE_SHARE = 0.01
+WARNING = "warning: "
 
 
 def settled(result: Result, settle_ms: float) -> bool:
@@ -62,9 +63,12 @@ def _connections(one: ConnectionsResult, limits: Limits) -> Iterator[str]:
 
 def notes(result: Result, control: StreamResult | None = None) -> tuple[str, ...]:
     """What the reader must know to trust the figures."""
-    lines = [line for one in result.streams for line in _limits_of(one, result)]
-    for connections in result.connections:
-        lines += _errors(connections)
+    lines = _together(
+        (one.stream.name, line) for one in result.streams for line in _limits_of(one, result)
+    )
+    lines += _together(
+        (one.stream.name, line) for one in result.connections for line in _errors(one)
+    )
     if result.clock_steps:
         lines.append(
             f"warning: the clock was set {result.clock_steps} times during the run; "
@@ -84,24 +88,40 @@ def notes(result: Result, control: StreamResult | None = None) -> tuple[str, ...
     return tuple(lines)
 
 
+def _together(said: Iterable[tuple[str, str]]) -> list[str]:
+    """Lines `NAME: TEXT`; of streams about which the same is to be said the first is named."""
+    names: dict[str, list[str]] = {}
+    for name, text in said:
+        names.setdefault(text, []).append(name)
+    return [_of(each, text) for text, each in names.items()]
+
+
+def _of(names: Sequence[str], text: str) -> str:
+    who = names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+    if text.startswith(WARNING):
+        return f"{WARNING}{who}: {text.removeprefix(WARNING)}"
+    return f"{who}: {text}"
+
+
 def _limits_of(one: StreamResult, result: Result) -> Iterator[str]:
-    name, ticks = one.stream.name, one.loss.sent + one.late_ticks
+    """What limits it, without its name."""
+    ticks = one.loss.sent + one.late_ticks
     if one.late_ticks > LATE_SHARE * ticks:
         held = result.duration_ms / max(one.loss.sent, 1)
         yield (
-            f"warning: {name}: this machine does not hold "
+            f"warning: this machine does not hold "
             f"{one.stream.interval_ms:g} ms: {one.late_ticks} of {ticks} probes "
             f"({100 * one.late_ticks / ticks:.1f} %) were not sent; "
             f"it held {held:.2f} ms on average"
         )
     if one.receive_drops:
         yield (
-            f"warning: {name}: {one.receive_drops} replies arrived faster than "
+            f"warning: {one.receive_drops} replies arrived faster than "
             "they were read: they count as lost but the network delivered them"
         )
     if one.loss.late:
         yield (
-            f"{name}: {one.loss.late} replies came later than {one.stream.timeout_ms:g} ms "
+            f"{one.loss.late} replies came later than {one.stream.timeout_ms:g} ms "
             "and count as lost"
         )
     yield from _errors(one)
@@ -110,7 +130,7 @@ def _limits_of(one: StreamResult, result: Result) -> Iterator[str]:
 def _errors(one: StreamResult | ConnectionsResult) -> Iterator[str]:
     if one.errors:
         said = ", ".join(f"{name} {count}" for name, count in one.errors)
-        yield f"{one.stream.name}: errors: {said}"
+        yield f"errors: {said}"
 
 
 def _floor(control: StreamResult) -> str:

@@ -30,18 +30,29 @@ class Start:
     def check(self, now: int) -> None:
         if not self._waiting or now < self._t0:
             return
-        silent = [c for c in self._channels if not c.has_answered] if self._require_s else []
+        silent = self._silent()
         if not silent:
             self._waiting = False
             if self._on_ready is not None:
                 self._on_ready()
         elif self._require_s and now - self._t0 > self._require_s * NS_PER_S:
-            raise UnreachableError(
-                "no-reply",
-                f"no reply in the first {self._require_s:g} s: "
-                + ", ".join(f"{c.stream.name} ({_said(c)})" for c in silent),
-                "UDP needs `ping-gap serve` on the target; TCP a listener; check firewalls.",
-            )
+            raise self._no_reply(silent, f"in the first {self._require_s:g} s")
+
+    def at_end(self) -> None:
+        """The run is over, maybe before the time by which all had to have replied."""
+        silent = self._silent() if self._waiting else []
+        if silent:
+            raise self._no_reply(silent, "in the whole run")
+
+    def _silent(self) -> list[Channel]:
+        return [c for c in self._channels if not c.has_answered] if self._require_s else []
+
+    def _no_reply(self, silent: Sequence[Channel], when: str) -> UnreachableError:
+        return UnreachableError(
+            "no-reply",
+            f"no reply {when}: " + ", ".join(f"{c.stream.name} ({_said(c)})" for c in silent),
+            "UDP needs `ping-gap serve` on the target; TCP a listener; check firewalls.",
+        )
 
 
 def _said(channel: Channel) -> str:
