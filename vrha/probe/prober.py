@@ -202,8 +202,8 @@ class Prober:
         has had a reply. `on_live` is told every `live_every_s` how it stands; it must be quick.
         With `series` the result says how each stream went over time. Where UDP probes were lost our
         responder is asked which way they died. Raises UnreachableError (`no-reply`) when a stream
-        has had no reply by `require_reply_s` or the end, InputError (`bad-duration`). Needs 16 bytes
-        of memory per probe.
+        has had no reply by `require_reply_s` or the end, InputError (`bad-duration`). Needs
+        16 bytes of memory per probe.
         """
         if duration_s is not None and not 0 < duration_s < MAX_DURATION_S:
             raise InputError(
