@@ -47,15 +47,21 @@ def ping_command(address: str) -> list[str]:
     return ["ping", "-n", "-D", "-i", "0.001", address]
 
 
-def fping_command(addresses: Sequence[str], *, quiet: bool) -> list[str]:
-    """1 ms for each address; `-i 0` since any other value is a pause that it spins away."""
+def fping_command(addresses: Sequence[str], seconds: int, *, quiet: bool) -> list[str]:
+    """1 ms for each address, and `-i 0` since any other value is a pause that it spins away.
+
+    By a count that it does not reach: in its loop mode (`-l`) fping 5.1 forgets probes that are
+    not answered when an outage is longer than its timeout.
+    """
     how = ["-q"] if quiet else ["-D"]
-    return ["fping", *how, "-l", "-p", "1", "-i", "0", "-t", str(TIMEOUT_MS), *addresses]
+    count, timeout = str(seconds * 1000), str(TIMEOUT_MS)
+    return ["fping", *how, "-c", count, "-p", "1", "-i", "0", "-t", timeout, *addresses]
 
 
-def irtt_command(address: str, seconds: int) -> list[str]:
+def irtt_command(address: str, seconds: int, out: str) -> list[str]:
+    """Its JSON goes to the file `out`: when it is interrupted it writes none to stdout."""
     wait = f"--wait={TIMEOUT_MS}ms"
-    return ["irtt", "client", "-Q", "-i", "1ms", "-d", f"{seconds}s", wait, "-o", "-", address]
+    return ["irtt", "client", "-Q", "-i", "1ms", "-d", f"{seconds}s", wait, "-o", out, address]
 
 
 def irtt_server() -> list[str]:
@@ -91,7 +97,7 @@ def parse_fping(text: str) -> Told:
 
 
 def parse_irtt(text: str) -> Told:
-    """Of `irtt client -o -`: every probe with its send time, and the way on which it was lost as
+    """Of `irtt client -o FILE`: every probe with its send time, and the way on which it was lost as
     far as the next replies told (they know of 64 probes back)."""
     told: dict[str, Any] = json.loads(text)
     ways: dict[str, Way] = {"true_up": "forth", "true_down": "back"}

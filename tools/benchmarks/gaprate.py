@@ -90,7 +90,9 @@ def _ping_gap(kind: Kind, targets: int, seconds: float) -> Run:
 
 
 def _fping(targets: int, seconds: float) -> Run:
-    argv = gappeers.fping_command([target(n) for n in range(targets)], quiet=True)
+    argv = gappeers.fping_command(
+        [target(n) for n in range(targets)], round(seconds * 2) + 1, quiet=True
+    )
     before = children_cpu_s()
     with tempfile.TemporaryFile() as said:
         began = time.monotonic()

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tools.benchmarks import gappeers
@@ -46,17 +47,28 @@ Run = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class _Peer:
-    command: Callable[[int], list[str]]
+    """`command` is for a number of seconds that will not be reached, and a file for what the tool
+    does not say on stdout; `file` tells whether that is what `parse` reads."""
+
+    command: Callable[[int, str], list[str]]
     parse: Callable[[str], Told]
     kind: str
+    file: bool = False
 
 
 _PEERS = {
-    "ping": _Peer(lambda _: gappeers.ping_command(target(0)), gappeers.parse_ping, "icmp"),
+    "ping": _Peer(lambda _, __: gappeers.ping_command(target(0)), gappeers.parse_ping, "icmp"),
     "fping": _Peer(
-        lambda _: gappeers.fping_command([target(0)], quiet=False), gappeers.parse_fping, "icmp"
+        lambda seconds, _: gappeers.fping_command([target(0)], seconds, quiet=False),
+        gappeers.parse_fping,
+        "icmp",
     ),
-    "irtt": _Peer(lambda s: gappeers.irtt_command(target(0), s), gappeers.parse_irtt, "udp"),
+    "irtt": _Peer(
+        lambda seconds, out: gappeers.irtt_command(target(0), seconds, out),
+        gappeers.parse_irtt,
+        "udp",
+        file=True,
+    ),
 }
 
 
@@ -115,19 +127,21 @@ def _peer(peer: _Peer, wanted: Sequence[Planned], drop: Droppers) -> Run:
     """Raises PreconditionError when the tool said nothing that can be read."""
     seconds = round(sum(p.length_ms + PAUSE_MS[1] for p in wanted) / 1000 * 2 + 10)
     before = children_cpu_s()
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as said:
+        # Only with this ending irtt leaves it as it is.
+        out = Path(folder) / "out.json"
         began = time.monotonic()
-        with running(peer.command(seconds), cores()[0], said) as process:
+        with running(peer.command(seconds, str(out)), cores()[0], said) as process:
             sure, unsure = _faults(wanted, drop)
             took = time.monotonic() - began
             interrupt(process)
         offset = time.time_ns() - time.monotonic_ns()
         said.seek(0)
         words = said.read().decode(errors="replace")
-    try:
-        told = peer.parse(words)
-    except (ValueError, KeyError) as error:
-        raise PreconditionError("bench-peer", f"{error}: {words[-200:]!r}") from error
+        try:
+            told = peer.parse(out.read_text() if peer.file else words)
+        except (OSError, ValueError, KeyError) as error:
+            raise PreconditionError("bench-peer", f"{error}: {words[-200:]!r}") from error
     found = {peer.kind: gappeers.outages(told.probes, INTERVAL_MS, offset)}
     return _run(sure, unsure, found) | {
         "sent": {peer.kind: told.sent},

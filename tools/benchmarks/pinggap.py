@@ -101,7 +101,7 @@ def tell(run: dict[str, Any]) -> str:
     """A run in words."""
     if "failed" in run:
         return f"failed: {run['failed']}"
-    if "streams" not in run:
+    if "rate" in run:
         return f"{run['rate']} probes/s, {run['lost']} lost, {run['cpu_us']:.1f} us each"
     return "; ".join(
         f"{name}: {sum(f['seen'] for f in one['faults'])} of {len(one['faults'])} seen,"
