@@ -17,6 +17,10 @@ from tools.benchmarks.gapscore import NS_PER_MS, Outage, Way
 TIMEOUT_MS = 500
 """Of fping and irtt: how long they wait for a reply."""
 
+FPING_PROBES = 60_000
+"""It keeps each of its 65,535 sequence numbers for 10 s, and ends when it has none left
+(src/seqmap.c of fping 5.1): a run at a higher rate must be shorter."""
+
 _PING_LINE = re.compile(r"^\[(\d+\.\d+)\] \d+ bytes from .*icmp_seq=(\d+) .*time=([\d.]+) ms")
 _PING_SUMMARY = re.compile(r"^(\d+) packets transmitted, (\d+) received", re.MULTILINE)
 _PING_SEQUENCES = 1 << 16
@@ -142,7 +146,8 @@ def outages(probes: Sequence[Probe], interval_ms: float, realtime_offset: int) -
 def _outage(
     before: Probe, lost: Sequence[Probe], after: Probe, interval_ms: float, offset: int
 ) -> Outage:
-    assert before.sent is not None and after.sent is not None
+    assert before.sent is not None
+    assert after.sent is not None
     start = lost[0].sent if lost and lost[0].sent is not None else None
     if start is None:
         start = before.sent + round(interval_ms * NS_PER_MS)

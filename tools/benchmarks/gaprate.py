@@ -17,6 +17,7 @@ from tools.benchmarks.gapproc import (
 )
 from tools.benchmarks.gapwire import ECHO_PORT, target
 from tools.benchmarks.rows import Row
+from vrha.errors import PreconditionError
 from vrha.linux import tools
 from vrha.model.probing import Kind, Stream
 from vrha.probe.process import ProbeProcess
@@ -90,6 +91,7 @@ def _ping_gap(kind: Kind, targets: int, seconds: float) -> Run:
 
 
 def _fping(targets: int, seconds: float) -> Run:
+    seconds = min(seconds, gappeers.FPING_PROBES * INTERVAL_MS / 1000 / targets)
     argv = gappeers.fping_command(
         [target(n) for n in range(targets)], round(seconds * 2) + 1, quiet=True
     )
@@ -101,9 +103,13 @@ def _fping(targets: int, seconds: float) -> Run:
             took = time.monotonic() - began
             interrupt(process)
         said.seek(0)
-        sent, received = gappeers.fping_totals(said.read().decode(errors="replace"))
+        words = said.read().decode(errors="replace")
+    sent, received = gappeers.fping_totals(words)
+    if not sent:
+        raise PreconditionError("bench-peer", f"fping: {words[-200:].strip()}")
     rate = sent / took
     return {
+        "seconds": seconds,
         "sent": sent,
         "expected": round(took * 1000 / INTERVAL_MS) * targets,
         "lost": sent - received,

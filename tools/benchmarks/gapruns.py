@@ -119,6 +119,7 @@ def _ping_gap(wanted: Sequence[Planned], drop: Droppers) -> Run:
         "expected": {one.stream.name: one.loss.sent + one.late_ticks for one in result.streams},
         "lost": {one.stream.name: one.loss.lost for one in result.streams},
         "late_ticks": result.late_ticks,
+        "ticks": round(result.duration_ms / INTERVAL_MS),
         "cpu_whole_us": round(used / sent * 1e6, 2),
     }
 

@@ -155,15 +155,16 @@ def play(
     """
     sure: list[Fault] = []
     unsure: list[Fault] = []
+
+    def make(faults: Sequence[Planned]) -> None:
+        for planned in faults:
+            fault = _make(planned, drop[planned.way])
+            (sure if fault.unsure_ms <= UNSURE_LIMIT_MS else unsure).append(fault)
+            told(len(sure))
+
     with _real_time():
-        for again in (False, True):
-            todo = [
-                Planned(fault.way, fault.wanted_ms, PAUSE_MS[1]) for fault in (unsure if again else ())
-            ]
-            for planned in todo if again else wanted:
-                fault = _make(planned, drop[planned.way])
-                (sure if fault.unsure_ms <= UNSURE_LIMIT_MS else unsure).append(fault)
-                told(len(sure))
+        make(wanted)
+        make([Planned(fault.way, fault.wanted_ms, PAUSE_MS[1]) for fault in unsure])
     return sure, unsure
 
 

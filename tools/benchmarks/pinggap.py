@@ -18,7 +18,7 @@ from typing import Any
 from tools.benchmarks import gappeers, gaprate, gapruns, options, report
 from tools.benchmarks.gapproc import cores, pinned, running
 from tools.benchmarks.gapscore import directions, errors_ms, tail, within
-from tools.benchmarks.gapwire import ECHO_PORT, FAR_PATH, droppers, wire
+from tools.benchmarks.gapwire import ECHO_PORT, FAR_PATH, UNSURE_LIMIT_MS, droppers, wire
 from tools.benchmarks.rows import Row, good, measure_as
 from vrha.linux import tools
 from vrha.probe.process import serving
@@ -178,18 +178,17 @@ def _accuracy(rows: Sequence[dict[str, Any]]) -> str:
                 some = [f for f in faults if (f["way"], f["wanted_ms"]) == (way, length)]
                 lines.append([stream, way, f"{length:g}", *_score(some)])
         lines.append([stream, "both", "all", *_score(faults)])
-    text = report.columns(["probe", "way", "fault ms", *_SCORE], lines)
-    unsure = [f["unsure_ms"] for run in runs for f in run["streams"]["icmp"]["faults"]]
-    return "\n".join(
-        [
-            text,
-            "",
-            f"gaps without a fault: {_false(runs)}; late ticks"
-            f" {sum(r['late_ticks'] for r in runs)} of {sum(sum(r['expected'].values()) for r in runs) // 2}",
-            f"true length unsure by, ms, median / p95 / worst: {tail(unsure, 3)};"
-            f" left out for that: {sum(r['unsure'] for r in runs)}",
-        ]
-    )
+    told = [f for run in runs for f in run["streams"]["icmp"]["faults"]]
+    late, ticks = (sum(run[name] for run in runs) for name in ("late_ticks", "ticks"))
+    text = [
+        report.columns(["probe", "way", "fault ms", *_SCORE], lines),
+        "",
+        f"gaps without a fault: {_false(runs)}; late ticks: {late} of {ticks}",
+        "true length unsure by, ms, median / p95 / worst:"
+        f" {tail((f['unsure_ms'] for f in told), 3)};"
+        f" left out since it was more than {UNSURE_LIMIT_MS}: {sum(r['unsure'] for r in runs)}",
+    ]
+    return "\n".join(text)
 
 
 _SCORE = (
