@@ -7,7 +7,7 @@ import importlib
 import signal
 import sys
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 
 from tools.benchmarks import report
 from vrha.errors import VrhaError
@@ -18,6 +18,7 @@ NAMES = {
     "drain": "lost probes and time of moving many routers away from one node",
     "build": "building an instance, against the floor of raw netlink, nft and dnsmasq",
     "rules": "10,000 firewall rules: loading them, and what they cost per packet",
+    "ping-gap": "ping-gap: the rate it holds, its accuracy, and what other probers see",
 }
 
 
@@ -26,7 +27,7 @@ def main() -> int:
     commands = parser.add_subparsers(dest="name", required=True, metavar="NAME")
     commands.add_parser("list", help="the measurements, one line each")
     for name, text in NAMES.items():
-        module = importlib.import_module(f"tools.benchmarks.{name}")
+        module = _module(name)
         sub = commands.add_parser(name, help=text, description=text)
         module.add_arguments(sub)
         sub.add_argument("--json", type=Path, metavar="OUT", help="write raw per-run values here")
@@ -36,7 +37,7 @@ def main() -> int:
             print(f"{name:10} {text}")
         return 0
     signal.signal(signal.SIGTERM, _interrupt)
-    module = importlib.import_module(f"tools.benchmarks.{arguments.name}")
+    module = _module(arguments.name)
     try:
         result = module.run(arguments)
     except KeyboardInterrupt:
@@ -52,6 +53,10 @@ def main() -> int:
         print("error: no run was good; the reasons are above", file=sys.stderr)
         return 1
     return 0
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module("tools.benchmarks." + name.replace("-", ""))
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
