@@ -32,12 +32,23 @@ _KINDS: tuple[tuple[str, Kind], ...] = (
 def _options(command: Callable[..., None]) -> Callable[..., None]:
     every = (
         click.option("--icmp", is_flag=True, help="ICMP echo (the default)."),
-        click.option("--udp", type=PORT, help="UDP echo to `ping-gap serve`."),
-        click.option("--udp-fresh", type=PORT, help="UDP echo, each probe from another port."),
-        click.option("--tcp", type=PORT, help="A TCP connection per probe."),
-        click.option("--tcp-echo", type=PORT, help="Long TCP connections to an echo."),
-        click.option("--tcp-push", type=PORT, help="Long TCP connections; only the far end sends."),
-        click.option("--count", type=int, default=1, help="Long connections per stream."),
+        click.option("--udp", type=PORT, metavar="PORT", help="UDP echo to `ping-gap serve`."),
+        click.option(
+            "--udp-fresh", type=PORT, metavar="PORT", help="UDP echo, each probe from another port."
+        ),
+        click.option("--tcp", type=PORT, metavar="PORT", help="A TCP connection per probe."),
+        click.option(
+            "--tcp-echo", type=PORT, metavar="PORT", help="Long TCP connections to an echo."
+        ),
+        click.option(
+            "--tcp-push",
+            type=PORT,
+            metavar="PORT",
+            help="Long TCP connections; only the far end sends.",
+        ),
+        click.option(
+            "--count", type=int, default=1, metavar="N", help="Long connections per stream."
+        ),
         click.option("-4", "family", flag_value=4, type=int, help="IPv4 only."),
         click.option("-6", "family", flag_value=6, type=int, help="IPv6 only."),
         click.option(
@@ -67,10 +78,26 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
             help="Probe from this named namespace, else from this host by --rsh. Repeatable.",
         ),
         click.option("--netns", multiple=True, help="Probe from the namespace at this path."),
-        click.option("--rsh", default="ssh -o BatchMode=yes", show_default=True, help="For hosts."),
-        click.option("--remote-command", default="ping-gap", show_default=True, help="There."),
+        click.option(
+            "--rsh",
+            default="ssh -o BatchMode=yes",
+            show_default=True,
+            metavar="COMMAND",
+            help="Takes a command to a host.",
+        ),
+        click.option(
+            "--remote-command",
+            default="ping-gap",
+            show_default=True,
+            metavar="COMMAND",
+            help="What ping-gap is called there.",
+        ),
         click.option("--insecure", is_flag=True, help="HTTPS: take any certificate."),
-        click.option("--streams", help="JSON list of streams instead of targets: a file or -."),
+        click.option(
+            "--streams",
+            metavar="FILE",
+            help="JSON list of streams instead of targets: a file or -.",
+        ),
         click.option("--control", is_flag=True, help="Measure this machine's own noise, too."),
         click.option(
             "--mark-from",
@@ -89,11 +116,19 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
             "--max-gap", type=Milliseconds(), help="Exit 1 when a gap or stall was longer."
         ),
         click.option("--max-total", type=Milliseconds(), help="Exit 1 when its gaps sum to more."),
-        click.option("--json", "json_out", help="Write all as JSON to a file or - (stdout)."),
-        click.option("--html", "html_out", help="Write a report with a plot to a file."),
-        click.option("--csv", "csv_out", help="Write a line per gap to a file."),
-        click.option("--junit", "junit_out", help="Write a JUnit report to a file."),
-        click.option("--probes", "probes_out", help="Write a CSV line per probe to a file."),
+        click.option(
+            "--json", "json_out", metavar="FILE", help="Write all as JSON to a file or - (stdout)."
+        ),
+        click.option(
+            "--html", "html_out", metavar="FILE", help="Write a report with a plot to a file."
+        ),
+        click.option("--csv", "csv_out", metavar="FILE", help="Write a line per gap to a file."),
+        click.option(
+            "--junit", "junit_out", metavar="FILE", help="Write a JUnit report to a file."
+        ),
+        click.option(
+            "--probes", "probes_out", metavar="FILE", help="Write a CSV line per probe to a file."
+        ),
         click.option("--title", default="", help="What the report is about."),
         click.option("--quiet", is_flag=True, help="No progress."),
     )
@@ -158,6 +193,8 @@ def _streams(targets: Sequence[str], options: dict[str, Any]) -> Sequence[tuple[
         raise InputError(
             "no-target", "name targets, or --streams", "See `ping-gap measure --help`."
         )
+    if options["streams"] == options["mark_from"] == "-":
+        raise InputError("stdin-twice", "--streams and --mark-from cannot both be stdin")
     if options["streams"] is not None:
         body = sys.stdin.buffer.read() if options["streams"] == "-" else read(options["streams"])
         streams = decode(tuple[Stream, ...], body, closed=True)
@@ -230,8 +267,12 @@ def _write(record: Record, outputs: dict[str, str | None]) -> None:
 @click.command()
 @click.argument("before", metavar="A.json")
 @click.argument("after", metavar="B.json")
-@click.option("--html", "html_out", help="Write both plots and the table to a file.")
-@click.option("--json", "json_out", help="Write the comparison as JSON to a file or -.")
+@click.option(
+    "--html", "html_out", metavar="FILE", help="Write both plots and the table to a file."
+)
+@click.option(
+    "--json", "json_out", metavar="FILE", help="Write the comparison as JSON to a file or -."
+)
 @click.option("--fail-if-worse", is_flag=True, help="Exit 1 when a figure became worse.")
 def compare(
     before: str, after: str, html_out: str | None, json_out: str | None, fail_if_worse: bool

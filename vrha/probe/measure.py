@@ -28,7 +28,6 @@ CONTROL = "control"
 _CONTROL_PORTS = (20_000, 60_000)
 _TRIES = 5
 LIVE_EVERY_S = 0.25
-RSH = "ssh -o BatchMode=yes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,7 @@ class Request:
     probes: str | None = None
     title: str = ""
     tool: str = ""
-    rsh: str = RSH
+    rsh: str = "ssh -o BatchMode=yes"
     remote_command: str = "ping-gap"
     host: str = field(default_factory=socket.gethostname)
 
