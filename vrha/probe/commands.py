@@ -28,15 +28,25 @@ _KINDS: tuple[tuple[str, Kind], ...] = (
     ("tcp_push", "tcp-push"),
 )
 
+Command = Callable[..., None]
 
-def _options(command: Callable[..., None]) -> Callable[..., None]:
+
+def _port(name: str, text: str) -> Callable[[Command], Command]:
+    return click.option(name, type=PORT, metavar="PORT", help=text)
+
+
+def _file(name: str, text: str) -> Callable[[Command], Command]:
+    return click.option(f"--{name}", f"{name}_out", metavar="FILE", help=text)
+
+
+def _options(command: Command) -> Command:
     every = (
         click.option("--icmp", is_flag=True, help="ICMP echo (the default)."),
-        click.option("--udp", type=PORT, metavar="PORT", help="UDP echo to `ping-gap serve`."),
+        _port("--udp", "UDP echo to `ping-gap serve`."),
         click.option(
             "--udp-fresh", type=PORT, metavar="PORT", help="UDP echo, each probe from another port."
         ),
-        click.option("--tcp", type=PORT, metavar="PORT", help="A TCP connection per probe."),
+        _port("--tcp", "A TCP connection per probe."),
         click.option(
             "--tcp-echo", type=PORT, metavar="PORT", help="Long TCP connections to an echo."
         ),
@@ -122,7 +132,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--html", "html_out", metavar="FILE", help="Write a report with a plot to a file."
         ),
-        click.option("--csv", "csv_out", metavar="FILE", help="Write a line per gap to a file."),
+        _file("csv", "Write a line per gap to a file."),
         click.option(
             "--junit", "junit_out", metavar="FILE", help="Write a JUnit report to a file."
         ),
