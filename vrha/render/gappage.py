@@ -23,6 +23,8 @@ from vrha.render.plot import milliseconds
 from vrha.render.templates import render, render_html
 
 GAPS_SHOWN = 200
+LETTER = 10.0
+"""The width of one, at least, in the units of a lane."""
 WIDE, HIGH = 1000.0, 60.0
 """The units in which a lane is drawn; it is stretched to the width of the screen."""
 TICKS = (0, 0.25, 0.5, 0.75, 1)
@@ -46,11 +48,13 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """Lanes over one time axis of `end_ms`; `bands` are phases as (x, width, text)."""
+    """Lanes over one time axis of `end_ms`; `bands` are phases as (x, width, text), `words` those
+    of their texts that have room, as (x, text)."""
 
     end_ms: float
     lanes: tuple[Lane, ...]
     bands: tuple[tuple[float, float, str], ...]
+    words: tuple[tuple[float, str], ...]
     ticks: tuple[tuple[float, str], ...]
     data: Markup
 
@@ -138,12 +142,14 @@ def _plot(
     streams: Sequence[tuple[str, StreamResult]], known: Sequence[Phase], end_ms: float
 ) -> Plot:
     end = max(end_ms, 1.0)
+    bands = tuple(
+        (_x(p.start_ms, end), _x((p.end_ms or end) - p.start_ms, end), p.text) for p in known
+    )
     return Plot(
         end_ms=end,
         lanes=tuple(_lane(name, one, end) for name, one in streams),
-        bands=tuple(
-            (_x(p.start_ms, end), _x((p.end_ms or end) - p.start_ms, end), p.text) for p in known
-        ),
+        bands=bands,
+        words=tuple(_with_room(bands)),
         ticks=tuple(
             (share * 100.0, milliseconds(share * end)) for share in (0, 0.25, 0.5, 0.75, 1)
         ),
@@ -155,6 +161,14 @@ def _plot(
             }
         ),
     )
+
+
+def _with_room(bands: Sequence[tuple[float, float, str]]) -> Iterator[tuple[float, str]]:
+    free_from = 0.0
+    for x, _, text in bands:
+        if x >= free_from:
+            yield x, text
+            free_from = x + len(text) * LETTER
 
 
 def _data(name: str, one: StreamResult) -> dict[str, Any]:
