@@ -186,7 +186,7 @@ def _accuracy(rows: Sequence[dict[str, Any]]) -> str:
         f"gaps without a fault: {_false(runs)}; late ticks: {late} of {ticks}",
         "true length unsure by, ms, median / p95 / worst:"
         f" {tail((f['unsure_ms'] for f in told), 3)};"
-        f" left out since it was more than {UNSURE_LIMIT_MS}: {sum(r['unsure'] for r in runs)}",
+        f" left out, being above {UNSURE_LIMIT_MS}: {sum(len(r['unsure_ms']) for r in runs)}",
     ]
     return "\n".join(text)
 
@@ -240,7 +240,8 @@ def _noise(runs: Sequence[dict[str, Any]], stream: str) -> list[str]:
         sum(run[name][stream] for run in runs) for name in ("sent", "expected", "lost")
     )
     faults = [f for run in runs for f in run["streams"][stream]["faults"]]
-    true = sum(f["true_ms"] for f in faults) / gapruns.INTERVAL_MS
+    made = [f["true_ms"] for f in faults] + [ms for run in runs for ms in run["unsure_ms"]]
+    true = sum(made) / gapruns.INTERVAL_MS
     false = sum(len(run["streams"][stream]["false_gaps"]) for run in runs)
     short = f"{100 * (expected - sent) / expected:.2f} %" if expected else "-"
     return [short, f"{lost} of {true:.0f}", str(false)]
