@@ -213,7 +213,13 @@ def _score(faults: Sequence[dict[str, Any]]) -> list[str]:
     ]
 
 
-_POSITION = {"ping-gap": "itself", "ping": "its lines", "fping": "its lines", "irtt": "its JSON"}
+_TOLD_BY = {
+    "ping-gap": "itself",
+    "ping": "only a count; its lines",
+    "fping": "only a count; its lines",
+    "irtt": "only a count; its JSON",
+}
+"""Who says where the gaps are: the tool, or the reader of what it says of each probe."""
 
 
 def _peers(rows: Sequence[dict[str, Any]]) -> str:
@@ -225,11 +231,19 @@ def _peers(rows: Sequence[dict[str, Any]]) -> str:
             name = f"{row['row']} {stream}"
             faults = [f for run in runs for f in run["streams"][stream]["faults"]]
             whole.append([name, *_noise(runs, stream), *_score(faults), directions(faults)])
-            whole[-1].append(_POSITION[row["row"]])
+            whole[-1].append(_TOLD_BY[row["row"]])
             for length in sorted({f["wanted_ms"] for f in faults}):
                 some = [f for f in faults if f["wanted_ms"] == length]
                 by_length.append([name, f"{length:g}", *_score(some), directions(some)])
-    header = ["prober", "not sent", "lost, of true", "false gaps", *_SCORE, "way right", "told by"]
+    header = [
+        "prober",
+        "not sent",
+        "lost, of true",
+        "false gaps",
+        *_SCORE,
+        "way right",
+        "gaps told by",
+    ]
     lengths = ["prober", "fault ms", *_SCORE, "way right"]
     return f"{report.columns(header, whole)}\n\n{report.columns(lengths, by_length)}"
 
