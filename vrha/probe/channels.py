@@ -35,8 +35,8 @@ BUFFER_BYTES = 4 << 20
 """Room for more than a second of replies that arrive at once."""
 
 _TIMESPEC = struct.Struct("@qq")
-_CMSG_DATA = 16
 _NO_ADDRESS = (socket.EAI_ADDRFAMILY, socket.EAI_NODATA, socket.EAI_NONAME)
+_ECHOED = (ANSWER, REQUEST)
 NOT_SENT = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.EPERM})
 
 
@@ -86,9 +86,7 @@ class Arrivals(NamedTuple):
         """When datagram `i` of the batch arrived."""
         if self.instead is not None:
             return self.instead
-        start = i * self.batch.CONTROL + _CMSG_DATA
-        seconds, nanos = _TIMESPEC.unpack_from(self.batch.control, start)
-        return int(seconds * NS_PER_S + nanos - self.offset_ns)
+        return self.batch.seconds[i] * NS_PER_S + self.batch.nanos[i] - self.offset_ns
 
     def of_message(self, control: Sequence[tuple[int, int, bytes]], now: int) -> int:
         """When what `socket.recvmsg` gave with `control` arrived; `now` if that is not said."""
@@ -281,25 +279,28 @@ class EchoChannel(ProbeChannel):
             except OSError as error:
                 self._count(error)
                 continue
-            for i in range(count):
-                self._take(arrivals, i)
+            self._take(arrivals, count)
             if count < batch.size:
                 return
 
-    def _take(self, arrivals: Arrivals, i: int) -> None:
-        batch = arrivals.batch
-        start = i * batch.SLOT
-        skip = self._offset + ((batch.data[start] & 15) * 4 if self._raw_v4 else 0)
-        if batch.length(i) < skip + PAYLOAD.size:
-            return
-        mark, cookie, seq = PAYLOAD.unpack_from(batch.data, start + skip)
-        if cookie != self._cookie or mark not in (ANSWER, REQUEST) or seq >= len(self.sent):
-            return
-        if self.received[seq] != UNANSWERED:
-            self.duplicates += 1
-            return
-        self.received[seq] = arrivals.of_datagram(i)
-        self.answered += 1
+    def _take(self, arrivals: Arrivals, count: int) -> None:
+        # This runs for every reply: names that are local cost less.
+        batch, received, known = arrivals.batch, self.received, len(self.sent)
+        data, lengths, unpack = batch.data, batch.lengths, PAYLOAD.unpack_from
+        for i in range(count):
+            skip = self._offset
+            if self._raw_v4:
+                skip += (data[i * batch.SLOT] & 15) * 4
+            if lengths[i] < skip + PAYLOAD.size:
+                continue
+            mark, cookie, seq = unpack(data, i * batch.SLOT + skip)
+            if cookie != self._cookie or mark not in _ECHOED or seq >= known:
+                continue
+            if received[seq] == UNANSWERED:
+                received[seq] = arrivals.of_datagram(i)
+                self.answered += 1
+            else:
+                self.duplicates += 1
 
     def close(self) -> None:
         self._socket.close()
