@@ -7,6 +7,7 @@ import secrets
 import select
 import socket
 import struct
+import sys
 import time
 from array import array
 from collections import Counter
@@ -31,6 +32,14 @@ SO_TIMESTAMPNS = 35
 SO_MEMINFO = 55
 SO_SNDBUFFORCE = 32
 SO_RCVBUFFORCE = 33
+_RECVERR = {
+    socket.AF_INET: (socket.IPPROTO_IP, 11),
+    socket.AF_INET6: (socket.IPPROTO_IPV6, 25),
+}
+"""IP_RECVERR and IPV6_RECVERR (ip(7), ipv6(7)). Without them a connected socket learns of few ICMP
+errors: not of an unreachable host or network (net/ipv4/icmp.c icmp_err_convert)."""
+_MSG_ERRQUEUE = 0x2000
+_ERROR_BYTES, _ERROR_CONTROL = 256, 256
 BUFFER_BYTES = 4 << 20
 """Room for more than a second of replies that arrive at once."""
 
@@ -195,7 +204,8 @@ class EchoChannel(ProbeChannel):
         self._cookie = secrets.token_bytes(8)
         v6 = self.family == socket.AF_INET6
         ident = secrets.randbelow(0xFFFF) + 1
-        self._raw_v4 = False
+        self._ident = ident.to_bytes(2, "big")
+        self._raw = self._raw_v4 = False
         with namespace:
             if stream.kind == "udp":
                 self._socket = socket.socket(self.family, socket.SOCK_DGRAM)
@@ -228,13 +238,14 @@ class EchoChannel(ProbeChannel):
                     "UDP and TCP probes need no privilege.",
                 ) from error
         attach_icmp_filter(sock, ident, v6)
-        self._raw_v4 = not v6
+        self._raw, self._raw_v4 = True, not v6
         return sock
 
     def _prepare(self) -> None:
         sock = self._socket
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        sock.setsockopt(*_RECVERR[self.family], 1)
         for forced, plain in (
             (SO_RCVBUFFORCE, socket.SO_RCVBUF),
             (SO_SNDBUFFORCE, socket.SO_SNDBUF),
@@ -264,11 +275,47 @@ class EchoChannel(ProbeChannel):
         try:
             self._send(packet)
         except OSError as error:
+            if error.errno in NOT_SENT:
+                self._count(error)
+                return
+            # It may belong to an earlier probe (ICMP error) and have kept this one from going.
+            self._failed(error)
+            with suppress(OSError):
+                self._send(packet)
+
+    def _failed(self, error: OSError) -> None:
+        """A system call said `error`: ICMP errors that wait, or else one of its own."""
+        if not self._take_errors():
             self._count(error)
-            if error.errno not in NOT_SENT:
-                # The error belongs to an earlier probe (ICMP error) and kept this one from going.
-                with suppress(OSError):
-                    self._send(packet)
+
+    def _take_errors(self) -> bool:
+        """Count the ICMP errors that wait in the error queue; False when there was none.
+
+        What is left there takes room from replies, and makes the next call fail.
+        """
+        found = False
+        while True:
+            try:
+                quoted, control, _, _ = self._socket.recvmsg(
+                    _ERROR_BYTES, _ERROR_CONTROL, _MSG_ERRQUEUE
+                )
+            except OSError:
+                return found
+            found = True
+            if self._is_ours(quoted):
+                for level, kind, data in control:
+                    if (level, kind) == _RECVERR[self.family]:
+                        # struct sock_extended_err, include/uapi/linux/errqueue.h
+                        self._count(OSError(int.from_bytes(data[:4], sys.byteorder), ""))
+
+    def _is_ours(self, quoted: bytes) -> bool:
+        """Raw sockets are told of all ICMP that failed on its way to the target, anybody's.
+
+        Of IPv4 the quotation has no more than 8 bytes for sure, and begins with the ICMP header.
+        """
+        if self._raw_v4:
+            return quoted[4:6] == self._ident
+        return not self._raw or self._cookie in quoted
 
     def drain(self, arrivals: Arrivals) -> None:
         """Take all replies that have arrived."""
@@ -277,7 +324,7 @@ class EchoChannel(ProbeChannel):
             try:
                 count = batch.receive(self._fd)
             except OSError as error:
-                self._count(error)
+                self._failed(error)
                 continue
             self._take(arrivals, count)
             if count < batch.size:

@@ -74,11 +74,10 @@ class _Probes:
     def live(self, now: int, late: int) -> LiveStream:
         sent = self._channel.sent
         self._find_last_answered()
-        patience = self._patience()
-        trips = self._settle(now, patience)
+        trips = self._settle(now, self._patience())
         if trips:
             self._usual = round(median(trips))
-        gap, lost = self._goes_on(now, patience)
+        gap, lost = self._goes_on(now, self._patience())
         return LiveStream(
             name=self._channel.stream.name,
             sent=len(sent),
