@@ -51,7 +51,8 @@ def test_a_bare_host_takes_kind_and_port_from_beside_it() -> None:
     [
         *("", "smtp://host", "tcp://host", "udp://host/path", "udp://", "icmp://host:7"),
         *("http://", "dns://192.0.2.53", "udp://a:b:c", "host/24", "udp://host:99999"),
-        "udp://2001:db8::1:7",
+        *("udp://2001:db8::1:7", "udp://host:0", "host@0ms", "udp://host@5", "host@5", "host:80"),
+        *("[2001:db8::1]:77", "[::1", "udp://[host]:7", "http://user@host/", "tcp://ho st:1"),
     ],
 )
 def test_targets_that_are_none(text: str) -> None:
