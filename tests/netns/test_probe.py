@@ -417,5 +417,5 @@ def test_an_interval_too_small_for_the_machine_is_said(served: Pair) -> None:
         result = prober.run(0.3)
     assert result.late_ticks > 300
     lines = notes(result)
-    assert sum("does not hold 0.1 ms" in line for line in lines) == len(streams)
+    assert lines[0].startswith("warning: s0 and 39 more: this machine does not hold 0.1 ms: ")
     assert [ticks(one) for one in result.streams] == [3000] * len(streams)

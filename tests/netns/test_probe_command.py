@@ -180,10 +180,10 @@ def test_bad_input_has_a_clear_outcome(
     assert "Traceback" not in done.stderr
 
 
-def without_capabilities(path: str) -> subprocess.CompletedProcess[str]:
-    """ICMP probes by a process without any capability."""
+def without_capabilities(path: str, *argv: str) -> subprocess.CompletedProcess[str]:
+    """Probes by a process without any capability."""
     powerless = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
-    probe = [sys.executable, "-m", "vrha.probe", B4, "--duration", "0.5", "--json", "-"]
+    probe = [sys.executable, "-m", "vrha.probe", *argv, "--duration", "0.5", "--json", "-"]
     return subprocess.run(
         ["nsenter", f"--net={path}", *powerless, *probe],
         capture_output=True,
@@ -193,15 +193,22 @@ def without_capabilities(path: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_without_root_where_the_kernel_allows_it_and_a_clear_message_where_not(pair: Pair) -> None:
+def test_without_root_where_the_kernel_allows_it_and_a_clear_message_where_not(
+    served: Pair,
+) -> None:
     sysctl = "net.ipv4.ping_group_range"
-    pair.call(pair.a, "sysctl", "-qw", f"{sysctl}=1 0")
-    refused = without_capabilities(pair.a)
+    served.call(served.a, "sysctl", "-qw", f"{sysctl}=1 0")
+    refused = without_capabilities(served.a, B4)
     assert "icmp-not-permitted" in refused.stderr
     assert refused.returncode == 1
-    pair.call(pair.a, "sysctl", "-qw", f"{sysctl}=0 2147483647")
-    done = without_capabilities(pair.a)
+    elsewhere = without_capabilities(served.a, B4, "--udp", "7", "--netns", served.b)
+    assert "netns-not-permitted" in elsewhere.stderr
+    served.call(served.a, "sysctl", "-qw", f"{sysctl}=0 2147483647")
+    kinds = ("icmp", "udp", "udp-fresh", "tcp", "tcp-echo", "tcp-push")
+    targets = (f"{kind}://{B4}" + (":7" if kind == "tcp" else "") for kind in kinds)
+    done = without_capabilities(served.a, *targets)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)["result"]
-    assert found["streams"][0]["loss"]["lost"] == 0
+    assert [one["loss"]["lost"] for one in found["streams"]] == [0] * 4
+    assert [one["alive"] for one in found["connections"]] == [1, 1]
     assert (found["realtime"], found["memory_locked"]) == (False, False)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tools.benchmarks import gappeers, gaprate, gapscore, pinggap, report
+from tools.benchmarks import gappeers, gaprate, gapruns, gapscore, pinggap, report
 from tools.benchmarks.gappeers import Probe
 from tools.benchmarks.gapscore import Fault, Outage, Way
 from tools.benchmarks.gapwire import PAUSE_MS, plan
@@ -200,7 +200,7 @@ def taken(names: tuple[str, ...], way: Way, **more: Any) -> dict[str, Any]:
     )
     return {
         "streams": {name: {"faults": rows, "false_gaps": false} for name in names},
-        "unsure": 1,
+        "unsure_ms": [20.0],
         "sent": dict.fromkeys(names, 90),
         "expected": dict.fromkeys(names, 100),
         "lost": dict.fromkeys(names, 6),
@@ -224,8 +224,10 @@ def test_the_tables_tell_what_failed_what_is_missing_and_who_saw_what() -> None:
     assert rates["fping x20"][3:5] == ["10.00 %", "2 of 1800"]
     assert by_name["icmp", "back", "5"][3:6] == ["1", "0", "0.0 %"]
     assert by_name["udp", "both", "all"][3:6] == ["2", "1", "50.0 %"]
-    assert by_name["ping-gap udp", "10.00 %", "6 of 10"][-2:] == ["1 of 1", "itself"]
-    assert by_name["ping icmp", "10.00 %", "6 of 10"][-2:] == ["not told", "its lines"]
+    assert by_name["ping-gap udp", "10.00 %", "6 of 30"][-2:] == ["1 of 1", "itself"]
+    assert by_name["ping icmp", "10.00 %", "6 of 30"][-2:] == [
+        *("not told", "only a count; its lines")
+    ]
     assert "late ticks: 3 of 100" in text
     assert "irtt: missing: irtt: command not found" in text
     assert "fping x1: failed: gone" in text
@@ -235,3 +237,14 @@ def test_parts_are_taken_in_their_order_and_no_others() -> None:
     assert pinggap.parts("peers,throughput") == ["throughput", "peers"]
     with pytest.raises(argparse.ArgumentTypeError, match="no part 'speed'"):
         pinggap.parts("accuracy,speed")
+
+
+def test_a_peer_that_is_not_installed_is_a_row_with_nothing_to_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("vrha.linux.tools.find", lambda name: "/bin/ping" * (name == "ping"))
+    rows = {row.name: row for row in gapruns.peer_rows({}, (1.0,), 1)}
+    assert [name for name, row in rows.items() if row.take] == ["ping-gap", "ping"]
+    assert rows["irtt"].missing == "irtt: command not found"
+    rows = {row.name: row for row in gaprate.rows(20, 5)}
+    assert [name for name, row in rows.items() if row.missing] == ["fping x20", "fping x1"]

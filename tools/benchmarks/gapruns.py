@@ -171,4 +171,4 @@ def _run(
     for name, outages in found.items():
         rows, without = judge([*sure, *unsure], outages)
         streams[name] = {"faults": rows[: len(sure)], "false_gaps": without}
-    return {"streams": streams, "unsure": len(unsure)}
+    return {"streams": streams, "unsure_ms": [round(fault.length_ms, 3) for fault in unsure]}

@@ -186,7 +186,7 @@ def _accuracy(rows: Sequence[dict[str, Any]]) -> str:
         f"gaps without a fault: {_false(runs)}; late ticks: {late} of {ticks}",
         "true length unsure by, ms, median / p95 / worst:"
         f" {tail((f['unsure_ms'] for f in told), 3)};"
-        f" left out since it was more than {UNSURE_LIMIT_MS}: {sum(r['unsure'] for r in runs)}",
+        f" left out, being above {UNSURE_LIMIT_MS}: {sum(len(r['unsure_ms']) for r in runs)}",
     ]
     return "\n".join(text)
 
@@ -213,7 +213,13 @@ def _score(faults: Sequence[dict[str, Any]]) -> list[str]:
     ]
 
 
-_POSITION = {"ping-gap": "itself", "ping": "its lines", "fping": "its lines", "irtt": "its JSON"}
+_TOLD_BY = {
+    "ping-gap": "itself",
+    "ping": "only a count; its lines",
+    "fping": "only a count; its lines",
+    "irtt": "only a count; its JSON",
+}
+"""Who says where the gaps are: the tool, or the reader of what it says of each probe."""
 
 
 def _peers(rows: Sequence[dict[str, Any]]) -> str:
@@ -225,11 +231,19 @@ def _peers(rows: Sequence[dict[str, Any]]) -> str:
             name = f"{row['row']} {stream}"
             faults = [f for run in runs for f in run["streams"][stream]["faults"]]
             whole.append([name, *_noise(runs, stream), *_score(faults), directions(faults)])
-            whole[-1].append(_POSITION[row["row"]])
+            whole[-1].append(_TOLD_BY[row["row"]])
             for length in sorted({f["wanted_ms"] for f in faults}):
                 some = [f for f in faults if f["wanted_ms"] == length]
                 by_length.append([name, f"{length:g}", *_score(some), directions(some)])
-    header = ["prober", "not sent", "lost, of true", "false gaps", *_SCORE, "way right", "told by"]
+    header = [
+        "prober",
+        "not sent",
+        "lost, of true",
+        "false gaps",
+        *_SCORE,
+        "way right",
+        "gaps told by",
+    ]
     lengths = ["prober", "fault ms", *_SCORE, "way right"]
     return f"{report.columns(header, whole)}\n\n{report.columns(lengths, by_length)}"
 
@@ -240,7 +254,8 @@ def _noise(runs: Sequence[dict[str, Any]], stream: str) -> list[str]:
         sum(run[name][stream] for run in runs) for name in ("sent", "expected", "lost")
     )
     faults = [f for run in runs for f in run["streams"][stream]["faults"]]
-    true = sum(f["true_ms"] for f in faults) / gapruns.INTERVAL_MS
+    made = [f["true_ms"] for f in faults] + [ms for run in runs for ms in run["unsure_ms"]]
+    true = sum(made) / gapruns.INTERVAL_MS
     false = sum(len(run["streams"][stream]["false_gaps"]) for run in runs)
     short = f"{100 * (expected - sent) / expected:.2f} %" if expected else "-"
     return [short, f"{lost} of {true:.0f}", str(false)]
