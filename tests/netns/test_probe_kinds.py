@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import http.server
 import os
+import select
 import socket
 import ssl
 import subprocess
@@ -21,9 +22,22 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.netns.probekit import B4, B6, NOBODY4, ROOT, Pair, drop, undrop, wait_until
-from vrha.errors import NotFoundError, UnreachableError
+from tests.netns.probekit import (
+    B4,
+    B6,
+    NOBODY4,
+    ROOT,
+    Pair,
+    drop,
+    udp_counter,
+    undrop,
+    wait_until,
+)
+from vrha.errors import InputError, NotFoundError, UnreachableError
 from vrha.model.probing import Result, Stream, StreamResult
+from vrha.probe.attempts import AttemptChannel
+from vrha.probe.channels import Inbox
+from vrha.probe.dns import DnsChannel
 from vrha.probe.kernel import Namespace
 from vrha.probe.prober import Prober
 from vrha.probe.process import ProbeProcess
@@ -281,8 +295,8 @@ def test_an_outage_of_the_resolver(pair: Pair) -> None:
 
 
 @contextmanager
-def forging(path: str, change: Callable[[bytes], bytes]) -> Iterator[None]:
-    """A DNS server that answers each query by what `change` makes of it."""
+def forging(path: str, change: Callable[[bytes], bytes], copies: int = 1) -> Iterator[None]:
+    """A DNS server that answers each query by what `change` makes of it, `copies` times."""
     namespace = Namespace(path)
     with namespace:
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -297,7 +311,8 @@ def forging(path: str, change: Callable[[bytes], bytes]) -> Iterator[None]:
                 query, peer = sock.recvfrom(512)
             except TimeoutError:
                 continue
-            sock.sendto(change(query), peer)
+            for _ in range(copies):
+                sock.sendto(change(query), peer)
 
     thread = threading.Thread(target=serve)
     thread.start()
@@ -315,6 +330,7 @@ def forging(path: str, change: Callable[[bytes], bytes]) -> Iterator[None]:
         lambda query: query,
         lambda query: bytes([query[0] ^ 0x40]) + query[1:2] + b"\x81\x80" + query[4:],
         lambda query: query[:2] + b"\x81\x80" + query[4:12] + b"\x05other" + query[12:],
+        lambda query: query[:2] + b"\x81\x80" + bytes(8),
         lambda query: b"junk",
     ],
 )
@@ -326,6 +342,65 @@ def test_answers_to_other_questions_do_not_count(
             Stream("dns", "dns", B4, 53, pair.a, 10.0, path="known.example", timeout_ms=100.0), 0.2
         )
     assert one.loss.lost == one.loss.sent
+
+
+def test_a_server_that_cannot_take_the_question_is_named(pair: Pair) -> None:
+    with forging(pair.b, lambda query: query[:2] + b"\x81\x81" + bytes(8)):
+        one = measured(Stream("dns", "dns", B4, 53, pair.a, 10.0, path="known.example"), 0.1)
+    assert dict(one.errors) == {"FORMERR": one.loss.sent}
+
+
+def test_answers_that_overran_the_buffer_are_told_from_lost_ones(pair: Pair) -> None:
+    stream = Stream("dns", "dns", B4, 53, pair.a, path="known.example")
+    inbox = Inbox()
+    with forging(pair.b, lambda query: query, copies=2000):
+        channel = DnsChannel(stream, Namespace(pair.a), inbox)
+        try:
+            channel.probe()
+            wait_until(lambda: channel.receive_drops > 0, "more answers than there is room for")
+        finally:
+            channel.close()
+            inbox.close()
+
+
+def test_an_icmp_error_does_not_swallow_the_next_query(pair: Pair) -> None:
+    pair.call(pair.b, "sysctl", "-qw", "net.ipv4.icmp_ratelimit=0")
+    before = udp_counter(pair.b, "NoPorts")
+    one = measured(Stream("dns", "dns", B4, 53, pair.a, path="known.example"), 0.3)
+    assert dict(one.errors)["ECONNREFUSED"] >= one.loss.sent / 2
+    assert udp_counter(pair.b, "NoPorts") - before == one.loss.sent
+
+
+def test_more_queries_than_ids_are_refused(pair: Pair) -> None:
+    stream = Stream("dns", "dns", B4, 53, pair.a, 0.1, path="known.example", timeout_ms=10_000.0)
+    with pytest.raises(InputError, match="no more ids"):
+        Prober([stream])
+
+
+def test_news_of_a_closed_socket_is_not_taken_for_that_of_the_next_one(pair: Pair) -> None:
+    """A connection that stands just as it is given up leaves its number, and its news, to the next
+    one, which gets no answer."""
+    poller = select.epoll()
+    namespace = Namespace(pair.a)
+    with listening(pair.b) as server, namespace, poller:
+        port = server.getsockname()[1]
+        channel = AttemptChannel(Stream("tcp", "tcp-connect", B4, port), Namespace(None), poller)
+        channel.probe()
+        wait_until(lambda: bool(select.select([server], [], [], 0)[0]), "the connection to stand")
+        news = poller.poll(5)
+        drop(pair, pair.b, f"tcp dport {port}")
+        channel.expire(time.monotonic_ns() + 2_000_000_000)
+        channel.probe()
+        for fd, _ in news:
+            assert channel.take(fd, time.monotonic_ns()), "the number was not given again"
+        assert channel.answered == 0
+        assert channel.awaits(time.monotonic_ns())
+        undrop(pair, pair.b)
+        ((fd, _),) = poller.poll(5)
+        channel.take(fd, time.monotonic_ns())
+        assert not channel.awaits(time.monotonic_ns())
+        channel.close()
+    namespace.close()
 
 
 def test_a_family_that_the_target_does_not_have(pair: Pair) -> None:

@@ -91,9 +91,7 @@ def parse_target(
         target=host,
         port=port,
         netns=netns,
-        interval_ms=next(
-            ms for ms in (own_ms, interval_ms, INTERVALS_MS[kind]) if ms is not None
-        ),
+        interval_ms=next(ms for ms in (own_ms, interval_ms, INTERVALS_MS[kind]) if ms is not None),
         count=count,
         path=path,
         family=family,
