@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import http.server
-import os
 import select
 import socket
 import ssl
@@ -16,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.netns.probekit import (
     B4,
+    B4_SECOND,
     B6,
     NOBODY4,
     ROOT,
@@ -121,8 +122,8 @@ def saying(path: str, words: bytes) -> Iterator[int]:
 
 
 @pytest.fixture(scope="module")
-def certified(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
-    """A server's side of TLS for B4, signed by nobody else."""
+def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, Path]:
+    """A server's side of TLS for B4, signed by nobody else, and its certificate."""
     folder = tmp_path_factory.mktemp("tls")
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
@@ -150,14 +151,18 @@ def certified(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
     )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
-    os.environ["SSL_CERT_FILE"] = str(folder / "cert.pem")
-    return context
+    return context, folder / "cert.pem"
 
 
-@pytest.fixture(autouse=True)
-def _no_trust_left() -> Iterator[None]:
-    yield
-    os.environ.pop("SSL_CERT_FILE", None)
+@pytest.fixture
+def certified(authority: tuple[ssl.SSLContext, Path]) -> ssl.SSLContext:
+    return authority[0]
+
+
+@pytest.fixture
+def trusted(authority: tuple[ssl.SSLContext, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks for authorities in this test finds that of the server."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority[1]))
 
 
 def measured(stream: Stream, duration_s: float = 0.5) -> StreamResult:
@@ -210,12 +215,34 @@ def faulted(pair: Pair, stream: Stream, rule: str) -> Result:
         return probe.stop()
 
 
+@pytest.mark.usefixtures("trusted")
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_sessions_with_a_trusted_server_are_resumed(
+    pair: Pair, certified: ssl.SSLContext, version: ssl.TLSVersion
+) -> None:
+    certified.maximum_version = version
+    before = certified.session_stats()["hits"]
+    with pages(pair.b, certified) as port:
+        one = measured(Stream("web", "https", B4, port, pair.a, 20.0), 0.4)
+    assert (one.loss.lost, one.errors) == (0, ())
+    assert certified.session_stats()["hits"] - before >= one.loss.sent / 2
+
+
+@pytest.mark.usefixtures("trusted")
+def test_a_certificate_for_another_name_is_refused(pair: Pair, certified: ssl.SSLContext) -> None:
+    with pages(pair.b, certified) as port:
+        one = measured(Stream("web", "https", B4_SECOND, port, pair.a, 50.0), 0.2)
+    assert one.loss.lost == one.loss.sent
+    ((error, count),) = one.errors
+    assert error.startswith("tls: IP address mismatch")
+    assert count == one.loss.sent
+
+
 def test_certificates_are_verified_unless_told_otherwise(
-    pair: Pair, certified: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+    pair: Pair, certified: ssl.SSLContext
 ) -> None:
     with pages(pair.b, certified) as port:
         stream = Stream("web", "https", B4, port, pair.a, 50.0)
-        monkeypatch.delenv("SSL_CERT_FILE", raising=False)
         distrusted = measured(stream, 0.3)
         assert distrusted.loss.lost == distrusted.loss.sent
         assert dict(distrusted.errors) == {"tls: self-signed certificate": distrusted.loss.sent}
