@@ -94,7 +94,9 @@ def test_systemd_accepts_the_unit(tmp_path: Path, name: str, exposure: int) -> N
         text=True,
         timeout=30,
     )
-    assert (verify.returncode, verify.stderr) == (0, "")
+    # It also complains of units that others have installed on this machine.
+    ours = [line for line in verify.stderr.splitlines() if name in line]
+    assert (verify.returncode, ours) == (0, [])
     security = subprocess.run(
         ["systemd-analyze", "security", "--offline=yes", f"--threshold={exposure}", str(unit)],
         capture_output=True,

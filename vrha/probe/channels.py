@@ -7,6 +7,7 @@ import secrets
 import select
 import socket
 import struct
+import sys
 import time
 from array import array
 from collections import Counter
@@ -31,11 +32,19 @@ SO_TIMESTAMPNS = 35
 SO_MEMINFO = 55
 SO_SNDBUFFORCE = 32
 SO_RCVBUFFORCE = 33
+_RECVERR = {
+    socket.AF_INET: (socket.IPPROTO_IP, 11),
+    socket.AF_INET6: (socket.IPPROTO_IPV6, 25),
+}
+"""IP_RECVERR and IPV6_RECVERR (ip(7), ipv6(7)). Without them a connected socket learns of few ICMP
+errors: not of an unreachable host or network (net/ipv4/icmp.c icmp_err_convert)."""
+_MSG_ERRQUEUE = 0x2000
+_ERROR_BYTES, _ERROR_CONTROL = 256, 256
 BUFFER_BYTES = 4 << 20
 """Room for more than a second of replies that arrive at once."""
 
 _TIMESPEC = struct.Struct("@qq")
-_CMSG_DATA = 16
+_ECHOED = (ANSWER, REQUEST)
 NOT_SENT = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.EPERM})
 
 
@@ -98,9 +107,7 @@ class Arrivals(NamedTuple):
         """When datagram `i` of the batch arrived."""
         if self.instead is not None:
             return self.instead
-        start = i * self.batch.CONTROL + _CMSG_DATA
-        seconds, nanos = _TIMESPEC.unpack_from(self.batch.control, start)
-        return int(seconds * NS_PER_S + nanos - self.offset_ns)
+        return self.batch.seconds[i] * NS_PER_S + self.batch.nanos[i] - self.offset_ns
 
     def of_message(self, control: Sequence[tuple[int, int, bytes]], now: int) -> int:
         """When what `socket.recvmsg` gave with `control` arrived; `now` if that is not said."""
@@ -209,7 +216,8 @@ class EchoChannel(ProbeChannel):
         self._cookie = secrets.token_bytes(8)
         v6 = self.family == socket.AF_INET6
         ident = secrets.randbelow(0xFFFF) + 1
-        self._raw_v4 = False
+        self._ident = ident.to_bytes(2, "big")
+        self._raw = self._raw_v4 = False
         with namespace:
             if stream.kind == "udp":
                 self._socket = socket.socket(self.family, socket.SOCK_DGRAM)
@@ -242,13 +250,14 @@ class EchoChannel(ProbeChannel):
                     "UDP and TCP probes need no privilege.",
                 ) from error
         attach_icmp_filter(sock, ident, v6)
-        self._raw_v4 = not v6
+        self._raw, self._raw_v4 = True, not v6
         return sock
 
     def _prepare(self) -> None:
         sock = self._socket
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        sock.setsockopt(*_RECVERR[self.family], 1)
         for forced, plain in (
             (SO_RCVBUFFORCE, socket.SO_RCVBUF),
             (SO_SNDBUFFORCE, socket.SO_SNDBUF),
@@ -277,11 +286,47 @@ class EchoChannel(ProbeChannel):
         try:
             self._send(packet)
         except OSError as error:
+            if error.errno in NOT_SENT:
+                self._count(error)
+                return
+            # It may belong to an earlier probe (ICMP error) and have kept this one from going.
+            self._failed(error)
+            with suppress(OSError):
+                self._send(packet)
+
+    def _failed(self, error: OSError) -> None:
+        """A system call said `error`: ICMP errors that wait, or else one of its own."""
+        if not self._take_errors():
             self._count(error)
-            if error.errno not in NOT_SENT:
-                # The error belongs to an earlier probe (ICMP error) and kept this one from going.
-                with suppress(OSError):
-                    self._send(packet)
+
+    def _take_errors(self) -> bool:
+        """Count the ICMP errors that wait in the error queue; False when there was none.
+
+        What is left there takes room from replies, and makes the next call fail.
+        """
+        found = False
+        while True:
+            try:
+                quoted, control, _, _ = self._socket.recvmsg(
+                    _ERROR_BYTES, _ERROR_CONTROL, _MSG_ERRQUEUE
+                )
+            except OSError:
+                return found
+            found = True
+            if self._is_ours(quoted):
+                for level, kind, data in control:
+                    if (level, kind) == _RECVERR[self.family]:
+                        # struct sock_extended_err, include/uapi/linux/errqueue.h
+                        self._count(OSError(int.from_bytes(data[:4], sys.byteorder), ""))
+
+    def _is_ours(self, quoted: bytes) -> bool:
+        """Raw sockets are told of all ICMP that failed on its way to the target, anybody's.
+
+        Of IPv4 the quotation has no more than 8 bytes for sure, and begins with the ICMP header.
+        """
+        if self._raw_v4:
+            return quoted[4:6] == self._ident
+        return not self._raw or self._cookie in quoted
 
     def drain(self, arrivals: Arrivals) -> None:
         """Take all replies that have arrived."""
@@ -290,27 +335,30 @@ class EchoChannel(ProbeChannel):
             try:
                 count = batch.receive(self._fd)
             except OSError as error:
-                self._count(error)
+                self._failed(error)
                 continue
-            for i in range(count):
-                self._take(arrivals, i)
+            self._take(arrivals, count)
             if count < batch.size:
                 return
 
-    def _take(self, arrivals: Arrivals, i: int) -> None:
-        batch = arrivals.batch
-        start = i * batch.SLOT
-        skip = self._offset + ((batch.data[start] & 15) * 4 if self._raw_v4 else 0)
-        if batch.length(i) < skip + PAYLOAD.size:
-            return
-        mark, cookie, seq = PAYLOAD.unpack_from(batch.data, start + skip)
-        if cookie != self._cookie or mark not in (ANSWER, REQUEST) or seq >= len(self.sent):
-            return
-        if self.received[seq] != UNANSWERED:
-            self.duplicates += 1
-            return
-        self.received[seq] = arrivals.of_datagram(i)
-        self.answered += 1
+    def _take(self, arrivals: Arrivals, count: int) -> None:
+        # This runs for every reply: names that are local cost less.
+        batch, received, known = arrivals.batch, self.received, len(self.sent)
+        data, lengths, unpack = batch.data, batch.lengths, PAYLOAD.unpack_from
+        for i in range(count):
+            skip = self._offset
+            if self._raw_v4:
+                skip += (data[i * batch.SLOT] & 15) * 4
+            if lengths[i] < skip + PAYLOAD.size:
+                continue
+            mark, cookie, seq = unpack(data, i * batch.SLOT + skip)
+            if cookie != self._cookie or mark not in _ECHOED or seq >= known:
+                continue
+            if received[seq] == UNANSWERED:
+                received[seq] = arrivals.of_datagram(i)
+                self.answered += 1
+            else:
+                self.duplicates += 1
 
     def close(self) -> None:
         self._socket.close()

@@ -101,7 +101,7 @@ class FreshChannel(ProbeChannel):
         try:
             for i in range(batch.receive(fd)):
                 start = i * batch.SLOT
-                if batch.length(i) != PAYLOAD.size:
+                if batch.lengths[i] != PAYLOAD.size:
                     continue
                 mark, cookie, number = PAYLOAD.unpack_from(batch.data, start)
                 if mark not in (ANSWER, REQUEST) or (cookie, number) != (self._cookie, seq):

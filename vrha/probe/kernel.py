@@ -139,15 +139,19 @@ class _MMsgHdr(ctypes.Structure):
     _fields_ = (("hdr", _MsgHdr), ("len", ctypes.c_uint))
 
 
-_HEADER_WORDS = ctypes.sizeof(_MMsgHdr) // 4
+_HEADER_BYTES = ctypes.sizeof(_MMsgHdr)
+_HEADER_WORDS = _HEADER_BYTES // 4
 _LENGTH_WORD = _MMsgHdr.len.offset // 4
+_TIME_WORD = 2
+"""The first word behind the header of a control message."""
 
 
 class Batch:
     """Buffers for many datagrams per system call; message i begins at `i * SLOT` of `data`.
 
     Its first control message begins at `i * CONTROL` of `control` (CMSG header of 16 bytes, see
-    cmsg(3)).
+    cmsg(3)). It has `lengths[i]` bytes, of which no more than SLOT are kept: longer ones are cut.
+    Where the first control message is a struct timespec, it is in `seconds[i]` and `nanos[i]`.
     """
 
     SLOT = 128
@@ -174,11 +178,14 @@ class Batch:
             header.iovlen = 1
             header.control = ctypes.addressof(self._control) + i * self.CONTROL
             header.controllen = self.CONTROL
-        self._fresh_headers = bytes(self.headers)
-        self._fresh_vectors = bytes(self._vectors)
-        self._used = 0
         # Reading a field of a structure of ctypes costs several times as much.
-        self._lengths = memoryview(self.headers).cast("B").cast("I")
+        self._bytes = memoryview(self.headers).cast("B")
+        self._fresh = memoryview(bytes(self._bytes))
+        self._used = 0
+        self.lengths = self._bytes.cast("I")[_LENGTH_WORD::_HEADER_WORDS]
+        words = self.control.cast("q")
+        self.seconds = words[_TIME_WORD :: self.CONTROL // 8]
+        self.nanos = words[_TIME_WORD + 1 :: self.CONTROL // 8]
 
     def receive(self, fd: int) -> int:
         """Number of datagrams taken from socket `fd`, 0 when there is none.
@@ -187,20 +194,16 @@ class Batch:
         """
         if self._used:
             # The kernel has overwritten lengths; without this the next datagrams come truncated.
-            ctypes.memmove(self.headers, self._fresh_headers, self._used * ctypes.sizeof(_MMsgHdr))
-            ctypes.memmove(self._vectors, self._fresh_vectors, self._used * ctypes.sizeof(_IoVec))
-        count = _libc.recvmmsg(fd, self.headers, self.size, MSG_DONTWAIT, None)
-        self._used = max(count, 0)
+            self._bytes[: self._used] = self._fresh[: self._used]
+        count = int(_libc.recvmmsg(fd, self.headers, self.size, MSG_DONTWAIT, None))
         if count < 0:
+            self._used = 0
             code = ctypes.get_errno()
             if code == errno.EAGAIN:
                 return 0
             raise OSError(code, os.strerror(code))
-        return int(count)
-
-    def length(self, i: int) -> int:
-        """Bytes of datagram `i`; no more than SLOT are kept."""
-        return self._lengths[i * _HEADER_WORDS + _LENGTH_WORD]
+        self._used = count * _HEADER_BYTES
+        return count
 
     def send_back(self, fd: int, first: int, end: int) -> list[int]:
         """Send the received datagrams `first`..`end` - 1 to where they came from.
@@ -209,14 +212,17 @@ class Batch:
         refuses is dropped, as a network would; their numbers are given.
         """
         refused: list[int] = []
-        for i in range(first, end):
-            self._vectors[i].len = self.length(i)
+        whole = range(first, end)
+        for i in whole:
+            self._vectors[i].len = self.lengths[i]
         while first < end:
             rest = ctypes.byref(self.headers[first])
             done = int(_libc.sendmmsg(fd, rest, end - first, MSG_DONTWAIT))
             if done < 1:
                 refused.append(first)
             first += max(done, 1)
+        for i in whole:
+            self._vectors[i].len = self.SLOT
         return refused
 
 

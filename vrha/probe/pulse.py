@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from statistics import median
 
@@ -12,7 +13,7 @@ from vrha.probe.established import EstablishedChannel
 from vrha.probe.kernel import NS_PER_S
 
 LEAST_GAP_NS = 20 * NS_PER_MS
-"""Silence that may still be a reply on its way, or one that was not fetched yet."""
+"""Silence that may still be a reply that was not fetched yet."""
 GAP_PROBES = 3
 
 
@@ -55,55 +56,89 @@ def _follow(channel: Channel) -> _Probes | _Connections:
 
 
 class _Probes:
+    """Each probe is looked at once: when it was answered, or is known to be lost."""
+
     def __init__(self, channel: ProbeChannel) -> None:
         self._channel = channel
         interval = round(channel.stream.interval_ms * NS_PER_MS)
         self._least_gap = max(LEAST_GAP_NS, GAP_PROBES * interval)
-        self._counted = 0
+        self._timeout = round(channel.stream.timeout_ms * NS_PER_MS)
+        self._usual = self._timeout
+        self._next = 0
+        self._answered = 0
         self._last_answered = -1
         self._lost = 0
         self._longest = 0
         self._run_start = -1
 
     def live(self, now: int, late: int) -> LiveStream:
-        sent, received = self._channel.sent, self._channel.received
-        trips = []
-        index = self._counted
-        while index < len(sent) and sent[index] < now - self._least_gap:
-            if received[index] == UNANSWERED:
-                self._lost += 1
-                if self._run_start < 0:
-                    self._run_start = sent[index]
-            else:
-                trips.append(received[index] - sent[index])
-                if self._run_start >= 0:
-                    self._longest = max(self._longest, sent[index] - self._run_start)
-                    self._run_start = -1
-            index += 1
-        self._counted = index
-        gap = self._gap(now)
-        self._longest = max(self._longest, gap)
+        sent = self._channel.sent
+        self._find_last_answered()
+        trips = self._settle(now, self._patience())
+        if trips:
+            self._usual = round(median(trips))
+        gap, lost = self._goes_on(now, self._patience())
         return LiveStream(
             name=self._channel.stream.name,
             sent=len(sent),
-            lost=self._lost,
+            lost=self._lost + lost,
             gap_ms=gap / NS_PER_MS,
-            longest_gap_ms=self._longest / NS_PER_MS,
-            rtt_ms=median(trips) / NS_PER_MS if trips else None,
+            longest_gap_ms=max(self._longest, gap) / NS_PER_MS,
+            rtt_ms=self._usual / NS_PER_MS if trips else None,
             late_ticks=late,
         )
 
-    def _gap(self, now: int) -> int:
-        """How long nothing has been answered."""
-        sent, received = self._channel.sent, self._channel.received
-        index = len(sent) - 1
+    def _patience(self) -> int:
+        """For how long it is no wonder that a probe has no answer."""
+        return max(self._least_gap, min(2 * self._usual, self._timeout))
+
+    def _find_last_answered(self) -> None:
+        # Without the counter each look at a long outage would go back to its start.
+        if self._channel.answered == self._answered:
+            return
+        self._answered = self._channel.answered
+        received = self._channel.received
+        index = len(received) - 1
         while index > self._last_answered and received[index] == UNANSWERED:
             index -= 1
-        self._last_answered = max(self._last_answered, index)
-        if self._last_answered + 1 >= len(sent):
-            return 0
-        gap = now - sent[self._last_answered + 1]
-        return gap if gap > self._least_gap else 0
+        self._last_answered = index
+
+    def _settle(self, now: int, patience: int) -> list[int]:
+        """Count what is known by now; the round-trip times of what was answered in time.
+
+        A probe is lost when it has waited for longer than is usual and a later one was answered,
+        and after its timeout.
+        """
+        sent, received = self._channel.sent, self._channel.received
+        trips = []
+        for index in range(self._next, len(sent)):
+            start, reply = sent[index], received[index]
+            if reply != UNANSWERED and reply - start <= self._timeout:
+                trips.append(reply - start)
+                if self._run_start >= 0:
+                    self._longest = max(self._longest, start - self._run_start)
+                    self._run_start = -1
+            elif now - start > (patience if index < self._last_answered else self._timeout):
+                self._lost += 1
+                if self._run_start < 0:
+                    self._run_start = start
+            else:
+                self._next = index
+                return trips
+        self._next = len(sent)
+        return trips
+
+    def _goes_on(self, now: int, patience: int) -> tuple[int, int]:
+        """The gap that lasts, and what it has lost beyond what was counted."""
+        sent = self._channel.sent
+        if self._last_answered >= self._next:
+            return 0, 0
+        start = self._run_start
+        if start < 0 and self._next < len(sent):
+            start = sent[self._next]
+        if start < 0 or now - start <= patience:
+            return 0, 0
+        return now - start, max(0, bisect_left(sent, now - patience) - self._next)
 
 
 class _Connections:

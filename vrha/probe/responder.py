@@ -265,7 +265,7 @@ class _Echo:
         """Turn datagram `i` into its answer in place; False when it is none of ours."""
         batch = self._batch
         start = i * batch.SLOT
-        length = batch.length(i)
+        length = batch.lengths[i]
         mark, cookie, seq = PAYLOAD.unpack_from(batch.data, start)
         if length == PAYLOAD.size and mark == REQUEST:
             self._recorder.came(cookie, seq)

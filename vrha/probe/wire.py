@@ -121,16 +121,13 @@ class IcmpProbe:
         self._ident = ident
         self._type = ICMP6_ECHO if v6 else ICMP_ECHO
         fixed = _ICMP.pack(self._type, 0, 0, ident, 0, REQUEST, cookie, 0)
-        self._sum = sum(struct.unpack(f"!{len(fixed) // 2}H", fixed))
+        # Checksums are numbers modulo 0xFFFF (RFC 1071 section 2).
+        self._rest = -sum(struct.unpack(f"!{len(fixed) // 2}H", fixed))
 
     def pack(self, seq: int) -> bytes:
         low = seq & 0xFFFF
-        total = self._sum + low + low + (seq >> 16)
-        total = (total & 0xFFFF) + (total >> 16)
-        total = (total & 0xFFFF) + (total >> 16)
-        return _ICMP.pack(
-            self._type, 0, ~total & 0xFFFF, self._ident, low, REQUEST, self._cookie, seq
-        )
+        checksum = (self._rest - low - low - (seq >> 16)) % 0xFFFF
+        return _ICMP.pack(self._type, 0, checksum, self._ident, low, REQUEST, self._cookie, seq)
 
 
 def attach_icmp_filter(sock: socket.socket, ident: int, v6: bool) -> None:

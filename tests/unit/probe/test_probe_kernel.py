@@ -112,5 +112,5 @@ def test_batch_takes_many_datagrams_whole_and_again() -> None:
             while count := batch.receive(right.fileno()):
                 for i in range(count):
                     start = i * batch.SLOT
-                    got.append(bytes(batch.data[start : start + batch.length(i)]))
+                    got.append(bytes(batch.data[start : start + batch.lengths[i]]))
             assert got == [bytes([size]) * size for size in sizes]
