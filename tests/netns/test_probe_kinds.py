@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import http.server
-import os
+import select
 import socket
 import ssl
 import subprocess
@@ -15,15 +15,30 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.netns.probekit import B4, B6, NOBODY4, ROOT, Pair, drop, undrop, wait_until
-from vrha.errors import NotFoundError, UnreachableError
+from tests.netns.probekit import (
+    B4,
+    B4_SECOND,
+    B6,
+    NOBODY4,
+    ROOT,
+    Pair,
+    drop,
+    udp_counter,
+    undrop,
+    wait_until,
+)
+from vrha.errors import InputError, NotFoundError, UnreachableError
 from vrha.model.probing import Result, Stream, StreamResult
+from vrha.probe.attempts import AttemptChannel
+from vrha.probe.channels import Inbox
+from vrha.probe.dns import DnsChannel
 from vrha.probe.kernel import Namespace
 from vrha.probe.prober import Prober
 from vrha.probe.process import ProbeProcess
@@ -107,8 +122,8 @@ def saying(path: str, words: bytes) -> Iterator[int]:
 
 
 @pytest.fixture(scope="module")
-def certified(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
-    """A server's side of TLS for B4, signed by nobody else."""
+def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, Path]:
+    """A server's side of TLS for B4, signed by nobody else, and its certificate."""
     folder = tmp_path_factory.mktemp("tls")
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
@@ -136,14 +151,18 @@ def certified(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
     )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
-    os.environ["SSL_CERT_FILE"] = str(folder / "cert.pem")
-    return context
+    return context, folder / "cert.pem"
 
 
-@pytest.fixture(autouse=True)
-def _no_trust_left() -> Iterator[None]:
-    yield
-    os.environ.pop("SSL_CERT_FILE", None)
+@pytest.fixture
+def certified(authority: tuple[ssl.SSLContext, Path]) -> ssl.SSLContext:
+    return authority[0]
+
+
+@pytest.fixture
+def trusted(authority: tuple[ssl.SSLContext, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks for authorities in this test finds that of the server."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority[1]))
 
 
 def measured(stream: Stream, duration_s: float = 0.5) -> StreamResult:
@@ -196,12 +215,34 @@ def faulted(pair: Pair, stream: Stream, rule: str) -> Result:
         return probe.stop()
 
 
+@pytest.mark.usefixtures("trusted")
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_sessions_with_a_trusted_server_are_resumed(
+    pair: Pair, certified: ssl.SSLContext, version: ssl.TLSVersion
+) -> None:
+    certified.maximum_version = version
+    before = certified.session_stats()["hits"]
+    with pages(pair.b, certified) as port:
+        one = measured(Stream("web", "https", B4, port, pair.a, 20.0), 0.4)
+    assert (one.loss.lost, one.errors) == (0, ())
+    assert certified.session_stats()["hits"] > before
+
+
+@pytest.mark.usefixtures("trusted")
+def test_a_certificate_for_another_name_is_refused(pair: Pair, certified: ssl.SSLContext) -> None:
+    with pages(pair.b, certified) as port:
+        one = measured(Stream("web", "https", B4_SECOND, port, pair.a, 50.0), 0.2)
+    assert one.loss.lost == one.loss.sent
+    ((error, count),) = one.errors
+    assert error.startswith("tls: IP address mismatch")
+    assert count == one.loss.sent
+
+
 def test_certificates_are_verified_unless_told_otherwise(
-    pair: Pair, certified: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+    pair: Pair, certified: ssl.SSLContext
 ) -> None:
     with pages(pair.b, certified) as port:
         stream = Stream("web", "https", B4, port, pair.a, 50.0)
-        monkeypatch.delenv("SSL_CERT_FILE", raising=False)
         distrusted = measured(stream, 0.3)
         assert distrusted.loss.lost == distrusted.loss.sent
         assert dict(distrusted.errors) == {"tls: self-signed certificate": distrusted.loss.sent}
@@ -229,6 +270,14 @@ def test_what_is_no_web_server_is_named(pair: Pair, words: bytes, kind: str, err
 def test_a_port_without_a_server_is_refused(pair: Pair) -> None:
     one = measured(Stream("web", "http", B4, 81, pair.a, 20.0), 0.2)
     assert dict(one.errors) == {"ECONNREFUSED": one.loss.sent}
+
+
+def test_a_server_that_accepts_and_says_nothing_did_not_answer(pair: Pair) -> None:
+    with listening(pair.b) as sock:
+        port = sock.getsockname()[1]
+        stream = Stream("web", "http", B4, port, pair.a, 20.0, timeout_ms=100.0)
+        one = measured(stream, 0.2)
+    assert dict(one.errors) == {"not answered in time": one.loss.sent}
 
 
 @contextmanager
@@ -281,8 +330,8 @@ def test_an_outage_of_the_resolver(pair: Pair) -> None:
 
 
 @contextmanager
-def forging(path: str, change: Callable[[bytes], bytes]) -> Iterator[None]:
-    """A DNS server that answers each query by what `change` makes of it."""
+def forging(path: str, change: Callable[[bytes], bytes], copies: int = 1) -> Iterator[None]:
+    """A DNS server that answers each query by what `change` makes of it, `copies` times."""
     namespace = Namespace(path)
     with namespace:
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -297,7 +346,8 @@ def forging(path: str, change: Callable[[bytes], bytes]) -> Iterator[None]:
                 query, peer = sock.recvfrom(512)
             except TimeoutError:
                 continue
-            sock.sendto(change(query), peer)
+            for _ in range(copies):
+                sock.sendto(change(query), peer)
 
     thread = threading.Thread(target=serve)
     thread.start()
@@ -315,6 +365,7 @@ def forging(path: str, change: Callable[[bytes], bytes]) -> Iterator[None]:
         lambda query: query,
         lambda query: bytes([query[0] ^ 0x40]) + query[1:2] + b"\x81\x80" + query[4:],
         lambda query: query[:2] + b"\x81\x80" + query[4:12] + b"\x05other" + query[12:],
+        lambda query: query[:2] + b"\x81\x80" + bytes(8),
         lambda query: b"junk",
     ],
 )
@@ -326,6 +377,65 @@ def test_answers_to_other_questions_do_not_count(
             Stream("dns", "dns", B4, 53, pair.a, 10.0, path="known.example", timeout_ms=100.0), 0.2
         )
     assert one.loss.lost == one.loss.sent
+
+
+def test_a_server_that_cannot_take_the_question_is_named(pair: Pair) -> None:
+    with forging(pair.b, lambda query: query[:2] + b"\x81\x81" + bytes(8)):
+        one = measured(Stream("dns", "dns", B4, 53, pair.a, 10.0, path="known.example"), 0.1)
+    assert dict(one.errors) == {"FORMERR": one.loss.sent}
+
+
+def test_answers_that_overran_the_buffer_are_told_from_lost_ones(pair: Pair) -> None:
+    stream = Stream("dns", "dns", B4, 53, pair.a, path="known.example")
+    inbox = Inbox()
+    with forging(pair.b, lambda query: query, copies=2000):
+        channel = DnsChannel(stream, Namespace(pair.a), inbox)
+        try:
+            channel.probe()
+            wait_until(lambda: channel.receive_drops > 0, "more answers than there is room for")
+        finally:
+            channel.close()
+            inbox.close()
+
+
+def test_an_icmp_error_does_not_swallow_the_next_query(pair: Pair) -> None:
+    pair.call(pair.b, "sysctl", "-qw", "net.ipv4.icmp_ratelimit=0")
+    before = udp_counter(pair.b, "NoPorts")
+    one = measured(Stream("dns", "dns", B4, 53, pair.a, path="known.example"), 0.3)
+    assert dict(one.errors)["ECONNREFUSED"] >= one.loss.sent / 2
+    assert udp_counter(pair.b, "NoPorts") - before == one.loss.sent
+
+
+def test_more_queries_than_ids_are_refused(pair: Pair) -> None:
+    stream = Stream("dns", "dns", B4, 53, pair.a, 0.1, path="known.example", timeout_ms=10_000.0)
+    with pytest.raises(InputError, match="no more ids"):
+        Prober([stream])
+
+
+def test_news_of_a_closed_socket_is_not_taken_for_that_of_the_next_one(pair: Pair) -> None:
+    """A connection that stands just as it is given up leaves its number, and its news, to the next
+    one, which gets no answer."""
+    poller = select.epoll()
+    namespace = Namespace(pair.a)
+    with listening(pair.b) as server, namespace, poller:
+        port = server.getsockname()[1]
+        channel = AttemptChannel(Stream("tcp", "tcp-connect", B4, port), Namespace(None), poller)
+        channel.probe()
+        wait_until(lambda: bool(select.select([server], [], [], 0)[0]), "the connection to stand")
+        news = poller.poll(5)
+        drop(pair, pair.b, f"tcp dport {port}")
+        channel.expire(time.monotonic_ns() + 2_000_000_000)
+        channel.probe()
+        for fd, _ in news:
+            assert channel.take(fd, time.monotonic_ns()), "the number was not given again"
+        assert channel.answered == 0
+        assert channel.awaits(time.monotonic_ns())
+        undrop(pair, pair.b)
+        ((fd, _),) = poller.poll(5)
+        channel.take(fd, time.monotonic_ns())
+        assert not channel.awaits(time.monotonic_ns())
+        channel.close()
+    namespace.close()
 
 
 def test_a_family_that_the_target_does_not_have(pair: Pair) -> None:
@@ -346,6 +456,31 @@ def test_a_target_that_is_not_there(pair: Pair) -> None:
             prober.run(5, require_reply_s=0.3)
     with pytest.raises(UnreachableError, match="no-route"):
         Prober([Stream("dns", "dns", "192.0.2.1", 53, pair.a, path="known.example")])
+
+
+def test_these_kinds_need_no_privilege(pair: Pair) -> None:
+    pair.call(pair.a, "sysctl", "-qw", "net.ipv4.ping_group_range=0 2147483647")
+    powerless = ["nsenter", f"--net={pair.a}", "setpriv", "--bounding-set=-all", "--inh-caps=-all"]
+    with pages(pair.b) as port, resolver(pair.b):
+        targets = [f"http://{B4}:{port}/200", f"dns://[{B6}]/known.example", f"icmp://[{B6}]"]
+        argv = [
+            sys.executable,
+            "-m",
+            "vrha.probe",
+            *targets,
+            "--duration",
+            "0.5",
+            "--max-lost",
+            "0",
+        ]
+        done = subprocess.run(
+            [*powerless, *argv],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            cwd=ROOT,
+        )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_replies_beyond_the_timeout_are_late_and_lost(pair: Pair) -> None:

@@ -73,6 +73,9 @@ class AttemptChannel(ProbeChannel):
             if code:
                 self._fail(fd, errno.errorcode.get(code, "unknown"))
                 return True
+            if not _is_connected(attempt.sock):
+                # The news was of a socket of the same number, closed since the kernel gave it.
+                return True
             attempt.connected = True
         self._go_on(fd, attempt, now)
         return True
@@ -112,3 +115,11 @@ class AttemptChannel(ProbeChannel):
             attempt.sock.close()
         self._pending.clear()
         super().close()
+
+
+def _is_connected(sock: socket.socket) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True

@@ -44,7 +44,6 @@ BUFFER_BYTES = 4 << 20
 """Room for more than a second of replies that arrive at once."""
 
 _TIMESPEC = struct.Struct("@qq")
-_NO_ADDRESS = (socket.EAI_ADDRFAMILY, socket.EAI_NODATA, socket.EAI_NONAME)
 _ECHOED = (ANSWER, REQUEST)
 NOT_SENT = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.EPERM})
 
@@ -58,7 +57,7 @@ def resolve(stream: Stream) -> tuple[socket.AddressFamily, tuple[str, int]]:
     try:
         found = socket.getaddrinfo(stream.target, stream.port, wanted, socket.SOCK_DGRAM)
     except (socket.gaierror, UnicodeError) as error:
-        if stream.family and getattr(error, "errno", None) in _NO_ADDRESS:
+        if stream.family and _is_known(stream.target):
             raise NotFoundError(
                 "no-address",
                 f"{stream.target} has no IPv{stream.family} address",
@@ -71,6 +70,14 @@ def resolve(stream: Stream) -> tuple[socket.AddressFamily, tuple[str, int]]:
     return family, address  # type: ignore[return-value]
 
 
+def _is_known(host: str) -> bool:
+    try:
+        socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
+    except (socket.gaierror, UnicodeError):
+        return False
+    return True
+
+
 def no_route(stream: Stream, address: str, error: OSError) -> UnreachableError:
     """What to raise when the kernel has no way to the target of a stream."""
     return UnreachableError(
@@ -78,6 +85,11 @@ def no_route(stream: Stream, address: str, error: OSError) -> UnreachableError:
         f"stream {stream.name!r}: cannot reach {address}: {error.strerror}",
         f"Check `ip route get {address}` in the namespace of the stream.",
     )
+
+
+def overran(sock: socket.socket) -> int:
+    """Datagrams that overran the buffer (SK_MEMINFO_DROPS, include/linux/sock_diag.h)."""
+    return int(struct.unpack_from("@9I", sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36))[8])
 
 
 class Arrivals(NamedTuple):
@@ -265,8 +277,7 @@ class EchoChannel(ProbeChannel):
 
     @property
     def receive_drops(self) -> int:
-        """Datagrams that overran the buffer (SK_MEMINFO_DROPS, include/linux/sock_diag.h)."""
-        return int(struct.unpack_from("@9I", self._socket.getsockopt(1, SO_MEMINFO, 36))[8])
+        return overran(self._socket)
 
     def probe(self) -> None:
         packet = self._pack(len(self.sent))

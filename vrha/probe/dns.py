@@ -7,11 +7,20 @@ import secrets
 import socket
 import struct
 import time
+from contextlib import suppress
 
 from vrha.core.gaps import UNANSWERED
 from vrha.errors import InputError
 from vrha.model.probing import Stream
-from vrha.probe.channels import SO_TIMESTAMPNS, Arrivals, Inbox, ProbeChannel, no_route
+from vrha.probe.channels import (
+    NOT_SENT,
+    SO_TIMESTAMPNS,
+    Arrivals,
+    Inbox,
+    ProbeChannel,
+    no_route,
+    overran,
+)
 from vrha.probe.kernel import Namespace
 
 TYPES = {"A": 1, "NS": 2, "CNAME": 5, "SOA": 6, "PTR": 12, "MX": 15, "TXT": 16, "AAAA": 28}
@@ -32,6 +41,12 @@ class DnsChannel(ProbeChannel):
     def __init__(self, stream: Stream, namespace: Namespace, inbox: Inbox) -> None:
         super().__init__(stream, namespace)
         self._question = question(stream)
+        if stream.timeout_ms >= IDS * stream.interval_ms:
+            raise InputError(
+                "bad-stream",
+                f"stream {stream.name!r}: more than {IDS} queries would be open within the timeout",
+                "DNS has no more ids: use a longer interval or a shorter timeout.",
+            )
         self._first_id = secrets.randbelow(IDS)
         self._inbox = inbox
         with namespace:
@@ -48,11 +63,15 @@ class DnsChannel(ProbeChannel):
         number = (self._first_id + len(self.sent)) % IDS
         self.sent.append(time.monotonic_ns())
         self.received.append(UNANSWERED)
+        query = _HEADER.pack(number, _RECURSION, 1, 0, 0, 0) + self._question
         try:
-            self._socket.send(_HEADER.pack(number, _RECURSION, 1, 0, 0, 0) + self._question)
+            self._socket.send(query)
         except OSError as error:
-            # It may belong to an earlier probe; this one was not sent then, and is lost.
             self._count(error)
+            if error.errno not in NOT_SENT:
+                # The error belongs to an earlier probe (ICMP error) and kept this one from going.
+                with suppress(OSError):
+                    self._socket.send(query)
 
     def _take(self, _: int, arrivals: Arrivals) -> None:
         while True:
@@ -70,14 +89,15 @@ class DnsChannel(ProbeChannel):
             return
         number, flags, questions, *_ = _HEADER.unpack_from(data)
         asked = data[_HEADER.size : _HEADER.size + len(self._question)]
-        # Only a server that cannot read the question may leave it out.
-        if not flags & _RESPONSE or (questions and asked.lower() != self._question.lower()):
+        is_ours = questions == 1 and asked.lower() == self._question.lower()
+        rcode = flags & 0xF
+        # Only a server that did not take the question may leave it out.
+        if not flags & _RESPONSE or not (is_ours or (not questions and rcode not in ANSWERED)):
             return
         # The newest probe of that id: older ones are beyond their timeout.
         seq = len(self.sent) - 1 - (self._first_id + len(self.sent) - 1 - number) % IDS
         if seq < 0:
             return
-        rcode = flags & 0xF
         if rcode not in ANSWERED:
             self.errors[_RCODES.get(rcode, f"rcode {rcode}")] += 1
         elif self.received[seq] != UNANSWERED:
@@ -85,6 +105,10 @@ class DnsChannel(ProbeChannel):
         else:
             self.received[seq] = at
             self.answered += 1
+
+    @property
+    def receive_drops(self) -> int:
+        return overran(self._socket)
 
     def close(self) -> None:
         self._inbox.drop(self._socket.fileno())

@@ -14,6 +14,8 @@ from vrha.probe.kernel import Namespace
 MOST_BYTES = 4096
 """A status line is shorter."""
 DEFAULT_PORTS = {"http": 80, "https": 443}
+MOST_PATH = 2048
+"""So that a request always fits into the empty buffer of a socket."""
 NO_HTTP = "no HTTP"
 
 
@@ -26,6 +28,7 @@ class HttpChannel(AttemptChannel):
     def __init__(self, stream: Stream, namespace: Namespace, poller: select.epoll) -> None:
         super().__init__(stream, namespace, poller)
         self._request = request(stream)
+        self._host = host_of(stream)
         self._said: dict[int, bytes] = {}
         self._context = _context(stream) if stream.kind == "https" else None
         self._session: ssl.SSLSession | None = None
@@ -51,7 +54,7 @@ class HttpChannel(AttemptChannel):
             if not isinstance(attempt.sock, ssl.SSLSocket):
                 attempt.sock = self._context.wrap_socket(
                     attempt.sock,
-                    server_hostname=self.stream.target,
+                    server_hostname=self._host,
                     do_handshake_on_connect=False,
                     session=self._session,
                 )
@@ -102,7 +105,13 @@ def request(stream: Stream) -> bytes:
     path = stream.path or "/"
     if not path.startswith("/") or not path.isascii() or not path.isprintable() or " " in path:
         raise InputError("bad-stream", f"stream {stream.name!r}: {path!r} is no path of a URL")
-    host = f"[{stream.target}]" if _is_v6(stream.target) else stream.target
+    if len(path) > MOST_PATH:
+        raise InputError(
+            "bad-stream", f"stream {stream.name!r}: a path of more than {MOST_PATH} characters"
+        )
+    host = host_of(stream)
+    if _is_v6(host):
+        host = f"[{host}]"
     if stream.port != DEFAULT_PORTS[stream.kind]:
         host += f":{stream.port}"
     lines = (
@@ -113,12 +122,25 @@ def request(stream: Stream) -> bytes:
         "",
         "",
     )
-    return "\r\n".join(lines).encode("ascii", "replace")
+    return "\r\n".join(lines).encode("ascii")
+
+
+def host_of(stream: Stream) -> str:
+    """The target as a server knows itself: a name in its IDNA form (RFC 3490) without the dot at
+    its end (RFC 6066 section 3), an address without the scope of this machine (RFC 6874).
+
+    Raises InputError (`bad-stream`).
+    """
+    host = stream.target.partition("%")[0].removesuffix(".")
+    try:
+        return host if host.isascii() else host.encode("idna").decode("ascii")
+    except UnicodeError as error:
+        raise InputError("bad-stream", f"stream {stream.name!r}: {host!r}: {error}") from error
 
 
 def _is_v6(text: str) -> bool:
     try:
-        IPv6Address(text.partition("%")[0])
+        IPv6Address(text)
     except ValueError:
         return False
     return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from typing import Literal, get_args
 
 from vrha.errors import InputError
@@ -34,7 +35,8 @@ _SCHEMES: dict[str, Kind] = {**{kind: kind for kind in get_args(Kind)}, "tcp": "
 _WITH_PATH = ("http", "https", "dns")
 _UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4}
 _AT = re.compile(r"(.+)@(\d+(?:\.\d+)?)(us|ms|s|m)")
-_HOST = re.compile(r"(\[[^\]]+\]|[^:/\[\]]+)(?::(\d{1,5}))?")
+_NAME = re.compile(r"[^:/@\[\]\s]+")
+_HOST = re.compile(rf"(?:\[([^\[\]]+)\]|({_NAME.pattern}))(?::(\d{{1,5}}))?")
 _HINT = (
     "Write HOST, or icmp://HOST, udp://HOST:PORT, udp-fresh://HOST:PORT, tcp://HOST:PORT, "
     "tcp-echo://HOST:PORT, tcp-push://HOST:PORT, http://HOST/PATH, https://HOST/PATH, "
@@ -67,25 +69,20 @@ def parse_target(
         found = _SCHEMES.get(scheme.lower())
         if found is None:
             raise _bad(text, f"unknown scheme {scheme!r}")
-        kind, port = found, None
-        host, slash, tail = target.partition("/")
-        if kind in _WITH_PATH:
-            path = slash + tail if kind != "dns" else tail
-        elif tail:
+        kind = found
+        host, path = _host_and_path(kind, target)
+        if path and kind not in _WITH_PATH:
             raise _bad(text, f"{scheme} takes no path")
-        host, own_port = _host(text, host)
-        port = own_port
+        host, port = _host(text, host)
+        if kind == "icmp" and port is not None:
+            raise _bad(text, "ICMP has no ports")
     else:
         kind = kind or "icmp"
-        # A bare IPv6 address has colons of its own.
-        host = rest.removeprefix("[").removesuffix("]") if rest.startswith("[") else rest
-        if not host or "/" in host or " " in host:
-            raise _bad(text, "no host")
-    port = port or PORTS.get(kind)
+        host = _bare_host(text, rest)
+    if port is None:
+        port = PORTS.get(kind)
     if port is None:
         raise _bad(text, "a port is missing")
-    if kind == "icmp" and separator and own_port is not None:
-        raise _bad(text, "ICMP has no ports")
     if kind == "dns" and not path:
         raise _bad(text, "the name to ask for is missing")
     stream = Stream(
@@ -94,7 +91,7 @@ def parse_target(
         target=host,
         port=port,
         netns=netns,
-        interval_ms=own_ms or interval_ms or INTERVALS_MS[kind],
+        interval_ms=next(ms for ms in (own_ms, interval_ms, INTERVALS_MS[kind]) if ms is not None),
         count=count,
         path=path,
         family=family,
@@ -110,11 +107,39 @@ def _interval(text: str) -> tuple[str, float | None]:
     return (match[1], float(match[2]) * _UNITS[match[3]]) if match else (text, None)
 
 
+def _host_and_path(kind: Kind, target: str) -> tuple[str, str]:
+    if kind not in ("http", "https"):
+        host, _, tail = target.partition("/")
+        return host, tail
+    # What follows # is not for the server (RFC 3986 section 3.5).
+    target = target.partition("#")[0]
+    host = re.split("[/?]", target, maxsplit=1)[0]
+    path = target[len(host) :]
+    return host, "/" + path if path.startswith("?") else path
+
+
+def _bare_host(text: str, host: str) -> str:
+    inner = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if _is_v6(inner):
+        return inner
+    if not _NAME.fullmatch(host):
+        raise _bad(text, f"{host!r} is no host")
+    return host
+
+
 def _host(text: str, host: str) -> tuple[str, int | None]:
     match = _HOST.fullmatch(host)
-    if match is None:
+    if match is None or (match[1] and not _is_v6(match[1])):
         raise _bad(text, f"{host!r} is no host or host and port")
-    return match[1].strip("[]"), int(match[2]) if match[2] else None
+    return match[1] or match[2], int(match[3]) if match[3] else None
+
+
+def _is_v6(text: str) -> bool:
+    try:
+        socket.inet_pton(socket.AF_INET6, text.partition("%")[0])
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _bad(text: str, why: str) -> InputError:

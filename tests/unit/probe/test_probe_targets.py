@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
 
-from vrha.errors import InputError
+from vrha.errors import InputError, NotFoundError
 from vrha.model.probing import Kind, Stream
 from vrha.probe import origins
+from vrha.probe.channels import resolve
 from vrha.probe.dns import question
 from vrha.probe.http import request
 from vrha.probe.origins import HERE, Origin, origin_of, placed
@@ -29,6 +31,7 @@ from vrha.probe.targets import parse_target
         ("tcp-echo://host", "tcp-echo", "host", 8, "", 10.0),
         ("tcp-push://host", "tcp-push", "host", 9, "", 10.0),
         ("http://host/a/b?c=d@2s", "http", "host", 80, "/a/b?c=d", 2000.0),
+        ("http://host?c=d#e", "http", "host", 80, "/?c=d", 10.0),
         ("https://host:8443", "https", "host", 8443, "", 100.0),
         ("dns://192.0.2.53/example.org/AAAA", "dns", "192.0.2.53", 53, "example.org/AAAA", 10.0),
     ],
@@ -51,7 +54,8 @@ def test_a_bare_host_takes_kind_and_port_from_beside_it() -> None:
     [
         *("", "smtp://host", "tcp://host", "udp://host/path", "udp://", "icmp://host:7"),
         *("http://", "dns://192.0.2.53", "udp://a:b:c", "host/24", "udp://host:99999"),
-        "udp://2001:db8::1:7",
+        *("udp://2001:db8::1:7", "udp://host:0", "host@0ms", "udp://host@5", "host@5", "host:80"),
+        *("[2001:db8::1]:77", "[::1", "udp://[host]:7", "http://user@host/", "tcp://ho st:1"),
     ],
 )
 def test_targets_that_are_none(text: str) -> None:
@@ -95,6 +99,32 @@ def test_the_request_of_http() -> None:
     for bad in ("health", "/a b", "/a\r\nX: y", "/\u00e4"):
         with pytest.raises(InputError, match="no path"):
             request(Stream("x", "http", "host", path=bad))
+
+
+def test_a_server_is_asked_by_the_name_that_it_has() -> None:
+    for target, host in (
+        ("b\u00fccher.example", b"xn--bcher-kva.example"),
+        ("example.org.", b"example.org"),
+        ("fe80::1%eth0", b"[fe80::1]"),
+    ):
+        stream = Stream("x", "http", target, 80)
+        assert request(stream).split(b"\r\n")[1] == b"Host: " + host
+    with pytest.raises(InputError, match="bad-stream"):
+        request(Stream("x", "http", "b\u00fc..example", 80))
+
+
+def test_a_path_that_no_socket_takes_at_once_is_refused() -> None:
+    with pytest.raises(InputError, match="2048 characters"):
+        request(Stream("x", "http", "host", 80, path="/" + "x" * 5000))
+
+
+def test_a_name_that_nobody_knows_lacks_no_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(NotFoundError, match="unknown-host"):
+        resolve(Stream("x", "icmp", "nowhere.invalid", family=6))
 
 
 def test_the_question_of_dns() -> None:
