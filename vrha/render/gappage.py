@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -18,7 +18,7 @@ from markupsafe import Markup
 from vrha.core.compare import Comparison
 from vrha.core.marks import Phase, phase_line, phases
 from vrha.core.verdict import unsettled
-from vrha.model.probing import Gap, Record, StreamResult
+from vrha.model.probing import ConnectionsResult, Gap, Record, StreamResult
 from vrha.render.plot import milliseconds
 from vrha.render.templates import render, render_html
 
@@ -28,22 +28,33 @@ LETTER = 10.0
 WIDE, HIGH = 1000.0, 60.0
 """The units in which a lane is drawn; it is stretched to the width of the screen."""
 TICKS = (0, 0.25, 0.5, 0.75, 1)
-LEAST_WIDTH = 2.5
-"""Of a gap, so that one millisecond in an hour is seen."""
+USUAL, HEADROOM = 0.98, 1.5
 
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """One stream of a plot: `band` and `line` are SVG paths of maximum and median round trips,
-    `gaps` bars as (x, width, title)."""
+    """One stream of a plot: `band` and `line` are SVG paths of maximum and median round trips up
+    to `top_ms`, `gaps` bars as (x, width, title), to scale."""
 
     name: str
     detail: str
     lossy: bool
     top_ms: float
+    longest_ms: float
     band: str
     line: str
     gaps: tuple[tuple[float, float, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseRow:
+    """A phase in the table: how many gaps fall into it, and the probes lost in those."""
+
+    text: str
+    start_ms: float
+    length_ms: float
+    gaps: int
+    lost: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +85,10 @@ def page(record: Record) -> str:
         verdict=verdict(record),
         gaps=_longest(record)[:GAPS_SHOWN],
         more=max(0, len(_longest(record)) - GAPS_SHOWN),
+        phases=[_phase_row(phase, record) for phase in known],
         ms=_ms,
+        at=instant,
+        errors=_errors,
         script=_script(),
         policy=_policy(),
     )
@@ -97,9 +111,24 @@ def compare_page(found: Comparison, a: Record, b: Record) -> str:
         b=b,
         plot=_plot(streams, (), end),
         ms=_ms,
+        at=instant,
         script=_script(),
         policy=_policy(),
     )
+
+
+def instant(at_ms: float) -> str:
+    """A place on the time line, to the millisecond: gaps next to each other differ in it."""
+    return f"{at_ms / 1000:,.3f} s"
+
+
+def scale(longest: Iterable[float | None]) -> float:
+    """Up to where round trips are drawn: their maximum, unless a few exceed all others by far."""
+    known = sorted(rtt for rtt in longest if rtt)
+    if not known:
+        return 0.0
+    usual = known[round((len(known) - 1) * USUAL)] * HEADROOM
+    return usual if known[-1] > 2 * usual else known[-1]
 
 
 def headline(record: Record) -> str:
@@ -138,6 +167,26 @@ def _longest(record: Record) -> list[tuple[str, Gap]]:
     return sorted(found, key=lambda each: (-each[1].length_ms, each[1].start_ms))
 
 
+def _phase_row(phase: Phase, record: Record) -> PhaseRow:
+    end = record.result.duration_ms if phase.end_ms is None else phase.end_ms
+    mine = [
+        gap
+        for one in record.result.streams
+        for gap in one.loss.gaps
+        if gap.start_ms < end and phase.start_ms < gap.start_ms + gap.length_ms
+    ]
+    lost = sum(gap.lost for gap in mine)
+    return PhaseRow(phase.text, phase.start_ms, max(0.0, end - phase.start_ms), len(mine), lost)
+
+
+def _errors(one: StreamResult | ConnectionsResult) -> str:
+    """What the kernel said, and replies that came and were not taken."""
+    words = [f"{name} {count:,}" for name, count in one.errors]
+    if isinstance(one, StreamResult) and one.receive_drops:
+        words.append(f"{one.receive_drops:,} replies overran the buffer")
+    return ", ".join(words) or "–"
+
+
 def _plot(
     streams: Sequence[tuple[str, StreamResult]], known: Sequence[Phase], end_ms: float
 ) -> Plot:
@@ -150,9 +199,7 @@ def _plot(
         lanes=tuple(_lane(name, one, end) for name, one in streams),
         bands=bands,
         words=tuple(_with_room(bands)),
-        ticks=tuple(
-            (share * 100.0, milliseconds(share * end)) for share in (0, 0.25, 0.5, 0.75, 1)
-        ),
+        ticks=tuple((share * 100.0, instant(share * end)) for share in TICKS),
         data=_embedded(
             {
                 "end": round(end, 3),
@@ -187,7 +234,8 @@ def _data(name: str, one: StreamResult) -> dict[str, Any]:
 
 
 def _lane(name: str, one: StreamResult, end: float) -> Lane:
-    top = max((rtt for rtt in (one.series.rtt_max_ms if one.series else ()) if rtt), default=0.0)
+    longest = one.series.rtt_max_ms if one.series else ()
+    top = scale(longest)
     loss = one.loss
     lost = f"{loss.lost:,} of {loss.sent:,} lost" if loss.lost else f"{loss.sent:,} sent, none lost"
     return Lane(
@@ -195,13 +243,14 @@ def _lane(name: str, one: StreamResult, end: float) -> Lane:
         detail=lost,
         lossy=loss.lost > 0,
         top_ms=top,
+        longest_ms=max((rtt for rtt in longest if rtt), default=0.0),
         band=" ".join(_band(one, end, top)),
         line=" ".join(_line(one, end, top)),
         gaps=tuple(
             (
                 _x(gap.start_ms, end),
-                max(LEAST_WIDTH, _x(gap.length_ms, end)),
-                f"gap of {phase_line(gap)}, {gap.lost} lost, at {milliseconds(gap.start_ms)}",
+                _x(gap.length_ms, end),
+                f"gap of {phase_line(gap)}, {gap.lost} lost, at {instant(gap.start_ms)}",
             )
             for gap in loss.gaps[: GAPS_SHOWN * 5]
         ),
@@ -239,7 +288,7 @@ def _x(at_ms: float, end: float) -> float:
 
 
 def _y(rtt: float, top: float) -> float:
-    return HIGH - rtt / top * (HIGH - 4)
+    return max(0.0, HIGH - rtt / top * (HIGH - 4))
 
 
 def _ms(value: float | None) -> str:
@@ -256,7 +305,7 @@ def _embedded(data: object) -> Markup:
 
 @cache
 def _script() -> Markup:
-    return Markup(render("gaps.js.j2"))
+    return Markup(render("gaps.js.j2", usual=USUAL, headroom=HEADROOM))
 
 
 @cache

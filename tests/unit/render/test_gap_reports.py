@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import xml.etree.ElementTree as xml
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from tests.unit.render.gapkit import gaps, record, stream
 from vrha.core.compare import compare
 from vrha.model.probing import Gap, Limits, Mark
 from vrha.render.gapcsv import COLUMNS, csv_of
-from vrha.render.gappage import compare_page, page
+from vrha.render.gappage import compare_page, page, scale
 from vrha.render.junit import junit_of
 
 EVIL = '</script><script>alert(1)</script><b onload="x">'
@@ -54,7 +55,12 @@ def test_every_gap_is_drawn_and_listed(count: int) -> None:
     found = Reader(text)
     drawn = found.all("rect", **{"class": "gap"})
     assert len(drawn) == count
-    assert all(float(each["width"] or 0) >= 2 for each in drawn)
+    lengths = [gap.length_ms for gap in gaps(count)]
+    scaled = [float(each["width"] or 0) for each in drawn]
+    assert scaled == pytest.approx([length / 60 for length in lengths], abs=0.001), "to scale"
+    ticks = found.all("rect", **{"class": "tick"})
+    assert len(ticks) == count
+    assert all(float(each["width"] or 0) >= 2 for each in ticks), "and seen all the same"
     assert len(found.all("button", **{"class": "show"})) == count
     data = json.loads(found.scripts[0])
     assert [len(one["gaps"]) for one in data["streams"]] == [count, 0]
@@ -137,26 +143,35 @@ def test_junit_has_a_case_per_stream_and_one_for_the_run() -> None:
     ]
     assert failures == ["egress", "the run counts"]
     assert (suite.get("tests"), suite.get("failures")) == ("4", "2")
+    figures = {
+        each.get("name"): each.get("value") for each in suite.iterfind("testcase[1]//property")
+    }
+    assert (figures["lost"], figures["longest_gap_ms"]) == ("12", "12.000")
 
 
-ZOOM = """
-<script>
-document.querySelector('[data-zoom="0.5"]').click();
-document.querySelector('button.show').click();
-</script>
+HELPERS = """
+const track = document.querySelector('.track[data-lane]');
+const box = () => track.getBoundingClientRect();
+const point = (type, share, more) => track.dispatchEvent(new PointerEvent(type, {
+  bubbles: true, cancelable: true, pointerId: 1, button: 0, pointerType: 'mouse',
+  clientX: box().left + share * box().width, clientY: box().top + 20, ...more}));
+const key = (key) => document.getElementById('plot').dispatchEvent(
+  new KeyboardEvent('keydown', {key, bubbles: true, cancelable: true}));
+const wheel = (share, deltaY, ctrlKey) => track.dispatchEvent(new WheelEvent('wheel', {
+  bubbles: true, cancelable: true, deltaY, ctrlKey, clientX: box().left + share * box().width}));
 """
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-def test_the_page_zooms_in_a_browser(tmp_path: Path) -> None:
-    """A gap of 12 ms in a minute is drawn to scale after `show`."""
+def in_browser(text: str, script: str, folder: Path) -> tuple[Reader, tuple[float, float]]:
+    """The page after a script of the test, and from when to when its plot then shows."""
     assert CHROMIUM is not None
-    text = page(record(stream("egress", gaps(200))))
     # The page's policy allows its own script only, so it is taken out for the one of the test.
-    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text)
-    file = tmp_path / "page.html"
-    file.write_text(text.replace("</body>", ZOOM + "</body>"))
-    arguments = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/data"]
+    if script:
+        text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text)
+        text = text.replace("</body>", f"<script>{HELPERS}{script}</script></body>")
+    file = folder / "page.html"
+    file.write_text(text)
+    arguments = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}/data"]
     dumped = subprocess.run(
         [CHROMIUM, *arguments, "--dump-dom", file.as_uri()],
         capture_output=True,
@@ -166,24 +181,78 @@ def test_the_page_zooms_in_a_browser(tmp_path: Path) -> None:
     )
     found = Reader(dumped.stdout)
     plot = found.all("div", id="plot")[0]
-    shown = float(plot["data-from"] or 0), float(plot["data-to"] or 0)
+    return found, (float(plot["data-from"] or 0), float(plot["data-to"] or 0))
+
+
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+
+
+@needs_chromium
+def test_show_zooms_to_a_gap(tmp_path: Path) -> None:
+    """A gap of 12 ms in a minute is drawn to scale after `show`."""
+    text = page(record(stream("egress", gaps(200))))
+    script = """
+    document.querySelector('[data-zoom="0.5"]').click();
+    document.querySelector('button.show').click();
+    """
+    found, shown = in_browser(text, script, tmp_path)
     assert shown == pytest.approx((10_001 - 24, 10_013 + 24), abs=0.01)
     drawn = found.all("rect", **{"class": "gap"})
     assert len(drawn) == 1
     assert float(drawn[0]["width"] or 0) == pytest.approx(12 / 60 * 1000, rel=0.01)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@needs_chromium
+@pytest.mark.parametrize(
+    ("script", "wanted"),
+    [
+        ("point('pointerdown', .25); point('pointermove', .4); point('pointerup', .5)", (15, 30)),
+        ("point('pointerdown', .5); point('pointermove', .4); point('pointerup', .25)", (15, 30)),
+        ("point('pointerdown', .25); point('pointercancel', .5)", (0, 60)),
+        ("point('pointerdown', .25); point('pointerup', .2501)", (0, 60)),
+        ("point('pointerdown', .25, {button: 2}); point('pointerup', .5)", (0, 60)),
+        ("wheel(.5, -100, true)", (6, 54)),
+        ("wheel(.5, -100, false)", (0, 60)),
+        ("key('+')", (15, 45)),
+        ("key('+'); key('ArrowRight')", (22.5, 52.5)),
+        ("key('+'); key('ArrowLeft')", (7.5, 37.5)),
+        ("key('+'); key('+'); key('-')", (15, 45)),
+        ("key('+'); key('0')", (0, 60)),
+        ("for (let i = 0; i < 40; i++) key('ArrowRight'); key('-')", (0, 60)),
+    ],
+)
+def test_drag_wheel_and_keys(script: str, wanted: tuple[float, float], tmp_path: Path) -> None:
+    text = page(record(stream("egress", gaps(5))))
+    _, shown = in_browser(text, script, tmp_path)
+    assert shown == pytest.approx([each * 1000 for each in wanted], abs=150)
+
+
+@needs_chromium
 def test_the_policy_lets_the_script_of_the_page_run(tmp_path: Path) -> None:
-    assert CHROMIUM is not None
-    file = tmp_path / "page.html"
-    file.write_text(page(record(stream("egress", gaps(5)))))
-    arguments = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/data"]
-    dumped = subprocess.run(
-        [CHROMIUM, *arguments, "--dump-dom", file.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert '<html lang="en" class="scripted">' in dumped.stdout
+    found, shown = in_browser(page(record(stream("egress", gaps(5)))), "", tmp_path)
+    assert found.all("html", **{"class": "scripted"})
+    assert shown == (0.0, 60_000.0)
+
+
+def test_one_long_round_trip_does_not_flatten_the_others() -> None:
+    assert scale([0.3, None, 0.5, 1.1]) == 1.1
+    assert scale([*[0.5] * 200, 180.0]) == pytest.approx(0.75)
+    assert scale([None]) == 0.0
+    one = stream("egress")
+    assert one.series is not None
+    series = replace(one.series, rtt_max_ms=(180.0, *one.series.rtt_max_ms[1:]))
+    text = page(record(replace(one, series=series)))
+    assert "(longest 180 ms)" in text
+    band = Reader(text).all("path", **{"class": "band"})[0]["d"] or ""
+    assert min(float(each) for each in re.findall(r"V([\d.]+) h", band)) == 0.0
+
+
+def test_phases_control_and_errors_are_in_the_tables() -> None:
+    failed = replace(stream("egress", gaps(5)), errors=(("ECONNREFUSED", 7),), receive_drops=2)
+    text = page(replace(record(failed), control=stream("control")))
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", text)
+    at = cells.index("flip")
+    assert cells[at : at + 5] == ["flip", "10.000 s", "100 ms", "1", "12"]
+    assert "ECONNREFUSED 7, 2 replies overran the buffer" in cells
+    assert "control" in cells
+    assert "10.001 s" in cells, "gaps next to each other are told apart"
