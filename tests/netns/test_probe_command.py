@@ -130,9 +130,12 @@ def test_ctrl_c_ends_the_run_and_prints_the_result(served: Pair) -> None:
     with subprocess.Popen(
         [*argv, "--netns", served.a], cwd=ROOT, stdout=subprocess.PIPE, text=True
     ) as process:
-        wait_until(lambda: packets(served.b) > before + 100, "probes to arrive")
-        process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=30)
+        try:
+            wait_until(lambda: packets(served.b) > before + 100, "probes to arrive")
+            process.send_signal(signal.SIGINT)
+            out, _ = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert process.returncode == 0
     assert "udp from net" in out
 
