@@ -1,0 +1,183 @@
+"""The node's side: keeps its lease going, and knows which routers it may have active.
+
+Times are in ms on the node's own clock, which counts suspended time too (CLOCK_BOOTTIME) and knows
+nothing of the wall clock. The object is fed by the watcher and does nothing by itself.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+
+from vrha.core.ownership.commands import Command, Mute, Permit, Send, Tell
+from vrha.core.ownership.timing import Timing
+from vrha.model.ownership import (
+    Ack,
+    Electorate,
+    Grant,
+    Held,
+    Holding,
+    Message,
+    Over,
+    Refusal,
+    Renew,
+)
+
+
+class Holder:
+    """One life of a watcher: begins muted, in an incarnation that nobody has heard of.
+
+    `lease_end` is None while there is none. `epochs` are the highest ones ever heard of.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        timing: Timing,
+        electorate: Electorate,
+        incarnation: int,
+        epochs: Mapping[str, int],
+        now: float,
+    ) -> None:
+        self.node = node
+        self.timing = timing
+        self.electorate = electorate
+        self.incarnation = incarnation
+        self.epochs = dict(epochs)
+        self.routers: dict[str, int] = {}
+        self.lease_end: float | None = None
+        self.leader_epoch = 0
+        self.number = 0
+        self.next_renewal = now
+        self._begin_lease()
+
+    def _begin_lease(self) -> None:
+        self.seq = 0
+        self.sent: OrderedDict[int, float] = OrderedDict()
+        self.acked: dict[str, int] = {}
+        self.lease_end = None
+
+    def tick(self, now: float) -> list[Command]:
+        """To be called at `next_renewal` and at `lease_end`, and as often as one likes."""
+        commands = self._expire(now)
+        if now >= self.next_renewal:
+            commands.append(self._renew(now))
+        return commands
+
+    def receive(self, message: Message, now: float) -> list[Command]:
+        """Take a message whose sender has been proved."""
+        # Before all else: what waited while this process did not run must not find an old lease.
+        commands = self._expire(now)
+        match message:
+            case Ack():
+                self._count(message, now)
+            case Over():
+                commands += self._end(message)
+            case Grant():
+                commands += self._granted(message, now)
+            case _:
+                pass
+        return commands
+
+    def may_extend(self, now: float) -> bool:
+        """Whether the kernel may be given a slice that begins now."""
+        return self.lease_end is not None and now + self.timing.slice_ms <= self.lease_end
+
+    def lapsed(self, now: float) -> bool:
+        return self.lease_end is not None and now >= self.lease_end
+
+    def _expire(self, now: float) -> list[Command]:
+        # Also where nothing is held: what is granted later would fall under a lease that had ended.
+        return [self._begin(self.incarnation + 1)] if self.lapsed(now) else []
+
+    def _begin(self, incarnation: int) -> Command:
+        self.incarnation = incarnation
+        self.routers.clear()
+        self._begin_lease()
+        return Mute(incarnation)
+
+    def _renew(self, now: float) -> Command:
+        self.seq += 1
+        self.sent[self.seq] = now
+        while now - next(iter(self.sent.values())) > self.timing.lease_ms:
+            self.sent.popitem(last=False)
+        behind = now - self.next_renewal
+        every = self.timing.renew_ms
+        # After a pause the schedule goes on from now: no burst.
+        self.next_renewal += every if behind < every else behind + every
+        return Tell(Renew(self.node, self.incarnation, self.seq, self.electorate.version))
+
+    def _count(self, ack: Ack, now: float) -> None:
+        if ack.incarnation != self.incarnation or ack.voter not in self.electorate.voters:
+            return
+        if not self.acked.get(ack.voter, 0) < ack.seq <= self.seq:
+            return
+        self.acked[ack.voter] = ack.seq
+        sent = self.counted_from(self._majority_seq(), now)
+        if sent is None:
+            return
+        end = sent + self.timing.lease_ms
+        if end > now and (self.lease_end is None or end > self.lease_end):
+            self.lease_end = end
+
+    def _majority_seq(self) -> int:
+        """The newest renewal that a majority has acknowledged, it or a later one; 0 for none."""
+        acked = sorted((self.acked.get(voter, 0) for voter in self.electorate.voters), reverse=True)
+        return acked[self.electorate.majority - 1]
+
+    def counted_from(self, seq: int, now: float) -> float | None:
+        """When the renewal was sent: the voters saw it later, so they end the lease later."""
+        return self.sent.get(seq)
+
+    def _end(self, over: Over) -> list[Command]:
+        if over.incarnation != self.incarnation:
+            return []
+        return [self._begin(max(over.newest, self.incarnation) + 1)]
+
+    def _granted(self, grant: Grant, now: float) -> list[Command]:
+        reason = self.refuses(grant, now)
+        if reason:
+            if reason == "other-incarnation":
+                return []
+            answer = Refusal(self.node, self.incarnation, self.leader_epoch, grant.number, reason)
+            return [Send(grant.leader, answer)]
+        self.leader_epoch, self.number = grant.leader_epoch, grant.number
+        self._use(grant.electorate)
+        for router, epoch in grant.routers + grant.revoked:
+            self.epochs[router] = max(epoch, self.epochs.get(router, 0))
+        self.routers = {r: epoch for r, epoch in grant.routers if self.accepts(r, epoch)}
+        named = {router for router, _ in grant.routers + grant.revoked}
+        held = held_of(self.routers)
+        return [
+            Permit(held, held_of(self.epochs), self.electorate),
+            Send(grant.leader, self._holding(held, named)),
+        ]
+
+    def _use(self, electorate: Electorate) -> None:
+        if electorate.version > self.electorate.version:
+            self.electorate = electorate
+
+    def _holding(self, held: Held, named: set[str]) -> Holding:
+        epochs = held_of({router: self.epochs[router] for router in named})
+        return Holding(self.node, self.incarnation, self.leader_epoch, self.number, held, epochs)
+
+    def refuses(self, grant: Grant, now: float) -> str:
+        """Why the grant is not taken; empty when it is."""
+        if grant.incarnation != self.incarnation:
+            return "other-incarnation"
+        if grant.leader_epoch < self.leader_epoch:
+            return "stale-leader"
+        if (grant.leader_epoch, grant.number) < (self.leader_epoch, self.number):
+            return "stale-grant"
+        # A grant that was under way for long may be of a leader that has let others have all this.
+        sent = self.sent.get(grant.seq)
+        return "late-grant" if sent is None or now - sent > self.timing.lease_ms else ""
+
+    def accepts(self, router: str, epoch: int) -> bool:
+        """Whether no higher epoch of the router is known."""
+        return epoch >= self.epochs.get(router, 0)
+
+
+def held_of(routers: Mapping[str, int]) -> Held:
+    """As in messages: by name."""
+    return tuple(sorted(routers.items()))

@@ -1,0 +1,359 @@
+"""Who hands routers to nodes: grants, planned moves with proof, forced moves after deposing.
+
+What it decided stands in the store (`Book`), written before anybody hears of it; what it heard is
+in memory, and lost with it. Times are in ms on its own clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from vrha.core.ownership.commands import Command, Commit, Right, Send, StepDown
+from vrha.core.ownership.holder import held_of
+from vrha.core.ownership.timing import Timing
+from vrha.model.ownership import (
+    Depose,
+    Deposed,
+    Electorate,
+    Grant,
+    Held,
+    Holding,
+    Message,
+    Over,
+    Refusal,
+    Renew,
+    Silenced,
+)
+
+
+@dataclass(slots=True)
+class Book:
+    """What the store knows: rights by router, the newest incarnation of each node that may have
+    been granted anything, and the electorates by which such incarnations may count."""
+
+    electorates: tuple[Electorate, ...]
+    rights: dict[str, Right] = field(default_factory=dict)
+    incarnations: dict[str, int] = field(default_factory=dict)
+    by_node: dict[str, dict[str, Right]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for right in self.rights.values():
+            self._place(right)
+
+    def apply(self, commit: Commit) -> set[str]:
+        """Take over what was committed; the nodes which it concerns."""
+        concerned = {right.node for right in commit.rights}
+        for right in commit.rights:
+            before = self.rights.get(right.router)
+            if before is not None:
+                concerned.add(before.node)
+                self.by_node.get(before.node, {}).pop(right.router, None)
+            self.rights[right.router] = right
+            self._place(right)
+        self.incarnations.update(commit.incarnations)
+        self.electorates = commit.electorates or self.electorates
+        return concerned
+
+    def of(self, node: str) -> list[Right]:
+        """What the node has or is asked to give up, by name of router."""
+        return [right for _, right in sorted(self.by_node.get(node, {}).items())]
+
+    def _place(self, right: Right) -> None:
+        if right.node:
+            self.by_node.setdefault(right.node, {})[right.router] = right
+
+
+Content = tuple[int, Held, Held, Electorate]
+"""Of a grant: incarnation, routers, revoked ones, electorate."""
+
+
+@dataclass(slots=True)
+class Deposing:
+    """Of one incarnation: answers are the last acks of voters on the leader's clock."""
+
+    incarnation: int
+    attempt: int
+    began: float
+    answers: dict[str, float] = field(default_factory=dict)
+    out_at: float | None = None
+    asked_at: float = 0.0
+
+
+@dataclass(slots=True)
+class Node:
+    """What this leader heard of a node, and told it: `content` is that of grant `number`.
+
+    `stale`: the content may have to be another now.
+    """
+
+    incarnation: int = 0
+    seq: int = 0
+    electorate: int = 0
+    heard_at: float = 0.0
+    granted_at: float = 0.0
+    number: int = 0
+    content: Content | None = None
+    stale: bool = True
+    answered: int = 0
+    deposing: Deposing | None = None
+
+
+class Leader:
+    """The leader of that epoch, from `now` on, with what the store said then."""
+
+    def __init__(self, name: str, epoch: int, timing: Timing, book: Book, now: float) -> None:
+        self.name = name
+        self.epoch = epoch
+        self.timing = timing
+        self.book = book
+        self.number = 0
+        self.attempt = 0
+        # The one before may have granted something a moment ago.
+        self.nodes = {
+            name: Node(incarnation, heard_at=now, granted_at=now)
+            for name, incarnation in book.incarnations.items()
+        }
+
+    def receive(self, message: Message, now: float) -> list[Command]:
+        """Take a message whose sender has been proved."""
+        match message:
+            case Renew():
+                return self._renewed(message, now)
+            case Holding():
+                return self._holding(message)
+            case Deposed():
+                return self._answered(message, now)
+            case Refusal():
+                stale = message.leader_epoch > self.epoch
+                return [StepDown(message.leader_epoch)] if stale else []
+            case Silenced():
+                return [StepDown(message.leader_epoch)] if message.leader_epoch > self.epoch else []
+            case _:
+                return []
+
+    def tick(self, now: float) -> list[Command]:
+        """Ask voters again that have not answered; to be called every `delay_ms` or so."""
+        return [
+            command
+            for name, node in self.nodes.items()
+            if node.deposing and node.deposing.out_at is None
+            for command in self._ask(name, node.deposing, now)
+        ]
+
+    # ---- who is where
+
+    def silent(self, now: float) -> list[str]:
+        """Nodes that have something and have not been heard of for `suspect_ms`."""
+        return [
+            name
+            for name, node in sorted(self.nodes.items())
+            if self.book.by_node.get(name) and now - node.heard_at >= self.timing.suspect_ms
+        ]
+
+    def is_out(self, name: str, now: float) -> bool:
+        """Whether nothing that was ever granted to the node can be active any more."""
+        deposing = self.nodes[name].deposing if name in self.nodes else None
+        return deposing is not None and deposing.out_at is not None and now >= deposing.out_at
+
+    # ---- planned moves
+
+    def revoke(self, router: str, now: float) -> list[Command]:
+        """Ask the node of the router to give it up. It is free once the node has proved it."""
+        right = self.book.rights[router]
+        if not right.node or right.leaving:
+            return []
+        leaving = Right(router, right.node, right.epoch + 1, leaving=True)
+        return [*self._commit(rights=(leaving,)), *self._grant(right.node, now)]
+
+    def give(self, router: str, name: str, now: float) -> list[Command]:
+        """Hand a free router, or a new one, to a node. Does nothing while somebody else has it."""
+        right = self.book.rights.get(router)
+        if right is not None and right.node:
+            return []
+        given = Right(router, name, right.epoch + 1 if right else 1)
+        self.nodes.setdefault(name, Node(heard_at=now, granted_at=now))
+        return [*self._commit(rights=(given,)), *self._grant(name, now)]
+
+    # ---- forced moves
+
+    def depose(self, name: str, now: float) -> list[Command]:
+        """Begin to end the leases of what the node is known to be; repeating changes nothing."""
+        node = self.nodes.setdefault(name, Node(heard_at=now, granted_at=now))
+        if node.deposing is not None:
+            return []
+        newest = max(node.incarnation, self.book.incarnations.get(name, 0))
+        self.attempt += 1
+        node.deposing = Deposing(newest, self.attempt, now)
+        return self._ask(name, node.deposing, now)
+
+    def take(self, name: str, now: float) -> list[Command]:
+        """Free the routers of a node that is out."""
+        if not self.is_out(name, now):
+            return []
+        freed = tuple(Right(r.router, "", r.epoch + 1) for r in self.book.of(name))
+        return self._commit(rights=freed) if freed else []
+
+    # ---- voters
+
+    def elect(self, voters: Iterable[str], now: float) -> list[Command]:
+        """Let one voter come or go. Does nothing while the last change is not through."""
+        if len(self.book.electorates) > 1:
+            return []
+        (current,) = self.book.electorates
+        wanted = Electorate(current.version + 1, tuple(sorted(voters)))
+        if len(set(current.voters) ^ set(wanted.voters)) != 1 or not wanted.voters:
+            return []
+        commands = self._commit(electorates=(current, wanted))
+        for name in sorted(self.book.incarnations):
+            commands += self._grant(name, now)
+        return commands
+
+    # ---- inside
+
+    def _renewed(self, renew: Renew, now: float) -> list[Command]:
+        node = self.nodes.setdefault(renew.node, Node(granted_at=now))
+        if renew.incarnation < node.incarnation:
+            return []
+        deposing = node.deposing
+        if deposing is not None and renew.incarnation <= deposing.incarnation:
+            return [self._over(renew, deposing.incarnation)]
+        if renew.incarnation > node.incarnation:
+            node.incarnation, node.seq, node.electorate, node.stale = renew.incarnation, 0, 0, True
+        if renew.electorate > node.electorate:
+            node.electorate, node.stale = renew.electorate, True
+        # Whoever speaks in a new incarnation has muted everything before.
+        node.deposing = None
+        node.seq = max(node.seq, renew.seq)
+        node.heard_at = now
+        commands = self._settle_electorate()
+        if node.stale or node.answered != node.number:
+            commands += self._grant(renew.node, now)
+        return commands
+
+    def _over(self, renew: Renew, newest: int) -> Command:
+        return Send(renew.node, Over(self.name, renew.node, renew.incarnation, newest))
+
+    def _told(self, name: str) -> Content:
+        """What a grant to the node has to say now."""
+        rights = self.book.of(name)
+        routers = held_of({r.router: r.epoch for r in rights if not r.leaving})
+        revoked = held_of({r.router: r.epoch for r in rights if r.leaving})
+        electorate = self.book.electorates[-1]
+        if not self._counts_with_us(name):
+            # It may count the votes of those whom nobody would ask: first it has to learn better.
+            routers = ()
+        return self.nodes[name].incarnation, routers, revoked, electorate
+
+    def _counts_with_us(self, name: str) -> bool:
+        return self.nodes[name].electorate in {each.version for each in self.book.electorates}
+
+    def _grant(self, name: str, now: float) -> list[Command]:
+        node = self.nodes[name]
+        if node.seq == 0 or node.deposing is not None:
+            return []
+        commands: list[Command] = []
+        if self.book.incarnations.get(name, 0) != node.incarnation:
+            commands += self._commit(incarnations=((name, node.incarnation),))
+        told = self._told(name) if node.stale or node.content is None else node.content
+        if told != node.content:
+            self.number += 1
+            node.number, node.content = self.number, told
+        node.stale = False
+        node.granted_at = now
+        incarnation, routers, revoked, electorate = told
+        grant = Grant(
+            leader=self.name,
+            leader_epoch=self.epoch,
+            number=node.number,
+            node=name,
+            incarnation=incarnation,
+            seq=node.seq,
+            electorate=electorate,
+            routers=routers,
+            revoked=revoked,
+        )
+        return [*commands, Send(name, grant)]
+
+    def _holding(self, holding: Holding) -> list[Command]:
+        node = self.nodes.get(holding.node)
+        if node is None or not self.is_current(holding, node):
+            return []
+        node.answered = max(node.answered, holding.number)
+        free = tuple(
+            Right(right.router, "", right.epoch)
+            for right in self.book.of(holding.node)
+            if self.proves(holding, right)
+        )
+        return self._commit(rights=free) if free else []
+
+    def is_current(self, holding: Holding, node: Node) -> bool:
+        """Whether the node answers this leader, about its present life."""
+        return holding.leader_epoch == self.epoch and holding.incarnation == node.incarnation
+
+    def proves(self, holding: Holding, right: Right) -> bool:
+        """Whether the node says that it has given up the router, at exactly this epoch."""
+        if not right.leaving or right.router in dict(holding.routers):
+            return False
+        return dict(holding.epochs).get(right.router) == right.epoch
+
+    def _ask(self, name: str, deposing: Deposing, now: float) -> list[Command]:
+        if now - deposing.began >= self.timing.attempt_ms:
+            self.attempt += 1
+            deposing.attempt, deposing.began, deposing.asked_at = self.attempt, now, 0.0
+            deposing.answers.clear()
+        voters = {voter for each in self.book.electorates for voter in each.voters}
+        ask = Depose(self.name, self.epoch, deposing.attempt, name, deposing.incarnation)
+        deposing.asked_at = now
+        return [Send(voter, ask) for voter in sorted(voters - deposing.answers.keys())]
+
+    def _answered(self, answer: Deposed, now: float) -> list[Command]:
+        node = self.nodes.get(answer.node)
+        deposing = node.deposing if node else None
+        if node is None or deposing is None or deposing.out_at is not None:
+            return []
+        if (answer.leader_epoch, answer.attempt) != (self.epoch, deposing.attempt):
+            return []
+        if answer.incarnation != deposing.incarnation or self.is_late(deposing, now):
+            return []
+        deposing.answers[answer.voter] = now - answer.age_ms / self.timing.margin
+        if self.is_deposed(deposing):
+            deposing.out_at = self.waits_from(node, deposing) + self.timing.safe_ms
+        return []
+
+    def is_late(self, deposing: Deposing, now: float) -> bool:
+        """Whether those who answered this attempt first may have been restarted since."""
+        return now - deposing.began >= self.timing.attempt_ms
+
+    def is_deposed(self, deposing: Deposing) -> bool:
+        """Whether no majority is left by which the incarnation might count."""
+        return all(
+            len(deposing.answers.keys() & set(each.voters)) >= each.majority
+            for each in self.book.electorates
+        )
+
+    def waits_from(self, node: Node, deposing: Deposing) -> float:
+        """The last instant at which something can have been promised to the node."""
+        return max(node.granted_at, *deposing.answers.values())
+
+    def _settle_electorate(self) -> list[Command]:
+        """The old voters are done with when every node that has anything counts by the new."""
+        if len(self.book.electorates) == 1:
+            return []
+        newest = self.book.electorates[-1]
+        for name, rights in self.book.by_node.items():
+            if rights and self.nodes[name].electorate < newest.version:
+                return []
+        return self._commit(electorates=(newest,))
+
+    def _commit(
+        self,
+        rights: tuple[Right, ...] = (),
+        incarnations: tuple[tuple[str, int], ...] = (),
+        electorates: tuple[Electorate, ...] = (),
+    ) -> list[Command]:
+        commit = Commit(rights, incarnations, electorates)
+        concerned = self.book.apply(commit)
+        for name, node in self.nodes.items():
+            node.stale |= name in concerned or bool(electorates)
+        return [commit]
