@@ -23,6 +23,9 @@ from vrha.model.ownership import (
     Renew,
 )
 
+_COUNT_SHIFT = 32
+_NONCE = (1 << _COUNT_SHIFT) - 1
+
 
 class Holder:
     """One life of a watcher: begins muted, in an incarnation that nobody has heard of.
@@ -56,9 +59,10 @@ class Holder:
         self.sent: OrderedDict[int, float] = OrderedDict()
         self.acked: dict[str, int] = {}
         self.lease_end = None
+        self.unleased_end: float | None = None
 
     def tick(self, now: float) -> list[Command]:
-        """To be called at `next_renewal` and at `lease_end`, and as often as one likes."""
+        """To be called when `due`, and as often as one likes."""
         commands = self._expire(now)
         if now >= self.next_renewal:
             commands.append(self._renew(now))
@@ -84,7 +88,16 @@ class Holder:
         return self.lease_end is not None and now + self.timing.slice_ms <= self.lease_end
 
     def lapsed(self, now: float) -> bool:
-        return self.lease_end is not None and now >= self.lease_end
+        """Whether this incarnation is over. One that was granted something and never got a lease
+        is over when the lease would be that began with the renewal which the grant echoed."""
+        end = self.unleased_end if self.lease_end is None else self.lease_end
+        return end is not None and now >= end
+
+    @property
+    def due(self) -> float:
+        """When `tick` has something to do."""
+        ends = (self.next_renewal, self.lease_end, self.unleased_end)
+        return min(end for end in ends if end is not None)
 
     def _expire(self, now: float) -> list[Command]:
         # Also where nothing is held: what is granted later would fall under a lease that had ended.
@@ -118,7 +131,7 @@ class Holder:
             return
         end = sent + self.timing.lease_ms
         if end > now and (self.lease_end is None or end > self.lease_end):
-            self.lease_end = end
+            self.lease_end, self.unleased_end = end, None
 
     def _majority_seq(self) -> int:
         """The newest renewal that a majority has acknowledged, it or a later one; 0 for none."""
@@ -132,7 +145,7 @@ class Holder:
     def _end(self, over: Over) -> list[Command]:
         if over.incarnation != self.incarnation:
             return []
-        return [self._begin(max(over.newest, self.incarnation) + 1)]
+        return [self._begin(above(over.newest, self.incarnation))]
 
     def _granted(self, grant: Grant, now: float) -> list[Command]:
         reason = self.refuses(grant, now)
@@ -143,6 +156,8 @@ class Holder:
             return [Send(grant.leader, answer)]
         self.leader_epoch, self.number = grant.leader_epoch, grant.number
         self._use(grant.electorate)
+        if self.lease_end is None:
+            self.unleased_end = self.sent[grant.seq] + self.timing.lease_ms
         for router, epoch in grant.routers + grant.revoked:
             self.epochs[router] = max(epoch, self.epochs.get(router, 0))
         self.routers = {r: epoch for r, epoch in grant.routers if self.accepts(r, epoch)}
@@ -176,6 +191,20 @@ class Holder:
     def accepts(self, router: str, epoch: int) -> bool:
         """Whether no higher epoch of the router is known."""
         return epoch >= self.epochs.get(router, 0)
+
+
+def first_incarnation(last: int, nonce: int) -> int:
+    """Of a process that begins: above `last`, which was kept durably (0: nothing was).
+
+    `nonce` (random, 32 bits) tells it from an earlier life whose number was not kept, so that
+    answers to that one are not taken for answers to this.
+    """
+    return ((last >> _COUNT_SHIFT) + 1) << _COUNT_SHIFT | nonce
+
+
+def above(newest: int, own: int) -> int:
+    """The incarnation to go on with where somebody knows a newer one, of a life before."""
+    return first_incarnation(max(newest, own), own & _NONCE)
 
 
 def held_of(routers: Mapping[str, int]) -> Held:

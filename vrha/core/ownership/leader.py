@@ -111,8 +111,8 @@ class Leader:
         self.attempt = 0
         # The one before may have granted something a moment ago.
         self.nodes = {
-            name: Node(incarnation, heard_at=now, granted_at=now)
-            for name, incarnation in book.incarnations.items()
+            name: Node(book.incarnations.get(name, 0), heard_at=now, granted_at=now)
+            for name in sorted(book.incarnations.keys() | book.by_node.keys())
         }
 
     def receive(self, message: Message, now: float) -> list[Command]:
@@ -214,7 +214,8 @@ class Leader:
     def _renewed(self, renew: Renew, now: float) -> list[Command]:
         node = self.nodes.setdefault(renew.node, Node(granted_at=now))
         if renew.incarnation < node.incarnation:
-            return []
+            # A node that lost its disk counts from the beginning, and maybe by voters of old.
+            return [self._over(renew, node.incarnation)]
         deposing = node.deposing
         if deposing is not None and renew.incarnation <= deposing.incarnation:
             return [self._over(renew, deposing.incarnation)]
@@ -318,7 +319,7 @@ class Leader:
             return []
         deposing.answers[answer.voter] = now - answer.age_ms / self.timing.margin
         if self.is_deposed(deposing):
-            deposing.out_at = self.waits_from(node, deposing) + self.timing.safe_ms
+            deposing.out_at = self.waits_from(node, deposing) + self.waits_ms()
         return []
 
     def is_late(self, deposing: Deposing, now: float) -> bool:
@@ -335,6 +336,10 @@ class Leader:
     def waits_from(self, node: Node, deposing: Deposing) -> float:
         """The last instant at which something can have been promised to the node."""
         return max(node.granted_at, *deposing.answers.values())
+
+    def waits_ms(self) -> float:
+        """How long after that the kernel of the node may still let something pass."""
+        return self.timing.safe_ms
 
     def _settle_electorate(self) -> list[Command]:
         """The old voters are done with when every node that has anything counts by the new."""

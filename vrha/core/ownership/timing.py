@@ -96,7 +96,8 @@ def problems(timing: Timing) -> Iterator[str]:
     if least > t.lease_ms:
         yield (
             f"lease {t.lease_ms:g} ms is shorter than {LOST_RENEWALS} renewals of {t.renew_ms:g} ms"
-            f" with a round trip of {t.delay_ms:g} ms and a pause of {t.pause_ms:g} ms: {least:g} ms"
+            f" with a round trip of {t.delay_ms:g} ms and a pause of {t.pause_ms:g} ms:"
+            f" {least:g} ms"
         )
     if t.slice_ms > t.lease_ms / 3:
         yield f"slice {t.slice_ms:g} ms is longer than a third of the lease, {t.lease_ms:g} ms"

@@ -1,0 +1,149 @@
+"""Faults in an order that random ones hardly ever find: each shows why one rule is there.
+
+A script draws its instants, so that seeds differ; it is played several times in a run, against n1.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+
+from tests.sim.nemesis import Cut, Elect, Fault, Kill, Move, Noise, Pause, schedule
+from tests.sim.world import Setup
+
+Script = Callable[[random.Random, Setup, float], Iterator[tuple[float, Fault]]]
+LEADERS = ("o1", "o2")
+
+
+def at_random(dice: random.Random, setup: Setup, end: float) -> Iterator[tuple[float, Fault]]:
+    """Whatever comes."""
+    yield from schedule(dice, setup.nodes, setup.leaders, setup.routers, end)
+
+
+def _times(
+    dice: random.Random, setup: Setup, end: float, apart: float
+) -> Iterator[tuple[float, list[tuple[float, Fault]]]]:
+    """Instants of a play, each with moves before it, by which n1 may come to something again."""
+    at = 3000.0
+    while at < end - apart:
+        start = at + dice.uniform(0, 400)
+        moves = [(start - 1500 + 110 * i, Move(dice.choice(setup.routers))) for i in range(10)]
+        yield start, list(moves)
+        at += apart + 1800
+
+
+def forgotten(dice: random.Random, setup: Setup, end: float) -> Iterator[tuple[float, Fault]]:
+    """A node is cut off and deposed; then those who did it are restarted; then it is back."""
+    for at, moves in _times(dice, setup, end, 7000):
+        yield from moves
+        yield at, Cut(("n1",), ("n2", "n3", *LEADERS), 4000)
+        yield at + dice.uniform(1500, 2000), Kill("n2", 100)
+        yield at + dice.uniform(1500, 2000), Kill("n3", 100)
+
+
+def split_answers(dice: random.Random, setup: Setup, end: float) -> Iterator[tuple[float, Fault]]:
+    """Only the leader hears nothing of the node. One voter answers and is restarted, the other
+    answers after that; what they say to the node is lost."""
+    for at, moves in _times(dice, setup, end, 6000):
+        yield from moves
+        yield at, Cut(("n1",), LEADERS, 4000)
+        yield at + 200, Cut(("n2",), ("n1",), 420, both=False)
+        yield at + 240, Cut(LEADERS, ("n3",), dice.uniform(320, 420))
+        yield at + dice.uniform(460, 530), Kill("n2", 20)
+        yield at + 540, Cut(("n3",), ("n1",), 4000, both=False)
+
+
+def late_answer(dice: random.Random, setup: Setup, end: float) -> Iterator[tuple[float, Fault]]:
+    """As before, but the other voter answers when the restarted one speaks again."""
+    for at, moves in _times(dice, setup, end, 8000):
+        yield from moves
+        yield at, Cut(("n1",), LEADERS, 6000)
+        yield at + 200, Cut(("n2",), ("n1",), 420, both=False)
+        yield at + 240, Cut(LEADERS, ("n3",), dice.uniform(2000, 2300))
+        yield at + dice.uniform(460, 560), Kill("n2", 20)
+        yield at + 2200, Cut(("n3",), ("n1",), 4000, both=False)
+
+
+def unleased(dice: random.Random, setup: Setup, end: float) -> Iterator[tuple[float, Fault]]:
+    """Everybody is restarted, so that nobody acknowledges for a while; the node is granted what
+    it had, is deposed before it gets a lease, and those who did it are restarted again."""
+    for at, moves in _times(dice, setup, end, 7000):
+        yield from moves
+        for name in setup.nodes:
+            yield at, Kill(name, 30)
+        yield at + dice.uniform(250, 350), Cut(("n1",), LEADERS, 5000)
+        yield at + 350, Cut(("n2", "n3"), ("n1",), 1000, both=False)
+        yield at + dice.uniform(900, 1100), Kill("n2", 20)
+        yield at + dice.uniform(900, 1100), Kill("n3", 20)
+
+
+def forgetful_witness(
+    dice: random.Random, setup: Setup, end: float
+) -> Iterator[tuple[float, Fault]]:
+    """The only voter besides n1 itself that acknowledged is restarted just before it is asked."""
+    for at, moves in _times(dice, setup, end, 6000):
+        yield from moves
+        yield at, Cut(("n1",), ("n3",), 4500)
+        yield at + 1000, Cut(("n1",), LEADERS, 3000)
+        yield at + 1000 + dice.uniform(330, 430), Kill("n2", 15)
+
+
+def to_the_edge(dice: random.Random, setup: Setup, end: float) -> Iterator[tuple[float, Fault]]:
+    """A node is cut off, and stopped just when it renews its last slice but one."""
+    for at, moves in _times(dice, setup, end, 3500):
+        yield from moves
+        yield at, Cut(("n1",), ("n2", "n3", *LEADERS), 2500)
+        yield at + dice.uniform(340, 500), Pause("n1", dice.uniform(95, 100))
+
+
+def short_lives(dice: random.Random, setup: Setup, end: float) -> Iterator[tuple[float, Fault]]:
+    """A watcher begins twice while answers are late; then the world hears nothing of it, and it
+    hears the answers to its former life."""
+    for at, moves in _times(dice, setup, end, 8000):
+        yield from moves
+        yield at, Noise(0.0, 0.3, 0.5, 1600)
+        yield at + 50, Kill("n1", 30, "kept")
+        yield at + dice.uniform(1200, 1600), Kill("n1", 30, "old")
+        yield at + dice.uniform(1900, 2400), Cut(("n1",), ("n2", "n3", *LEADERS), 3500, both=False)
+
+
+def elections(dice: random.Random, setup: Setup, end: float) -> Iterator[tuple[float, Fault]]:
+    """The leader loses sight of a node, which the voters of old still hear, and voters change."""
+    for at, moves in _times(dice, setup, end, 7000):
+        yield from moves
+        if dice.random() < 0.5:
+            yield at + dice.uniform(0, 300), Kill("n1", 60, "lost")
+        cut = at + dice.uniform(200, 500)
+        yield cut, Cut(("n1",), LEADERS, 3500)
+        for voter in ("o1", "n2", "o2", "n3"):
+            yield cut + dice.uniform(0, 300), Elect(voter)
+
+
+def old_voters(dice: random.Random, setup: Setup, end: float) -> Iterator[tuple[float, Fault]]:
+    """A node comes back that knows the voters of long ago only; what it is granted comes late."""
+    for at, moves in _times(dice, setup, end, 7000):
+        yield from moves
+        for place, voter in enumerate(("o1", "n2", "o2", "n3")):
+            yield at + 300 * place, Elect(voter)
+        yield at + 2000, Kill("n1", 60, "lost")
+        yield at + 2050, Noise(0.0, 0.2, 0.6, 1500)
+        yield at + dice.uniform(2250, 2700), Cut(("n1",), LEADERS, 3500)
+
+
+def takeover(dice: random.Random, setup: Setup, end: float) -> Iterator[tuple[float, Fault]]:
+    """The leader is killed when it has just granted something, and the node falls silent."""
+    for at, moves in _times(dice, setup, end, 5000):
+        yield from moves
+        yield at, Kill("n1", 20)
+        yield at + dice.uniform(20, 120), Kill("o1", 3000)
+        yield at + dice.uniform(20, 120), Kill("o2", 300)
+        yield at + dice.uniform(100, 700), Cut(("n1",), ("n2", "n3", *LEADERS), 2500)
+
+
+def moves_in_noise(dice: random.Random, setup: Setup, end: float) -> Iterator[tuple[float, Fault]]:
+    """Many planned moves while answers are late and doubled."""
+    for at, moves in _times(dice, setup, end, 5000):
+        yield from moves
+        yield at, Noise(0.05, 0.4, 0.3, 4000)
+        for place in range(12):
+            yield at + 300 * place + dice.uniform(0, 200), Move(dice.choice(setup.routers))
