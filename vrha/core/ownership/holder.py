@@ -157,7 +157,7 @@ class Holder:
         self.leader_epoch, self.number = grant.leader_epoch, grant.number
         self._use(grant.electorate)
         if self.lease_end is None:
-            self.unleased_end = self.sent[grant.seq] + self.timing.lease_ms
+            self.unleased_end = self.sent.get(grant.seq, now) + self.timing.lease_ms
         for router, epoch in grant.routers + grant.revoked:
             self.epochs[router] = max(epoch, self.epochs.get(router, 0))
         self.routers = {r: epoch for r, epoch in grant.routers if self.accepts(r, epoch)}

@@ -219,13 +219,16 @@ class Leader:
         deposing = node.deposing
         if deposing is not None and renew.incarnation <= deposing.incarnation:
             return [self._over(renew, deposing.incarnation)]
+        if renew.incarnation == node.incarnation and renew.seq <= node.seq:
+            # Late or doubled, or replayed by somebody: no sign of life.
+            return []
         if renew.incarnation > node.incarnation:
             node.incarnation, node.seq, node.electorate, node.stale = renew.incarnation, 0, 0, True
         if renew.electorate > node.electorate:
             node.electorate, node.stale = renew.electorate, True
         # Whoever speaks in a new incarnation has muted everything before.
         node.deposing = None
-        node.seq = max(node.seq, renew.seq)
+        node.seq = renew.seq
         node.heard_at = now
         commands = self._settle_electorate()
         if node.stale or node.answered != node.number:
