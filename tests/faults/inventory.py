@@ -24,6 +24,7 @@ from vrha.bus import topology
 
 _NEXT = "=== next ==="
 _PORT = re.compile(r"vrh[0-9a-f]{8}-")
+_PASSING = re.compile(r"process: \d+ of \S*(nft|conntrack|ip6?tables-restore|ip) ")
 _OPEN_RATE = 125_000_000_000
 _ERLANG = ("beam", "epmd", "erl_child_setup", "inet_gethost", "rabbitmq")
 
@@ -41,6 +42,11 @@ def inventory(zone: Zone) -> list[str]:
     lines += [f"router: {r.name} {r.status} {r.reason}" for r in zone.client.routers()]
     lines += [f"open run: {run.id}" for run in zone.client.runs(open_only=True)]
     return sorted(lines)
+
+
+def at_rest(zone: Zone) -> list[str]:
+    """The inventory without tools that an agent has just started: they are gone a moment later."""
+    return [line for line in inventory(zone) if not _PASSING.match(line)]
 
 
 def assert_same(before: list[str], zone: Zone, timeout_s: float = 15.0) -> None:

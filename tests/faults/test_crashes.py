@@ -11,7 +11,7 @@ import pytest
 
 from tests.faults.cases import AGENT, MOVE, PEER, Case
 from tests.faults.conftest import Stages
-from tests.faults.inventory import assert_same, inventory
+from tests.faults.inventory import assert_same, at_rest
 from tests.faults.stage import Outcome
 from vrha.model.runs import RunStatus
 
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.root, pytest.mark.system]
 
 def test_a_death_ends_in_done_or_rolled_back(stages: Stages, case: Case) -> None:
     stage = stages.fit()
-    before = inventory(stage.zone)
+    before = at_rest(stage.zone)
     try:
         outcome = stage.play(case)
         log.info("%s", summary(case, outcome))
