@@ -13,6 +13,7 @@ from tests.sim.parts import Parts
 from tests.sim.scripts import (
     Script,
     at_random,
+    echoes,
     elections,
     forgetful_witness,
     forgotten,
@@ -20,15 +21,15 @@ from tests.sim.scripts import (
     moves_in_noise,
     old_voters,
     short_lives,
+    slow_grant,
     split_answers,
-    takeover,
     to_the_edge,
     unleased,
 )
-from vrha.core.ownership.commands import Command, Commit, Right
+from vrha.core.ownership.commands import Command, Commit, Right, Send
 from vrha.core.ownership.holder import Holder
-from vrha.core.ownership.leader import Book, Deposing, Leader, Node
-from vrha.core.ownership.timing import Timing
+from vrha.core.ownership.leader import Deposing, Leader, Node
+from vrha.core.ownership.timing import JIFFY_MS
 from vrha.core.ownership.voter import Known, Voter
 from vrha.model.ownership import Ack, Electorate, Grant, Holding, Renew
 
@@ -81,10 +82,16 @@ class GrantsWithoutLease(Holder):
 
 
 class AnyGrant(Holder):
-    """For whatever incarnation, however old. Each of both rules covers for the other."""
+    """For whatever incarnation, however old."""
 
     def refuses(self, grant: Grant, now: float) -> str:
         reason = super().refuses(replace(grant, incarnation=self.incarnation), now)
+        return "" if reason == "late-grant" else reason
+
+
+class OldGrant(Holder):
+    def refuses(self, grant: Grant, now: float) -> str:
+        reason = super().refuses(grant, now)
         return "" if reason == "late-grant" else reason
 
 
@@ -140,7 +147,7 @@ class VoterKnowsNoAge(Voter):
 
 class NoMargin(Leader):
     def waits_ms(self) -> float:
-        return self.timing.lease_ms + self.timing.slice_ms
+        return self.timing.lease_ms + self.timing.slice_ms + JIFFY_MS
 
 
 class WaitsTooShort(Leader):
@@ -153,23 +160,9 @@ class WaitsNoSlice(Leader):
         return self.timing.lease_ms
 
 
-class ForgetsItsGrant(Leader):
-    def waits_from(self, node: Node, deposing: Deposing) -> float:
-        return max(deposing.answers.values())
-
-
 class ForgetsTheAcks(Leader):
     def waits_from(self, node: Node, deposing: Deposing) -> float:
         return node.granted_at
-
-
-class NewLeaderKnowsNoGrants(Leader):
-    """What its predecessor granted a moment ago does not count."""
-
-    def __init__(self, name: str, epoch: int, timing: Timing, book: Book, now: float) -> None:
-        super().__init__(name, epoch, timing, book, now)
-        for node in self.nodes.values():
-            node.granted_at = 0.0
 
 
 class OneVoterDeposes(Leader):
@@ -208,6 +201,11 @@ class ChangesAllVoters(Leader):
     def apart(self, voters: tuple[str, ...]) -> tuple[str, ...]:
         """Nobody of those."""
         return ("o1",) if "o1" not in voters else ("n1", "n2", "n3")
+
+    def _ask(self, name: str, deposing: Deposing, now: float) -> list[Command]:
+        asked = self.book.electorates[-1].voters
+        commands = super()._ask(name, deposing, now)
+        return [each for each in commands if isinstance(each, Send) and each.to in asked]
 
     def is_deposed(self, deposing: Deposing) -> bool:
         newest = self.book.electorates[-1]
@@ -290,11 +288,12 @@ class LongSlices(Parts):
     """As long as the lease."""
 
     def slice_ends(self, watcher: Watcher) -> float:
-        return watcher.world.now + watcher.world.setup.timing.lease_ms
-
-    def renew_late(self, watcher: Watcher) -> None:
-        if watcher.world.now < watcher.kernel.live_until:
-            watcher.kernel.live_until = self.slice_ends(watcher)
+        world, live_until = watcher.world, watcher.kernel.live_until
+        if live_until <= world.now:
+            return live_until
+        timing = world.setup.timing
+        # The last of them begins when one of the right length would.
+        return min(live_until - timing.slice_ms, world.now) + timing.lease_ms
 
 
 class StartsSpeaking(Parts):
@@ -353,7 +352,8 @@ MUTANTS: tuple[Mutant, ...] = (
     _mutant("a lapse begins a new incarnation", LapseGoesOn, forgotten),
     _mutant("a grant does not wait for a lease", GrantsWithoutLease, unleased),
     _mutant("a grant is for one incarnation, and fresh", AnyGrant, short_lives),
-    _mutant("an acknowledgement is for one incarnation", AcksOfAnyIncarnation, short_lives),
+    _mutant("a grant is fresh", OldGrant, slow_grant),
+    _mutant("an acknowledgement is for one incarnation", AcksOfAnyIncarnation, echoes),
     _mutant("a leader of the past is refused", AnyLeader),
     _mutant("lower epochs and numbers are refused", NoEpochs),
     _mutant("a deposed incarnation is never acknowledged again", VoterForgetsDeposed),
@@ -362,9 +362,7 @@ MUTANTS: tuple[Mutant, ...] = (
     _mutant("the answer says when the last acknowledgement was", VoterKnowsNoAge),
     _mutant("the wait has a margin for clocks", NoMargin, to_the_edge),
     _mutant("the wait is as long as the lease", WaitsTooShort),
-    _mutant("the wait has the slice in it", WaitsNoSlice),
-    _mutant("the wait counts from the last grant too", ForgetsItsGrant),
-    _mutant("a new leader waits for what the old one granted", NewLeaderKnowsNoGrants, takeover),
+    _mutant("the wait has the slice in it", WaitsNoSlice, to_the_edge),
     _mutant("the wait counts from the last acknowledgement", ForgetsTheAcks),
     _mutant("a majority has to depose", OneVoterDeposes),
     _mutant("answers of voters get old", AnswersLastForEver, late_answer),
@@ -383,5 +381,5 @@ MUTANTS: tuple[Mutant, ...] = (
     _mutant("a grant names everything", KeepsOldRouters),
     _mutant("no wall clock", WallClock),
     _mutant("the store refuses a leader of the past", NoFence),
-    _mutant("no incarnation is used twice", SameNumberAgain, short_lives),
+    _mutant("no incarnation is used twice", SameNumberAgain, echoes),
 )

@@ -12,8 +12,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any
 
+from tests.sim.nemesis import Delay, Echo
 from tests.sim.parts import Parts
 from vrha.core.ownership.commands import Command, Commit, Mute, Permit, Send, StepDown, Tell
 from vrha.core.ownership.holder import Holder
@@ -129,6 +129,7 @@ class Process:
     def deliver(self, message: Message) -> None:
         if not self.alive:
             return
+        self.world.tell(self.name, "paused, gets" if self.paused else "gets", message)
         if self.paused:
             # A socket's buffer is not endless.
             if len(self.inbox) < 200:
@@ -142,6 +143,7 @@ class Process:
             if self.paused or (self.world.pausing and self.world.stumbles(self)):
                 self.rest += commands[place:]
                 return
+            self.world.tell(self.name, "does", command)
             if not self.carry_out(command):
                 return
 
@@ -283,8 +285,7 @@ class Watcher(Process):
     def stopped(self) -> None:
         """The slice that is running now goes on to its end."""
         self.checked = self.holder.may_extend(self.now())
-        ends = self.world.parts.slice_ends(self)
-        self.kernel.live_until = min(self.kernel.live_until, ends)
+        self.kernel.live_until = self.world.parts.slice_ends(self)
 
     def woken(self) -> None:
         """It may have been stopped between its look at the clock and the kernel's transaction."""
@@ -421,8 +422,15 @@ class Orchestrator(Process):
 class World:
     """Everything of one run; `violations` is what it is all about."""
 
-    def __init__(self, seed: int, parts: Parts | None = None, setup: Setup | None = None) -> None:
+    def __init__(
+        self,
+        seed: int,
+        parts: Parts | None = None,
+        setup: Setup | None = None,
+        trace: Callable[[str], None] | None = None,
+    ) -> None:
         self.seed = seed
+        self.trace = trace
         self.random = random.Random(seed)
         self.parts = parts or Parts()
         self.setup = setup or Setup()
@@ -435,6 +443,7 @@ class World:
         self.moves = 0
         self.loss, self.double, self.late = 0.0, 0.0, 0.0
         self.cut: set[tuple[str, str]] = set()
+        self.slow: list[Delay | Echo] = []
         self.pausing = 0.0
         self.can_vote = set(self.setup.voters)
         self.first_electorate = Electorate(1, tuple(sorted(self.setup.voters)))
@@ -451,6 +460,11 @@ class World:
         drawn = self.random.choice((1 - drift, 1.0, 1 + drift, self.random.uniform(0.995, 1.005)))
         rate = dict(self.setup.rates).get(name, drawn)
         return Clock(self.random.uniform(0, 1e9), rate)
+
+    def tell(self, name: str, does: str, what: object) -> None:
+        """For people who look at a failing seed, and to compare two runs of one."""
+        if self.trace is not None:
+            self.trace(f"{self.now:11.3f} {name} {does} {what}")
 
     def at(self, when: float, what: Callable[[], None]) -> None:
         heapq.heappush(self.events, (max(when, self.now), next(self.order), what))
@@ -474,16 +488,23 @@ class World:
         dice = self.random.random
         if sender != to and self.loss and dice() < self.loss:
             return
+
+        def arrive() -> None:
+            if (sender, to) not in self.cut:
+                process.deliver(message)
+
         copies = 2 if self.double and dice() < self.double else 1
         for _ in range(copies):
             delay = 0.05 if sender == to else 0.2 + dice() * 3
             if self.late and dice() < self.late:
                 delay = dice() * 10 * self.setup.timing.lease_ms
-            self.after(delay, lambda: self.arrive(sender, to, process, message))
-
-    def arrive(self, sender: str, to: str, process: Process, message: Message) -> None:
-        if (sender, to) not in self.cut:
-            process.deliver(message)
+            for one in self.slow:
+                if sender in one.these and to in one.those:
+                    if isinstance(one, Echo):
+                        self.after(delay + one.by_ms, arrive)
+                    else:
+                        delay += one.by_ms
+            self.after(delay, arrive)
 
     def stumbles(self, process: Process) -> bool:
         """Whether a pause hits the process here, in the middle of what it does."""
@@ -499,7 +520,8 @@ class World:
         for other in self.watchers.values():
             if other is watcher or other.kernel.live_until <= self.now:
                 continue
-            for router in watcher.kernel.granted.keys() & other.kernel.granted.keys():
+            for router in sorted(watcher.kernel.granted.keys() & other.kernel.granted.keys()):
+                self.tell(watcher.name, "speaks like", other.name)
                 self.violations.append(Violation(self.now, router, (other.name, watcher.name)))
 
     def speakers(self, router: str) -> list[str]:
@@ -509,10 +531,3 @@ class World:
             for name, one in self.watchers.items()
             if router in one.kernel.granted and one.kernel.live_until > self.now
         ]
-
-    def state(self) -> dict[str, Any]:
-        """For people who look at a failing seed."""
-        return {
-            name: (one.kernel.granted, one.kernel.live_until, one.holder.incarnation)
-            for name, one in self.watchers.items()
-        }
