@@ -150,7 +150,7 @@ def old_voters(dice: random.Random, setup: Setup, end: float) -> Iterator[tuple[
         for place, voter in enumerate(("o1", "n2", "o2", "n3")):
             yield at + 300 * place, Elect(voter)
         yield at + 2000, Kill("n1", 60, "lost")
-        yield at + 2060, Delay(LEADERS, ("n1",), dice.uniform(300, 550), 400)
+        yield at + 2060, Delay(LEADERS, ("n1",), dice.uniform(350, 550), 3000)
         yield at + 2060 + dice.uniform(160, 350), Cut(("n1",), LEADERS, 3500, both=False)
 
 
@@ -173,10 +173,9 @@ def echoes(dice: random.Random, setup: Setup, end: float) -> Iterator[tuple[floa
         yield at, Kill("n1", 20, "kept")
         yield at, Echo(("n2", "n3"), ("n1",), length + dice.uniform(50, 400), length)
         yield at + length, Kill("n1", 20, "old")
-        yield (
-            at + length + dice.uniform(300, 440),
-            Cut(("n1",), ("n2", "n3", *LEADERS), 3500, False),
-        )
+        unheard = at + length + dice.uniform(300, 440)
+        yield unheard, Cut(("n1",), LEADERS, 3500)
+        yield unheard, Cut(("n1",), ("n2", "n3"), 3500, both=False)
 
 
 def slow_grant(dice: random.Random, setup: Setup, end: float) -> Iterator[tuple[float, Fault]]:
