@@ -34,7 +34,9 @@ from vrha.core.ownership.voter import Known, Voter
 from vrha.model.ownership import Ack, Electorate, Grant, Holding, Renew
 
 if TYPE_CHECKING:
-    from tests.sim.world import Orchestrator, Process, Watcher
+    from tests.sim.orchestrator import Orchestrator
+    from tests.sim.process import Process
+    from tests.sim.watcher import Watcher
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,9 @@ from vrha.core.ownership.timing import JIFFY_MS
 from vrha.core.ownership.voter import Voter
 
 if TYPE_CHECKING:
-    from tests.sim.world import Orchestrator, Process, Watcher
+    from tests.sim.orchestrator import Orchestrator
+    from tests.sim.process import Process
+    from tests.sim.watcher import Watcher
     from vrha.core.ownership.commands import Commit
 
 
@@ -45,7 +47,8 @@ class Parts:
 
     def now(self, process: Process) -> float:
         """The clock by which the deciders go."""
-        return process.clock.read(process.world.now)
+        clock = process.clock
+        return clock.offset + clock.rate * process.world.now
 
     def true(self, process: Process, read: float) -> float:
         """When that clock will show `read`."""

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tests.sim.machine import Setup, Violation
 from tests.sim.nemesis import (
     Cut,
     Delay,
@@ -21,9 +22,11 @@ from tests.sim.nemesis import (
     Stumble,
     WallJump,
 )
+from tests.sim.orchestrator import Orchestrator
 from tests.sim.parts import Parts
 from tests.sim.scripts import Script, at_random
-from tests.sim.world import Orchestrator, Setup, Violation, Watcher, World
+from tests.sim.watcher import Watcher
+from tests.sim.world import World
 
 CALM_MS = 12_000.0
 """At the end of a run without faults: all must be owned again by then."""

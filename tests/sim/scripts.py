@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 
+from tests.sim.machine import Setup
 from tests.sim.nemesis import (
     Cut,
     Delay,
@@ -20,7 +21,6 @@ from tests.sim.nemesis import (
     Pause,
     schedule,
 )
-from tests.sim.world import Setup
 
 Script = Callable[[random.Random, Setup, float], Iterator[tuple[float, Fault]]]
 LEADERS = ("o1", "o2")
