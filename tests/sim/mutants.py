@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from tests.sim.parts import Parts
 from tests.sim.scripts import (
@@ -41,13 +41,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Mutant:
-    """`rule` is what is gone. `script` draws the faults; `seeds` is how many it may take."""
+    """`rule` is what is gone. `script` draws the faults; `seeds` is how many it may take until the
+    `harm` is done: two owners, or nobody owns a router though all has been well for long."""
 
     name: str
     rule: str
     parts: Parts
     script: Script = at_random
     seeds: int = 500
+    harm: Literal["two owners", "nobody"] = "two owners"
 
 
 # ---- the node

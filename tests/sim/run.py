@@ -28,6 +28,7 @@ from tests.sim.scripts import Script, at_random
 from tests.sim.watcher import Watcher
 from tests.sim.world import World
 
+LENGTH_MS = 60_000.0
 CALM_MS = 12_000.0
 """At the end of a run without faults: all must be owned again by then."""
 SETUPS = (
@@ -148,7 +149,7 @@ def run_seed(
     seed: int,
     parts: Parts | None = None,
     script: Script = at_random,
-    length_ms: float = 60_000.0,
+    length_ms: float = LENGTH_MS,
     trace: Callable[[str], None] | None = None,
 ) -> Outcome:
     """Run one seed: faults, then calm. `trace` is given a line for all that happens."""

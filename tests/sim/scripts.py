@@ -6,7 +6,7 @@ A script draws its instants, so that seeds differ; it is played several times in
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from tests.sim.machine import Setup
 from tests.sim.nemesis import (
@@ -190,3 +190,24 @@ def slow_grant(dice: random.Random, setup: Setup, end: float) -> Iterator[tuple[
         yield at + dice.uniform(50, 400), Cut(("n1",), LEADERS, 5000, both=False)
         yield at + 900, Kill("n2", 20)
         yield at + 900, Kill("n3", 20)
+
+
+SCRIPTS: Mapping[str, Script] = {
+    script.__name__: script
+    for script in (
+        at_random,
+        forgotten,
+        split_answers,
+        late_answer,
+        unleased,
+        forgetful_witness,
+        to_the_edge,
+        short_lives,
+        echoes,
+        slow_grant,
+        elections,
+        old_voters,
+        moves_in_noise,
+    )
+}
+"""By name; the first is that of random faults."""
