@@ -20,6 +20,7 @@ from tests.sim.scripts import (
     late_answer,
     moves_in_noise,
     old_voters,
+    power_lost,
     short_lives,
     slow_grant,
     split_answers,
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from tests.sim.watcher import Watcher
 
 
+Harm = Literal["two owners", "nobody"]
+
+
 @dataclass(frozen=True)
 class Mutant:
     """`rule` is what is gone. `script` draws the faults; `seeds` is how many it may take until the
@@ -49,7 +53,7 @@ class Mutant:
     parts: Parts
     script: Script = at_random
     seeds: int = 500
-    harm: Literal["two owners", "nobody"] = "two owners"
+    harm: Harm = "two owners"
 
 
 # ---- the node
@@ -129,6 +133,13 @@ class VoterForgetsDeposed(Voter):
     def _renewed(self, renew: Renew, now: float) -> list[Command]:
         self.nodes.setdefault(renew.node, Known()).deposed = 0
         return super()._renewed(renew, now)
+
+
+class VoterNeverSpeaks(Voter):
+    """Once restarted, it keeps quiet for good."""
+
+    def is_silent(self, now: float) -> bool:
+        return True
 
 
 class VoterSpeaksAtOnce(Voter):
@@ -268,6 +279,20 @@ class GrantsBeforeTheStore(Leader):
         return super()._grant(name, now)
 
 
+class GrantsFirst(Leader):
+    """Whoever gets a router hears of it before the store does."""
+
+    def give(self, router: str, name: str, now: float) -> list[Command]:
+        return sorted(super().give(router, name, now), key=lambda each: isinstance(each, Commit))
+
+
+class AsksOnce(Leader):
+    """Voters that did not answer are not asked again."""
+
+    def tick(self, now: float) -> list[Command]:
+        return []
+
+
 # ---- kernel, store and process
 
 
@@ -337,7 +362,9 @@ class SameNumberAgain(Parts):
         return super().first_incarnation(last, 0)
 
 
-def _mutant(rule: str, gone: type, script: Script = at_random, seeds: int = 500) -> Mutant:
+def _mutant(
+    rule: str, gone: type, script: Script = at_random, harm: Harm = "two owners", seeds: int = 500
+) -> Mutant:
     if issubclass(gone, Holder):
         parts = Parts(holder=gone)
     elif issubclass(gone, Voter):
@@ -346,7 +373,7 @@ def _mutant(rule: str, gone: type, script: Script = at_random, seeds: int = 500)
         parts = Parts(leader=gone)
     else:
         parts = gone()
-    return Mutant(gone.__name__, rule, parts, script, seeds)
+    return Mutant(gone.__name__, rule, parts, script, seeds, harm)
 
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -378,6 +405,9 @@ MUTANTS: tuple[Mutant, ...] = (
     _mutant("a proof is of this leader, life and epoch", AnyProof, moves_in_noise),
     _mutant("every change of owner raises the epoch", SameEpoch, moves_in_noise),
     _mutant("the store knows an incarnation before it is granted anything", GrantsBeforeTheStore),
+    _mutant("the store knows a right before its node does", GrantsFirst),
+    _mutant("a restarted voter speaks again", VoterNeverSpeaks, harm="nobody"),
+    _mutant("voters are asked until they answer", AsksOnce, power_lost, "nobody"),
     _mutant("the kernel mutes when nobody renews", UserSpaceFence),
     _mutant("a late renewal is refused", LateRenewalRevives),
     _mutant("slices are short", LongSlices, to_the_edge),

@@ -192,6 +192,12 @@ def slow_grant(dice: random.Random, setup: Setup, end: float) -> Iterator[tuple[
         yield at + 900, Kill("n3", 20)
 
 
+def power_lost(dice: random.Random, setup: Setup, end: float) -> Iterator[tuple[float, Fault]]:
+    """A node is gone for good, and what the leader asks the others about it at first is lost."""
+    yield end - 4000, Kill("n1", 1e9)
+    yield end - 3800, Cut(LEADERS, ("n2", "n3"), dice.uniform(500, 1500), both=False)
+
+
 SCRIPTS: Mapping[str, Script] = {
     script.__name__: script
     for script in (
@@ -208,6 +214,7 @@ SCRIPTS: Mapping[str, Script] = {
         elections,
         old_voters,
         moves_in_noise,
+        power_lost,
     )
 }
 """By name; the first is that of random faults."""
