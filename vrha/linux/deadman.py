@@ -18,7 +18,6 @@ import errno
 import os
 import socket
 import struct
-import time
 from collections.abc import Iterable, Sequence
 
 from vrha.errors import PreconditionError, StepError
@@ -33,6 +32,8 @@ _BATCH_END_SIZE = 20
 _ARPHRD_ETHER = struct.pack("=H", 1)
 _ANSWER_LIMIT_S = 0.05
 """The kernel answers within the system call that sends; what is late was lost (netlink(7))."""
+_OLDER_LIMIT = 32
+"""Answers to earlier changes that may wait in the socket: a refused change leaves one or two."""
 _SMALL, _LARGE = 1 << 14, 1 << 20
 _AT_ONCE = 1000
 """Ports in one message: an attribute has at most 65,535 bytes."""
@@ -67,7 +68,7 @@ class DeadMan:
         )
         self._muting = _Batch(nftwire.flush(LIVE), nftwire.flush(ARM), nftwire.flush(GRANTED))
         try:
-            self._known = self.granted()
+            self.granted()
         except BaseException:
             self.close()
             raise
@@ -109,7 +110,6 @@ class DeadMan:
         """
         if not self._holds(self._muting, "mute-failed"):
             raise _ungoverned()
-        self._known = frozenset()
 
     def grant(self, ports: frozenset[str]) -> None:
         """Let exactly these ports speak, all in one transaction.
@@ -117,19 +117,16 @@ class DeadMan:
         A port that stays granted is not touched, so it loses no packet. Raises
         PreconditionError `no-dead-man`, StepError `mute-failed`, `kernel-timeout`.
         """
-        # A dump may miss elements while the kernel resizes the set: what was granted here counts.
         found = self.granted()
-        leaving = (self._known | found) - ports
-        entering = ports - found
+        entering, leaving = ports - found, found - ports
         if not entering and not leaving:
             return
-        self._known |= ports
-        # The kernel refuses to delete what is absent; no packet sees what lies between.
+        # The kernel refuses to delete what is absent, as when somebody else was quicker: so it is
+        # added first; no packet sees what lies between.
         changes = [nftwire.add(GRANTED, *part) for part in _parts(entering | leaving)]
         changes += [nftwire.delete(GRANTED, *part) for part in _parts(leaving)]
         if not self._holds(_Batch(*changes), "mute-failed"):
             raise _ungoverned()
-        self._known = ports
 
     def granted(self) -> frozenset[str]:
         """Names of the ports that may speak while the node is live.
@@ -181,14 +178,12 @@ class DeadMan:
     def _answer(self) -> int:
         """Error number of the first answer to the last batch: what was refused comes before the
         acknowledgement of its last change (net/netfilter/nfnetlink.c, nfnetlink_rcv_batch)."""
-        end = time.monotonic() + _ANSWER_LIMIT_S
-        while True:
+        for _ in range(_OLDER_LIMIT):
             data = self._socket.recv(_SMALL)
             _, kind, _, seq, _ = _HEADER.unpack_from(data)
             if kind == _NLMSG_ERROR and seq == self._seq:
                 return -int(struct.unpack_from("=i", data, _HEADER.size)[0])
-            if time.monotonic() > end:
-                raise TimeoutError("only answers to earlier changes came")
+        raise TimeoutError("only answers to earlier changes came")
 
 
 class _Batch:

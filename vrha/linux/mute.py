@@ -55,8 +55,9 @@ add rule bridge {TABLE} to_relay icmpv6 type {{ nd-router-solicit, nd-neighbor-s
 add rule bridge {TABLE} to_relay udp dport {{ 67, 547 }} drop
 """
 
+# A set with a size is never resized, so a dump of it is whole (net/netfilter/nft_set_hash.c).
 _GOVERNMENT = f"""\
-add set bridge {TABLE} {GRANTED} {{ type ifname; comment "instances that the node may let speak"; }}
+add set bridge {TABLE} {GRANTED} {{ type ifname; size 16384; comment "may speak"; }}
 add set bridge {TABLE} {LIVE} {{ type iface_type; flags timeout; comment "while the lease lasts"; }}
 add set bridge {TABLE} {ARM} {{ type iface_type; flags timeout; comment "before a lease begins"; }}
 add rule bridge {TABLE} from_instances iifname "{PORT_PREFIX}*" iifname != @{GRANTED} drop

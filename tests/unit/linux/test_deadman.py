@@ -121,21 +121,6 @@ def test_any_other_refusal_is_an_error(
     assert told.value.code == code
 
 
-def test_a_grant_of_which_the_answer_was_lost_is_taken_back_by_the_next(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Even if the dump of the set misses it."""
-    sent: list[bytes] = []
-    switch, (_, second) = dead_man(monkeypatch, lambda seq: [], lambda seq: [answer(seq)])
-    with pytest.raises(StepError, match="kernel-timeout"):
-        switch.grant(frozenset({"vrhlost"}))
-    monkeypatch.setattr(
-        second, "send", lambda data: (sent.append(bytes(data)), FakeSocket.send(second, data))
-    )
-    switch.grant(frozenset())
-    assert [batch.count(b"vrhlost") for batch in sent] == [2], "added, since it may be absent"
-
-
 def test_importing_it_brings_little_along() -> None:
     """The process that holds the lease is to start quickly and to stay small."""
     program = "import sys, vrha.linux.deadman; print(*sys.modules)"
