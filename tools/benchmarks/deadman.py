@@ -111,7 +111,7 @@ def table(result: report.Result) -> str:
 
 def _ends(rows: dict[str, list[dict[str, Any]]]) -> str:
     lines = []
-    for field in ("after_end_ms", "after_begin_ms", "resolution_ms"):
+    for field in ("after_end_ms", "after_begin_ms", "before_ms", "resolution_ms"):
         values = sorted(run[field] for run in rows[STOPPED])
         ranks = (0, len(values) // 20, len(values) // 2, len(values) * 19 // 20, -1)
         lines.append([field, *(f"{values[rank]:.2f}" for rank in ranks)])

@@ -149,7 +149,8 @@ def stopped(of: Zone, renewer: Child, dice: random.Random) -> dict[str, Any] | N
     """Stop a pacing renewer at any moment; None when it had lost its lease before, by itself.
 
     `after_end_ms` is the arrival of the last forwarded frame after the end of the last renewal
-    (`after_begin_ms`: after its begin), `resolution_ms` the time from there to the next frame.
+    (`after_begin_ms`: after its begin), `resolution_ms` the time from there to the next frame,
+    `before_ms` that from the frame before it: long when the machine, or its clock tick, stood still.
     """
     renewer.tell("paced")
     renewer.expect("live")
@@ -168,12 +169,14 @@ def stopped(of: Zone, renewer: Child, dice: random.Random) -> dict[str, Any] | N
     time.sleep(_AFTER_S)
     last = max(forwarded)
     later = min((at for number, at in sent.items() if number > last), default=0)
+    earlier = max((at for number, at in sent.items() if number < last), default=0)
     # Stopped in the middle of a renewal: it may have been made, so the time counts from its begin.
     end = end if end > begin else begin
     return {
         "after_end_ms": round((forwarded[last] - end) / 1e6, 3),
         "after_begin_ms": round((forwarded[last] - begin) / 1e6, 3),
         "resolution_ms": round((later - forwarded[last]) / 1e6, 3),
+        "before_ms": round((forwarded[last] - earlier) / 1e6, 3),
         "lost_before": len([n for n in sent if min(forwarded) < n < last and n not in forwarded]),
         "accepted_late": told["revived"],
         "forwarded_late": len(of.router.heard()),
