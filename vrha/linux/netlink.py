@@ -179,13 +179,18 @@ class Netlink:
                 f"the kernel did not answer a netlink request within {_TIMEOUT_S:g} s",
                 "Look for a process that holds the network lock (cat /proc/locks, dmesg).",
             ) from error
-        messages = []
-        offset = 0
-        while offset + 16 <= len(data):
-            length, kind, flags, seq, _ = _HEADER.unpack_from(data, offset)
-            messages.append((kind, flags, seq, data[offset + 16 : offset + length]))
-            offset += (length + 3) & ~3
-        return messages
+        return list(each_message(data))
+
+
+def each_message(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """Messages of one datagram as (type, flags, sequence number, body)."""
+    offset = 0
+    while offset + 16 <= len(data):
+        length, kind, flags, seq, _ = _HEADER.unpack_from(data, offset)
+        if length < 16:
+            return
+        yield kind, flags, seq, data[offset + 16 : offset + length]
+        offset += (length + 3) & ~3
 
 
 def _explanation(flags: int, body: bytes) -> str:
