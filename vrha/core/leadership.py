@@ -52,9 +52,11 @@ def may_take(watch: Watch, ttl_s: float, sole: bool = False) -> bool:
     return sole or not watch.lead.holder or watch.looked - watch.since >= ttl_s
 
 
-def is_sure(confirmed: float, now: float, ttl_s: float) -> bool:
-    """Whether nobody else can have taken the lead from who began its last written beat at
-    `confirmed` (seconds of its own monotonic clock): an observer sees that beat later, and then
-    waits for `ttl_s`.
+def sure_until(confirmed: float, ttl_s: float) -> float:
+    """Until when nobody can have taken the lead from who began to write its last beat at
+    `confirmed` (seconds of its own monotonic clock).
+
+    An observer sees that beat later than it was begun, and then waits for `ttl_s` by a clock that
+    runs differently by DRIFT at most.
     """
-    return now < confirmed + ttl_s * (1 - DRIFT)
+    return confirmed + ttl_s * (1 - DRIFT)

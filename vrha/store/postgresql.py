@@ -38,6 +38,7 @@ REASONS = {
     "53100": ("store-full", "the server's disk is full", "Free space; nothing was lost."),
     "55P03": ("store-locked", "another transaction does not end", "Is another program on it?"),
     "57014": ("store-slow", "a statement took too long", "Look at the server's load and disk."),
+    "25P03": ("store-unavailable", "this process stood still in a transaction", "Is it starved?"),
     "25006": ("store-read-only", "it is read-only", "Name the primary server, not a standby."),
     "28": ("store-refused", "user or password was refused", "See pg_hba.conf on the server."),
     "42501": ("store-refused", "the user lacks rights", "Make it the owner of the database."),
@@ -67,7 +68,7 @@ def make_engine(url: URL) -> Engine:
         """Drops the connection to a server that is there and does not answer."""
 
         def wait(self, gen: Any, *arguments: Any, **named: Any) -> Any:
-            def silent() -> Exception:
+            def silent() -> psycopg.OperationalError:
                 self.pgconn.finish()
                 return psycopg.OperationalError("the server does not answer")
 

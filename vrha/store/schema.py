@@ -46,10 +46,13 @@ class Words(TypeDecorator[str]):
     cache_ok = True
     _ESCAPE = "\x1a"
 
+    def __init__(self, length: int | None = None) -> None:
+        super().__init__(length)
+        self.length = length
+
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[str]:
-        length = self.impl_instance.length
-        bounded = length is not None and dialect.name != "postgresql"
-        return dialect.type_descriptor(String(length) if bounded else Text())
+        bounded = self.length is not None and dialect.name != "postgresql"
+        return dialect.type_descriptor(String(self.length) if bounded else Text())
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
         if value is None:

@@ -72,6 +72,8 @@ def make_engine(path: Path) -> Engine:
 
 def begin(connection: Connection, writes: bool) -> None:
     """Start the transaction; one that only reads waits for nobody."""
-    connection.exec_driver_sql(f"PRAGMA query_only = {'OFF' if writes else 'ON'}")
+    if connection.info.get("writes", True) is not writes:
+        connection.exec_driver_sql(f"PRAGMA query_only = {'OFF' if writes else 'ON'}")
+        connection.info["writes"] = writes
     # A deferred transaction that reads first and writes later can fail half-way with BUSY.
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
