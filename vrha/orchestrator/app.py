@@ -115,7 +115,7 @@ class Orchestrator:
         try:
             self._leadership.keep(over)
         except NotLeaderError as error:
-            log.error("lost the lead: %s", error.message)
+            log.warning("%s", error.message)
         finally:
             over.set()
 

@@ -66,6 +66,7 @@ class Leadership:
     def give_up(self) -> None:
         """Let the next one lead at once. Nothing must be under way any more."""
         if self._store.leader_epoch is None:
+            log.error("lost the lead; %s stands by", self.name)
             return
         try:
             self._store.give_up_lead()
