@@ -215,5 +215,3 @@ def pair(folder: Path, broker: str, store: str, ttl_s: float = TTL_S) -> Iterato
             lambda: not made.first.client.runs(open_only=True), START_S, "nothing is under way"
         )
         yield made
-
-
