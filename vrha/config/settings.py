@@ -148,7 +148,7 @@ class ApiSettings(_Table):
 class OrchestratorSettings(_Table):
     """/etc/vrha/orchestrator.toml"""
 
-    name: Annotated[str, Field(max_length=100)] = ""
+    name: Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9._-]*$")] = ""
     """What others call it; empty: the name of the machine."""
     state_dir: AbsolutePath = Path("/var/lib/vrha")
     api: ApiSettings = ApiSettings()

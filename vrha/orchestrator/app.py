@@ -34,7 +34,7 @@ STORE_RETRY_S = 1.0
 PUBLISH_S = 5.0
 """How long the broker has to confirm a command."""
 JOIN_S = 30.0
-"""A thread that ends waits for store or broker no longer than that."""
+"""At the end of a leadership its threads wait for store and broker no longer than that."""
 
 
 class Orchestrator:
@@ -103,8 +103,9 @@ class Orchestrator:
         finally:
             over.set()
             self._outbox_filled.set()
+            until = time.monotonic() + JOIN_S
             for thread in threads:
-                thread.join(JOIN_S)
+                thread.join(max(until - time.monotonic(), 0))
             # What is not on the wire yet must not go out under somebody else's lead.
             self._publisher.close()
         if any(thread.is_alive() for thread in threads):
