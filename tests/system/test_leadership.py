@@ -97,6 +97,15 @@ def test_a_leader_that_stood_still_does_nothing_more(two: Pair) -> None:
     assert two.first.client.health().leader_epoch == 3
 
 
+def test_a_leader_that_stands_still_swallows_no_report(two: Pair) -> None:
+    """The broker still counts it among those who take them."""
+    two.first.signal(signal.SIGSTOP)
+    wait_until(lambda: two.second.works, TTL_S + SLACK_S, "o2 leads")
+    for _ in range(3):
+        run = two.second.client.restart_network("blue").id
+        assert two.ended(two.second, run).status is RunStatus.DONE
+
+
 def test_a_leader_that_is_stopped_hands_over_at_once(
     tmp_path: Path, broker_url: str, store_url: str
 ) -> None:

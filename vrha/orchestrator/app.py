@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 TICK_S = 0.1
 STORE_RETRY_S = 1.0
 """Pause after a tick that the store did not take; it tells of its trouble no oftener."""
+PREFETCH = 8
+"""Messages of nodes that wait here for those before them."""
 PUBLISH_S = 5.0
 """How long the broker has to confirm a command."""
 JOIN_S = 30.0
@@ -70,6 +72,10 @@ class Orchestrator:
             self._receive,
             declare=(topology.orchestrator_queue(), topology.dead_queue()),
             max_bytes=topology.MAX_UP,
+            # A leader that stands still is given messages until the broker drops it. With room for
+            # more than one, and the higher epoch, the one that follows it gets all of them.
+            prefetch=PREFETCH,
+            priority=lambda: self._store.leader_epoch or 0,
         )
         self._declared: frozenset[str] = frozenset()
 
