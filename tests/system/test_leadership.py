@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import time
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from tests.system.leaderkit import END_S, TTL_S, Pair, pair
 from vrha.errors import RefusedError
 from vrha.model.runs import RunStatus
 from vrha.model.views import RouterStatus
+
+log = logging.getLogger(__name__)
 
 pytestmark = [pytest.mark.root, pytest.mark.system]
 
@@ -60,8 +63,7 @@ def test_a_leader_that_is_killed_is_followed_and_its_run_ends(two: Pair) -> None
     two.first.wait_gone()
     gone = time.monotonic()
     wait_until(lambda: two.second.leads, TTL_S + SLACK_S, "o2 leads")
-    took = time.monotonic() - gone
-    assert took < TTL_S + SLACK_S
+    log.info("followed %.2f s after its death, TTL %g s", time.monotonic() - gone, TTL_S)
     assert two.ended(two.second, run).status is RunStatus.DONE
     assert_done_once(two, by_epoch=2)
     # It comes back, and stands by.
