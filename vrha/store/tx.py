@@ -371,6 +371,14 @@ class Tx:
             update(schema.nodes).where(schema.nodes.c.name == node).values(seen_at=0.0)
         )
 
+    def not_seen_after(self, now: float) -> None:
+        """Count no node as heard later than `now` (seconds, Unix time).
+
+        Another machine, or a clock that was wrong, may have written the time.
+        """
+        table = schema.nodes
+        self._db.execute(update(table).where(table.c.seen_at > now).values(seen_at=now))
+
     def node_states(self) -> tuple[NodeState, ...]:
         """Every node that was ever heard, by name."""
         found = self._db.execute(select(schema.nodes).order_by(schema.nodes.c.name))
