@@ -150,7 +150,7 @@ def stopped(of: Zone, renewer: Child, dice: random.Random) -> dict[str, Any] | N
 
     `after_end_ms` is the arrival of the last forwarded frame after the end of the last renewal
     (`after_begin_ms`: after its begin), `resolution_ms` the time from there to the next frame,
-    `before_ms` that from the frame before it: long when the machine, or its clock tick, stood still.
+    `before_ms` that from the frame before it: long when the machine stood still.
     """
     renewer.tell("paced")
     renewer.expect("live")

@@ -8,8 +8,13 @@ bounded in the same way, by an element of set `arm`.
 
 Adding an element that is there does not renew its timeout (in older kernels), and adding without
 deleting first revives unconditionally: neither happens here. Timeouts are counted in jiffies and
-rounded down, so a slice ends at most one jiffy early and never late; expired elements match no more
-even before they are collected (net/netfilter/nft_set_hash.c, nft_rhash_cmp).
+rounded down, so a slice ends up to one jiffy early (two where it is no whole number of them), and
+late only by as much as the kernel's tick is, as on a virtual machine whose host has no time for it.
+Expired elements match no more even before they are collected (net/netfilter/nft_set_hash.c,
+nft_rhash_cmp).
+
+A renewal waits while another transaction of nftables is committed in the same network namespace:
+a load of 10,000 rules takes some 80 ms.
 """
 
 from __future__ import annotations
