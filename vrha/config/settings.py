@@ -25,7 +25,9 @@ from pydantic import (
 )
 
 from vrha.config.values import NAME
+from vrha.core.ownership.timing import PROFILES
 from vrha.errors import InputError
+from vrha.model.ownership import VOTER_COUNTS
 from vrha.model.runs import Strategy
 
 ORCHESTRATOR_FILE = Path("/etc/vrha/orchestrator.toml")
@@ -145,6 +147,27 @@ class ApiSettings(_Table):
     socket: AbsolutePath = Path("/run/vrha/orchestrator.sock")
 
 
+class OwnershipSettings(_Table):
+    """Who may have routers active. Without `listen` there is no lease, and no watcher is needed."""
+
+    listen: str = ""
+    """`HOST:PORT` for the datagrams of watchers; no host can be left out."""
+    voters: tuple[str, ...] = ()
+    """Those of the first start; nodes, or orchestrators by their names."""
+    peers: dict[str, str] = {}
+    """Addresses (`HOST:PORT`) of all watchers and of the other orchestrators, by name."""
+    keys: AbsolutePath = Path("/etc/vrha/keys")
+    profile: str = "default"
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.profile not in PROFILES:
+            raise ValueError(f"profile must be one of {', '.join(PROFILES)}")
+        if self.listen and len(self.voters) not in VOTER_COUNTS:
+            raise ValueError("voters must be 1, 3 or 5 names")
+        return self
+
+
 class OrchestratorSettings(_Table):
     """/etc/vrha/orchestrator.toml"""
 
@@ -157,6 +180,7 @@ class OrchestratorSettings(_Table):
     leader: LeaderSettings = LeaderSettings()
     run: RunSettings = RunSettings()
     network: NetworkSettings = NetworkSettings()
+    ownership: OwnershipSettings = OwnershipSettings()
 
     @property
     def preferred(self) -> Strategy:
@@ -176,6 +200,8 @@ class AgentSettings(_Table):
     state_dir: AbsolutePath = Path("/var/lib/vrha-agent")
     inventory_s: Seconds = 5.0
     """How often the agent tells what is on its node."""
+    governed: bool = False
+    """Whether a watcher holds the lease of this node: nothing is active without its permission."""
     sync_listen: str = ""
     """`address:port` where other agents bring routers to this node; empty: no moves."""
     bus: BusSettings

@@ -127,6 +127,10 @@ class Switch:
         """Names of all ports that may speak."""
         return self._members(_ACTIVE)
 
+    def granted(self) -> frozenset[str]:
+        """Names of all ports that the watcher permits; all of them count where none governs."""
+        return self._members(nftwire.GRANTED)
+
     def relays(self) -> frozenset[str]:
         """Names of all ports that, while active, may only forward."""
         return self._members(_RELAY)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vrha.model.spec import InstanceRef
+
 MAX_ROUTERS = 2000
 """Of one node, so that a grant fits a datagram of 64 KiB."""
 MAX_VOTERS = 5
@@ -16,6 +18,11 @@ VOTER_COUNTS = (1, 3, 5)
 
 Held = tuple[tuple[str, int], ...]
 """Routers with their epochs, by name."""
+
+
+def instance_key(ref: InstanceRef) -> str:
+    """How a right names one instance of a router."""
+    return f"{ref.router}/{ref.generation}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from vrha.model.messages import Command
 from vrha.orchestrator.engine import Engine, command_place
 from vrha.orchestrator.leadership import Leadership
 from vrha.orchestrator.metrics import Metrics
+from vrha.orchestrator.ownership import Ownership
 from vrha.orchestrator.service import OrchestratorService
 from vrha.store import OutboxRow, Store
 
@@ -46,6 +47,7 @@ class Orchestrator:
         """Raises UnreachableError or PreconditionError when the store cannot be opened."""
         self._life = uuid.uuid4().hex[:8]
         self._outbox_filled = threading.Event()
+        self._ownership: Ownership | None = None
         self._store = Store.open(settings.store_url)
         self._leadership = Leadership(
             self._store,
@@ -56,12 +58,12 @@ class Orchestrator:
         metrics = Metrics()
         run = settings.run
         limits = Limits(step_s=run.step_s, sync_s=run.sync_s, check_in_s=run.check_in_s)
-        self._engine = Engine(self._store, limits, metrics, self._outbox_filled.set)
+        self._engine = Engine(self._store, limits, metrics, self._changed)
         self.service = OrchestratorService(
             self._store,
             self._engine,
             metrics,
-            self._outbox_filled.set,
+            self._changed,
             lambda: self._messages.connected,
             settings.preferred,
         )
@@ -78,15 +80,37 @@ class Orchestrator:
             priority=lambda: self._store.leader_epoch or 0,
         )
         self._declared: frozenset[str] = frozenset()
+        name = settings.name or socket.gethostname()
+        if settings.ownership.listen:
+            self._ownership = Ownership(self._store, name, settings.ownership)
 
     def run(self, stop: threading.Event) -> None:
         """Stand by until it leads, lead until another one does, and so on until `stop`."""
+        if self._ownership is not None:
+            owning = threading.Thread(target=self._own, args=(stop,), name="own", daemon=True)
+            owning.start()
         try:
             while self._leadership.await_lead(stop):
                 self._lead(stop)
         finally:
             self._publisher.close()
             self._store.close()
+
+    def _own(self, stop: threading.Event) -> None:
+        assert self._ownership is not None
+        while not stop.is_set():
+            try:
+                self._ownership.run(stop)
+                self._ownership.close()
+            except Exception:
+                # Without it no node would ever be granted anything again.
+                log.exception("ownership failed")
+                stop.wait(STORE_RETRY_S)
+
+    def _changed(self) -> None:
+        self._outbox_filled.set()
+        if self._ownership is not None:
+            self._ownership.nudge()
 
     def _lead(self, stop: threading.Event) -> None:
         """One leadership: take up open runs, then work until `stop`, or until the lead is lost."""

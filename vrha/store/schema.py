@@ -252,6 +252,31 @@ leader = Table(
     Column("beat", _INT, nullable=False),
 )
 
+rights = Table(
+    "rights",
+    metadata,
+    # An instance, as ROUTER/GENERATION.
+    Column("router", Words(96), primary_key=True),
+    Column("node", Words(64), nullable=False),
+    Column("epoch", _INT, nullable=False),
+    Column("leaving", Boolean, nullable=False),
+)
+
+incarnations = Table(
+    "incarnations",
+    metadata,
+    Column("node", Words(64), primary_key=True),
+    # As text: it has more bits than a signed integer of 64 may come to.
+    Column("incarnation", Words(32), nullable=False),
+)
+
+electorates = Table(
+    "electorates",
+    metadata,
+    Column("version", _INT, primary_key=True, autoincrement=False),
+    Column("voters", Words(), nullable=False),
+)
+
 events = Table(
     "events",
     metadata,

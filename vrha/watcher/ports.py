@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from vrha.errors import PreconditionError
 from vrha.linux import rtnetlink
 from vrha.linux.names import PORT_PREFIX, PortTag, parse_tag
+from vrha.model.ownership import instance_key
 
 _RTMGRP_LINK = 1
 _RECEIVE_BYTES = 1 << 21
@@ -63,7 +64,7 @@ class Ports:
                     self.tags.pop(name, None)
 
     def permitted(self, rights: Mapping[str, int]) -> frozenset[str]:
-        """Ports of the instances that may speak: built since the node owns the router, or named."""
+        """Ports of the instances that may speak."""
         return frozenset(name for name, tag in self.tags.items() if is_permitted(tag, rights))
 
     def _take(self, name: str, alias: str) -> None:
@@ -76,11 +77,5 @@ class Ports:
 
 
 def is_permitted(tag: PortTag, rights: Mapping[str, int]) -> bool:
-    """A right names a router, or (`ROUTER/GENERATION`) one instance that is on its way.
-
-    An instance of an earlier time at which the node owned the router stays mute.
-    """
-    since = rights.get(tag.ref.router)
-    if since is not None and tag.epoch >= since:
-        return True
-    return f"{tag.ref.router}/{tag.ref.generation}" in rights
+    """A right is for one instance: what is left of an earlier one of the router stays mute."""
+    return instance_key(tag.ref) in rights
