@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,6 +49,8 @@ _DNS_S = 1.0
 _GRACE_S = 0.2
 """Seconds between SIGTERM and SIGKILL for what lives in a namespace that is to go."""
 _SWEEPS = 5
+PERMISSION_S = 5.0
+"""For a leader to hear of the node and of the run; it takes some hundred milliseconds at most."""
 """How often processes are looked for: one may start another while it is being ended."""
 
 ANNOUNCE_MS = (0, 1, 5, 20, 100, 500)

@@ -61,7 +61,8 @@ class Watcher:
         self._endpoint = Endpoint(settings.node, settings.listen, settings.peers, keys)
         self._held.callback(self._endpoint.close)
         self._state = State(settings.state_dir, Electorate(1, tuple(sorted(settings.voters))))
-        Switch(tools.need("nft"), governed=True).close()
+        self._switch = Switch(tools.need("nft"), governed=True)
+        self._held.callback(self._switch.close)
         self._kernel = DeadMan()
         self._held.callback(self._kernel.close)
         self._kernel.mute()
@@ -181,6 +182,8 @@ class Watcher:
             if self._kernel.renew(int(self._timing.slice_ms)):
                 self._counts["slices"] += 1
                 return
+            # A table that is gone refuses as well, and then nothing would be held back.
+            self._switch.ensure()
             self._kernel.arm(ARM_MS)
             # Whoever is stopped here finds that the kernel refuses.
             if self._holder.may_extend(clock_ms() + ARM_MS) and self._kernel.fire(
