@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -143,3 +144,17 @@ def test_a_build_on_a_node_without_a_lease_is_rolled_back(
     assert "not-permitted" in f"{run.reason} {run.detail}"
     wait_for(lambda: is_calm(watched), 30, "a zone in which all serve again")
     assert watched.objects() == before
+
+
+def test_a_watcher_that_is_restarted_mutes_nothing(watched: Zone, nemesis: LabNemesis) -> None:
+    """As in an upgrade: the process that follows goes on with the lease."""
+    node = watched.router().node
+    watcher = watched.lab.watcher(node)
+    life = status(watched, node)["incarnation"]
+    with probing(watched.streams()) as results:
+        for _ in range(3):
+            watcher.kill(signal.SIGTERM)
+            watcher.start()
+            wait_for(lambda: is_calm(watched), 10, "the next watcher")
+    assert_nothing_lost(results[0])
+    assert status(watched, node)["incarnation"] == life

@@ -153,7 +153,7 @@ class OwnershipSettings(_Table):
     listen: str = ""
     """`HOST:PORT` for the datagrams of watchers; no host can be left out."""
     voters: tuple[str, ...] = ()
-    """Those of the first start; nodes, or orchestrators by their names."""
+    """1, 3 or 5 nodes, or orchestrators by their names. A change takes effect one by one."""
     peers: dict[str, str] = {}
     """Addresses (`HOST:PORT`) of all watchers and of the other orchestrators, by name."""
     keys: AbsolutePath = Path("/etc/vrha/keys")

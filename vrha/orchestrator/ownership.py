@@ -114,6 +114,7 @@ class Ownership:
         with self._store.reading() as tx:
             states = tx.router_briefs()
             runs = tx.open_runs()
+        self._perform(self._elect(leader))
         wanted = wanted_rights(states, runs)
         leader.book.epochs |= {state.router: state.epoch for state in states}
         now = clock_ms()
@@ -124,6 +125,16 @@ class Ownership:
         for key, right in list(leader.book.rights.items()):
             if right.node and not right.leaving and wanted.get(key) != right.node:
                 self._perform(leader.revoke(key, now))
+
+    def _elect(self, leader: Leader) -> list[Command]:
+        """One step towards the voters of the settings: first who comes, then who goes."""
+        voters = set(leader.book.electorates[-1].voters)
+        coming, going = set(self._first.voters) - voters, voters - set(self._first.voters)
+        if len(leader.book.electorates) > 1 or not coming | going:
+            return []
+        changed = voters | {min(coming)} if coming else voters - {min(going)}
+        log.info("voters from now on: %s", ", ".join(sorted(changed)))
+        return leader.elect(changed, clock_ms())
 
     def _perform(self, commands: list[Command]) -> None:
         """In order; nothing after a commit that failed. Raises as `Store.transaction`."""

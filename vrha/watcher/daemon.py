@@ -18,7 +18,7 @@ from collections import Counter, deque
 from typing import Any
 
 from vrha.core.ownership.commands import Command, Mute, Permit, Send, Tell
-from vrha.core.ownership.holder import Holder, first_incarnation, held_of
+from vrha.core.ownership.holder import Holder, Life, first_incarnation, held_of
 from vrha.core.ownership.voter import Voter
 from vrha.errors import VrhaError
 from vrha.fencing.endpoint import Endpoint
@@ -29,7 +29,7 @@ from vrha.linux.mute import Switch
 from vrha.model.ownership import Depose, Electorate, Message, Renew
 from vrha.watcher.ports import Ports
 from vrha.watcher.settings import WatcherSettings
-from vrha.watcher.state import State
+from vrha.watcher.state import LeaseFile, State
 from vrha.watcher.status import StatusSocket
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Watcher:
     """One watcher. `run` returns when `stop` becomes readable."""
 
     def __init__(self, settings: WatcherSettings) -> None:
-        """Mutes the node, whatever it finds.
+        """Mutes the node, whatever it finds, unless the lease of the process before still lasts.
 
         Raises PreconditionError when machine, keys or state folder do not serve.
         """
@@ -65,27 +65,40 @@ class Watcher:
         self._held.callback(self._switch.close)
         self._kernel = DeadMan()
         self._held.callback(self._kernel.close)
-        self._kernel.mute()
         self._ports = Ports()
         self._held.callback(self._ports.close)
         self._status = StatusSocket(settings.socket, self._tell)
         self._held.callback(self._status.close)
-        incarnation = first_incarnation(self._state.kept.incarnation, secrets.randbits(32))
-        self._state.begins(incarnation)
+        self._lease = LeaseFile(settings.socket.with_suffix(".lease"))
         now = clock_ms()
-        kept = self._state.kept
-        self._holder = Holder(
-            settings.node, self._timing, kept.electorate, incarnation, dict(kept.epochs), now
-        )
+        self._holder = self._begin(now)
         self._voter = Voter(settings.node, self._timing, now)
         self._to_do: deque[Command] = deque()
         self._local: deque[Message] = deque()
+        self._kept_life: Life | None = None
         self._slice_due = now
         self._counts: Counter[str] = Counter()
         self._since = now
 
+    def _begin(self, now: float) -> Holder:
+        kept, settings = self._state.kept, self._settings
+        incarnation = first_incarnation(kept.incarnation, secrets.randbits(32))
+        holder = Holder(
+            settings.node, self._timing, kept.electorate, incarnation, dict(kept.epochs), now
+        )
+        life = self._lease.read()
+        if life is not None and life.incarnation == kept.incarnation and holder.resume(life, now):
+            log.info("the lease lasts for %.0f ms more: nothing is muted", life.lease_end - now)
+            self._kernel.grant(self._ports.permitted(holder.routers))
+            return holder
+        self._lease.forget()
+        self._kernel.mute()
+        self._state.begins(incarnation)
+        return holder
+
     def run(self, stop: int) -> None:
-        """Work until `stop` is readable. On the way out the node is muted: nobody renews."""
+        """Work until `stop` is readable. Then the kernel goes on to the end of the lease at most:
+        time for a next process to take it over."""
         _take_precedence()
         with selectors.DefaultSelector() as selector, self._held:
             for each in (stop, self._endpoint, self._ports, self._status):
@@ -96,8 +109,16 @@ class Watcher:
                 wait_ms = max(0.0, self._due() - clock_ms())
                 for key, _ in selector.select(wait_ms / 1000):
                     if key.data is stop:
+                        self._leave()
                         return
                     self._serve(key.data)
+
+    def _leave(self) -> None:
+        """One last slice, to the end of the lease."""
+        left = (self._holder.lease_end or 0.0) - clock_ms()
+        if left > self._timing.slice_ms and not self._to_do:
+            with contextlib.suppress(VrhaError):
+                self._kernel.renew(int(left))
 
     def _due(self) -> float:
         if self._local:
@@ -126,6 +147,10 @@ class Watcher:
     def _take(self, message: Message) -> None:
         if not isinstance(message, Renew | Depose):
             self._perform(self._holder.receive(message, clock_ms()))
+            life = self._holder.saved()
+            if life is not None and life != self._kept_life:
+                self._kept_life = life
+                self._lease.write(life)
         elif self._settings.node in self._holder.electorate.voters:
             self._perform(self._voter.receive(message, clock_ms()))
 
@@ -145,6 +170,7 @@ class Watcher:
         match command:
             case Mute():
                 self._kernel.mute()
+                self._lease.forget()
                 self._state.begins(command.incarnation)
                 self._counts["mutes"] += 1
                 log.warning("the lease has ended: muted; incarnation %x", command.incarnation)

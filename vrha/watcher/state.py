@@ -6,11 +6,13 @@ random part of its number too), so nothing here waits for a disk.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from vrha.core.ownership.holder import Life
 from vrha.errors import PreconditionError, StepError
 from vrha.model.ownership import Electorate, Held
 
@@ -63,6 +65,35 @@ class State:
         except OSError as error:
             raise StepError("state-dir", f"cannot write {self._path}: {error.strerror}") from error
         self.kept = kept
+
+
+class LeaseFile:
+    """The lease, in memory (tmpfs) and for this boot only: for the process that follows."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+    def write(self, life: Life) -> None:
+        """Whoever cannot keep it begins anew after a restart: no more than that is lost."""
+        fresh = self._path.with_suffix(".new")
+        with contextlib.suppress(OSError):
+            fresh.write_text(json.dumps({"boot": self._boot, **asdict(life)}))
+            os.replace(fresh, self._path)
+
+    def read(self) -> Life | None:
+        """That of the process before; None where there is none, or of another boot."""
+        try:
+            loaded = json.loads(self._path.read_text())
+            if loaded.pop("boot") != self._boot:
+                return None
+            loaded["routers"] = tuple((str(r), int(e)) for r, e in loaded["routers"])
+            return Life(**loaded)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    def forget(self) -> None:
+        self._path.unlink(missing_ok=True)
 
 
 def _parsed(text: str, path: Path) -> Kept:
