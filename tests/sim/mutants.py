@@ -7,44 +7,53 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from tests.sim.parts import Parts
 from tests.sim.scripts import (
     Script,
     at_random,
+    echoes,
     elections,
     forgetful_witness,
     forgotten,
     late_answer,
     moves_in_noise,
     old_voters,
+    power_lost,
     short_lives,
+    slow_grant,
     split_answers,
-    takeover,
     to_the_edge,
     unleased,
 )
-from vrha.core.ownership.commands import Command, Commit, Right
+from vrha.core.ownership.commands import Command, Commit, Right, Send
 from vrha.core.ownership.holder import Holder
-from vrha.core.ownership.leader import Book, Deposing, Leader, Node
-from vrha.core.ownership.timing import Timing
+from vrha.core.ownership.leader import Deposing, Leader, Node
+from vrha.core.ownership.timing import JIFFY_MS
 from vrha.core.ownership.voter import Known, Voter
 from vrha.model.ownership import Ack, Electorate, Grant, Holding, Renew
 
 if TYPE_CHECKING:
-    from tests.sim.world import Orchestrator, Process, Watcher
+    from tests.sim.orchestrator import Orchestrator
+    from tests.sim.process import Process
+    from tests.sim.watcher import Watcher
+
+
+Harm = Literal["two owners", "nobody"]
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """`rule` is what is gone. `script` draws the faults; `seeds` is how many it may take."""
+    """`rule` is what is gone. `script` draws the faults; `seeds` is how many it may take until the
+    `harm` is done: two owners, or nobody owns a router though all has been well for long."""
 
     name: str
     rule: str
     parts: Parts
     script: Script = at_random
     seeds: int = 500
+    harm: Harm = "two owners"
 
 
 # ---- the node
@@ -81,10 +90,16 @@ class GrantsWithoutLease(Holder):
 
 
 class AnyGrant(Holder):
-    """For whatever incarnation, however old. Each of both rules covers for the other."""
+    """For whatever incarnation, however old."""
 
     def refuses(self, grant: Grant, now: float) -> str:
         reason = super().refuses(replace(grant, incarnation=self.incarnation), now)
+        return "" if reason == "late-grant" else reason
+
+
+class OldGrant(Holder):
+    def refuses(self, grant: Grant, now: float) -> str:
+        reason = super().refuses(grant, now)
         return "" if reason == "late-grant" else reason
 
 
@@ -120,6 +135,13 @@ class VoterForgetsDeposed(Voter):
         return super()._renewed(renew, now)
 
 
+class VoterNeverSpeaks(Voter):
+    """Once restarted, it keeps quiet for good."""
+
+    def is_silent(self, now: float) -> bool:
+        return True
+
+
 class VoterSpeaksAtOnce(Voter):
     def is_silent(self, now: float) -> bool:
         return False
@@ -140,7 +162,7 @@ class VoterKnowsNoAge(Voter):
 
 class NoMargin(Leader):
     def waits_ms(self) -> float:
-        return self.timing.lease_ms + self.timing.slice_ms
+        return self.timing.lease_ms + self.timing.slice_ms + JIFFY_MS
 
 
 class WaitsTooShort(Leader):
@@ -153,23 +175,9 @@ class WaitsNoSlice(Leader):
         return self.timing.lease_ms
 
 
-class ForgetsItsGrant(Leader):
-    def waits_from(self, node: Node, deposing: Deposing) -> float:
-        return max(deposing.answers.values())
-
-
 class ForgetsTheAcks(Leader):
     def waits_from(self, node: Node, deposing: Deposing) -> float:
         return node.granted_at
-
-
-class NewLeaderKnowsNoGrants(Leader):
-    """What its predecessor granted a moment ago does not count."""
-
-    def __init__(self, name: str, epoch: int, timing: Timing, book: Book, now: float) -> None:
-        super().__init__(name, epoch, timing, book, now)
-        for node in self.nodes.values():
-            node.granted_at = 0.0
 
 
 class OneVoterDeposes(Leader):
@@ -208,6 +216,11 @@ class ChangesAllVoters(Leader):
     def apart(self, voters: tuple[str, ...]) -> tuple[str, ...]:
         """Nobody of those."""
         return ("o1",) if "o1" not in voters else ("n1", "n2", "n3")
+
+    def _ask(self, name: str, deposing: Deposing, now: float) -> list[Command]:
+        asked = self.book.electorates[-1].voters
+        commands = super()._ask(name, deposing, now)
+        return [each for each in commands if isinstance(each, Send) and each.to in asked]
 
     def is_deposed(self, deposing: Deposing) -> bool:
         newest = self.book.electorates[-1]
@@ -266,6 +279,20 @@ class GrantsBeforeTheStore(Leader):
         return super()._grant(name, now)
 
 
+class GrantsFirst(Leader):
+    """Whoever gets a router hears of it before the store does."""
+
+    def give(self, router: str, name: str, now: float) -> list[Command]:
+        return sorted(super().give(router, name, now), key=lambda each: isinstance(each, Commit))
+
+
+class AsksOnce(Leader):
+    """Voters that did not answer are not asked again."""
+
+    def tick(self, now: float) -> list[Command]:
+        return []
+
+
 # ---- kernel, store and process
 
 
@@ -290,11 +317,12 @@ class LongSlices(Parts):
     """As long as the lease."""
 
     def slice_ends(self, watcher: Watcher) -> float:
-        return watcher.world.now + watcher.world.setup.timing.lease_ms
-
-    def renew_late(self, watcher: Watcher) -> None:
-        if watcher.world.now < watcher.kernel.live_until:
-            watcher.kernel.live_until = self.slice_ends(watcher)
+        world, live_until = watcher.world, watcher.kernel.live_until
+        if live_until <= world.now:
+            return live_until
+        timing = world.setup.timing
+        # The last of them begins when one of the right length would.
+        return min(live_until - timing.slice_ms, world.now) + timing.lease_ms
 
 
 class StartsSpeaking(Parts):
@@ -334,7 +362,9 @@ class SameNumberAgain(Parts):
         return super().first_incarnation(last, 0)
 
 
-def _mutant(rule: str, gone: type, script: Script = at_random, seeds: int = 500) -> Mutant:
+def _mutant(
+    rule: str, gone: type, script: Script = at_random, harm: Harm = "two owners", seeds: int = 500
+) -> Mutant:
     if issubclass(gone, Holder):
         parts = Parts(holder=gone)
     elif issubclass(gone, Voter):
@@ -343,7 +373,7 @@ def _mutant(rule: str, gone: type, script: Script = at_random, seeds: int = 500)
         parts = Parts(leader=gone)
     else:
         parts = gone()
-    return Mutant(gone.__name__, rule, parts, script, seeds)
+    return Mutant(gone.__name__, rule, parts, script, seeds, harm)
 
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -353,7 +383,8 @@ MUTANTS: tuple[Mutant, ...] = (
     _mutant("a lapse begins a new incarnation", LapseGoesOn, forgotten),
     _mutant("a grant does not wait for a lease", GrantsWithoutLease, unleased),
     _mutant("a grant is for one incarnation, and fresh", AnyGrant, short_lives),
-    _mutant("an acknowledgement is for one incarnation", AcksOfAnyIncarnation, short_lives),
+    _mutant("a grant is fresh", OldGrant, slow_grant),
+    _mutant("an acknowledgement is for one incarnation", AcksOfAnyIncarnation, echoes),
     _mutant("a leader of the past is refused", AnyLeader),
     _mutant("lower epochs and numbers are refused", NoEpochs),
     _mutant("a deposed incarnation is never acknowledged again", VoterForgetsDeposed),
@@ -362,9 +393,7 @@ MUTANTS: tuple[Mutant, ...] = (
     _mutant("the answer says when the last acknowledgement was", VoterKnowsNoAge),
     _mutant("the wait has a margin for clocks", NoMargin, to_the_edge),
     _mutant("the wait is as long as the lease", WaitsTooShort),
-    _mutant("the wait has the slice in it", WaitsNoSlice),
-    _mutant("the wait counts from the last grant too", ForgetsItsGrant),
-    _mutant("a new leader waits for what the old one granted", NewLeaderKnowsNoGrants, takeover),
+    _mutant("the wait has the slice in it", WaitsNoSlice, to_the_edge),
     _mutant("the wait counts from the last acknowledgement", ForgetsTheAcks),
     _mutant("a majority has to depose", OneVoterDeposes),
     _mutant("answers of voters get old", AnswersLastForEver, late_answer),
@@ -376,6 +405,9 @@ MUTANTS: tuple[Mutant, ...] = (
     _mutant("a proof is of this leader, life and epoch", AnyProof, moves_in_noise),
     _mutant("every change of owner raises the epoch", SameEpoch, moves_in_noise),
     _mutant("the store knows an incarnation before it is granted anything", GrantsBeforeTheStore),
+    _mutant("the store knows a right before its node does", GrantsFirst),
+    _mutant("a restarted voter speaks again", VoterNeverSpeaks, harm="nobody"),
+    _mutant("voters are asked until they answer", AsksOnce, power_lost, "nobody"),
     _mutant("the kernel mutes when nobody renews", UserSpaceFence),
     _mutant("a late renewal is refused", LateRenewalRevives),
     _mutant("slices are short", LongSlices, to_the_edge),
@@ -383,5 +415,5 @@ MUTANTS: tuple[Mutant, ...] = (
     _mutant("a grant names everything", KeepsOldRouters),
     _mutant("no wall clock", WallClock),
     _mutant("the store refuses a leader of the past", NoFence),
-    _mutant("no incarnation is used twice", SameNumberAgain, short_lives),
+    _mutant("no incarnation is used twice", SameNumberAgain, echoes),
 )

@@ -38,6 +38,26 @@ class Cut:
 
 
 @dataclass(frozen=True, slots=True)
+class Delay:
+    """Datagrams from any of `these` to any of `those` take `by_ms` longer, for `ms`."""
+
+    these: tuple[str, ...]
+    those: tuple[str, ...]
+    by_ms: float
+    ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """Datagrams from any of `these` to any of `those` come once more `by_ms` later, for `ms`."""
+
+    these: tuple[str, ...]
+    those: tuple[str, ...]
+    by_ms: float
+    ms: float
+
+
+@dataclass(frozen=True, slots=True)
 class Noise:
     """Shares of datagrams that are lost, doubled, late (up to 10 leases), for `ms`."""
 
@@ -93,7 +113,8 @@ class Elect:
 
 
 Fault = (
-    Pause | Kill | Cut | Noise | Stumble | StoreDown | StoreUnsure | WallJump | Move | Elect
+    Pause | Kill | Cut | Delay | Echo | Noise | Stumble
+    | StoreDown | StoreUnsure | WallJump | Move | Elect
 )  # fmt: skip
 
 

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 from vrha.core.ownership.holder import Holder, first_incarnation
 from vrha.core.ownership.leader import Leader
+from vrha.core.ownership.timing import JIFFY_MS
 from vrha.core.ownership.voter import Voter
 
 if TYPE_CHECKING:
-    from tests.sim.world import Orchestrator, Process, Watcher
+    from tests.sim.orchestrator import Orchestrator
+    from tests.sim.process import Process
+    from tests.sim.watcher import Watcher
     from vrha.core.ownership.commands import Commit
-
-ARM_MS = 20.0
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,13 @@ class Parts:
         return -1.0 if end is None else self.true(watcher, end)
 
     def slice_ends(self, watcher: Watcher) -> float:
-        """When the kernel mutes a node whose process stops now."""
-        return watcher.world.now + watcher.world.setup.timing.slice_ms
+        """When the kernel mutes a node whose process stops now: after the slice that is running,
+        and up to a tick of the kernel late."""
+        world, live_until = watcher.world, watcher.kernel.live_until
+        if live_until <= world.now:
+            return live_until
+        late = JIFFY_MS * world.random.random()
+        return min(live_until, world.now + world.setup.timing.slice_ms) + late
 
     def renew_late(self, watcher: Watcher) -> None:
         """A batch that was decided on before a pause: refused once the slice has ended."""
@@ -41,7 +47,8 @@ class Parts:
 
     def now(self, process: Process) -> float:
         """The clock by which the deciders go."""
-        return process.clock.read(process.world.now)
+        clock = process.clock
+        return clock.offset + clock.rate * process.world.now
 
     def true(self, process: Process, read: float) -> float:
         """When that clock will show `read`."""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from tests.sim.machine import Setup, Violation
 from tests.sim.nemesis import (
     Cut,
+    Delay,
+    Echo,
     Elect,
     Fault,
     Kill,
@@ -18,10 +22,13 @@ from tests.sim.nemesis import (
     Stumble,
     WallJump,
 )
+from tests.sim.orchestrator import Orchestrator
 from tests.sim.parts import Parts
 from tests.sim.scripts import Script, at_random
-from tests.sim.world import Orchestrator, Setup, Violation, Watcher, World
+from tests.sim.watcher import Watcher
+from tests.sim.world import World
 
+LENGTH_MS = 60_000.0
 CALM_MS = 12_000.0
 """At the end of a run without faults: all must be owned again by then."""
 SETUPS = (
@@ -43,6 +50,7 @@ class SimNemesis:
     def strike(self, fault: Fault) -> None:
         world = self.world
         world.faults += 1
+        world.tell("nemesis", "does", fault)
         match fault:
             case Pause():
                 world.processes[fault.name].pause(fault.ms)
@@ -53,6 +61,9 @@ class SimNemesis:
                 pairs |= {(b, a) for a, b in pairs} if fault.both else set()
                 world.cut |= pairs
                 world.after(fault.ms, lambda: world.cut.difference_update(pairs))
+            case Delay() | Echo():
+                world.slow.append(fault)
+                world.after(fault.ms, lambda: self.quick(fault))
             case Noise():
                 world.loss, world.double, world.late = fault.loss, fault.double, fault.late
                 world.after(fault.ms, self.quiet)
@@ -106,8 +117,13 @@ class SimNemesis:
     def store_back(self) -> None:
         self.world.store.up, self.world.store.unsure = True, 0.0
 
+    def quick(self, fault: Delay | Echo) -> None:
+        if fault in self.world.slow:
+            self.world.slow.remove(fault)
+
     def heal(self) -> None:
         self.world.cut.clear()
+        self.world.slow.clear()
         self.quiet()
         self.steady()
         self.store_back()
@@ -133,11 +149,14 @@ def run_seed(
     seed: int,
     parts: Parts | None = None,
     script: Script = at_random,
-    length_ms: float = 60_000.0,
+    length_ms: float = LENGTH_MS,
+    trace: Callable[[str], None] | None = None,
 ) -> Outcome:
-    """Run one seed: faults, then calm."""
+    """Run one seed: faults, then calm. `trace` is given a line for all that happens."""
     # A script is about nodes that it names.
-    world = World(seed, parts, SETUPS[seed % len(SETUPS)] if script is at_random else DIRECTED)
+    world = World(
+        seed, parts, SETUPS[seed % len(SETUPS)] if script is at_random else DIRECTED, trace
+    )
     nemesis = SimNemesis(world)
     dice = random.Random(seed ^ 0x5EED)
     names = world.setup
@@ -149,5 +168,5 @@ def run_seed(
     unowned = ()
     if not world.violations:
         unowned = tuple(r for r in names.routers if len(world.speakers(r)) != 1)
-    epochs = sum(right.epoch for right in world.store.book.rights.values())
+    epochs = sum(world.store.book.epochs.values())
     return Outcome(seed, tuple(world.violations), unowned, world.done, world.faults, epochs)

@@ -6,10 +6,21 @@ A script draws its instants, so that seeds differ; it is played several times in
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
-from tests.sim.nemesis import Cut, Elect, Fault, Kill, Move, Noise, Pause, schedule
-from tests.sim.world import Setup
+from tests.sim.machine import Setup
+from tests.sim.nemesis import (
+    Cut,
+    Delay,
+    Echo,
+    Elect,
+    Fault,
+    Kill,
+    Move,
+    Noise,
+    Pause,
+    schedule,
+)
 
 Script = Callable[[random.Random, Setup, float], Iterator[tuple[float, Fault]]]
 LEADERS = ("o1", "o2")
@@ -89,11 +100,22 @@ def forgetful_witness(
 
 
 def to_the_edge(dice: random.Random, setup: Setup, end: float) -> Iterator[tuple[float, Fault]]:
-    """A node is cut off, and stopped just when it renews its last slice but one."""
-    for at, moves in _times(dice, setup, end, 3500):
+    """A watcher begins, so that its renewals are foreseen. The leader loses sight of it and asks
+    the voters just after they acknowledged the seventh. The watcher is stopped when it is about to
+    renew its last slice, and is back to do so just before the kernel would have muted."""
+    slow = 1 / dict(setup.rates)["n1"]
+    for at, moves in _times(dice, setup, end, 5000):
         yield from moves
-        yield at, Cut(("n1",), ("n2", "n3", *LEADERS), 2500)
-        yield at + dice.uniform(340, 500), Pause("n1", dice.uniform(95, 100))
+        begins = at + 30
+        last = begins + 6 * setup.timing.renew_ms * slow
+        lease_end = last + setup.timing.lease_ms * slow
+        yield at, Kill("n1", 30)
+        yield begins + 470, Cut(("n1",), LEADERS, 3000)
+        yield begins + 780, Cut(LEADERS, ("n2", "n3"), last + 4 - begins - 780)
+        yield last + 7, Cut(("n1",), ("n2", "n3"), 3000)
+        stops = lease_end - setup.timing.slice_ms * slow - dice.uniform(0.05, 2)
+        yield stops, Pause("n1", setup.timing.slice_ms - dice.uniform(0.05, 1))
+        yield stops + setup.timing.slice_ms, Pause("n1", 1500)
 
 
 def short_lives(dice: random.Random, setup: Setup, end: float) -> Iterator[tuple[float, Fault]]:
@@ -120,24 +142,16 @@ def elections(dice: random.Random, setup: Setup, end: float) -> Iterator[tuple[f
 
 
 def old_voters(dice: random.Random, setup: Setup, end: float) -> Iterator[tuple[float, Fault]]:
-    """A node comes back that knows the voters of long ago only; what it is granted comes late."""
+    """All voters but n1 are others now. It comes back without its disk, so it has its lease from
+    those of old; a grant by which it would learn better is late, and the leader loses sight of
+    it."""
     for at, moves in _times(dice, setup, end, 7000):
         yield from moves
         for place, voter in enumerate(("o1", "n2", "o2", "n3")):
             yield at + 300 * place, Elect(voter)
         yield at + 2000, Kill("n1", 60, "lost")
-        yield at + 2050, Noise(0.0, 0.2, 0.6, 1500)
-        yield at + dice.uniform(2250, 2700), Cut(("n1",), LEADERS, 3500)
-
-
-def takeover(dice: random.Random, setup: Setup, end: float) -> Iterator[tuple[float, Fault]]:
-    """The leader is killed when it has just granted something, and the node falls silent."""
-    for at, moves in _times(dice, setup, end, 5000):
-        yield from moves
-        yield at, Kill("n1", 20)
-        yield at + dice.uniform(20, 120), Kill("o1", 3000)
-        yield at + dice.uniform(20, 120), Kill("o2", 300)
-        yield at + dice.uniform(100, 700), Cut(("n1",), ("n2", "n3", *LEADERS), 2500)
+        yield at + 2060, Delay(LEADERS, ("n1",), dice.uniform(350, 550), 3000)
+        yield at + 2060 + dice.uniform(160, 350), Cut(("n1",), LEADERS, 3500, both=False)
 
 
 def moves_in_noise(dice: random.Random, setup: Setup, end: float) -> Iterator[tuple[float, Fault]]:
@@ -147,3 +161,60 @@ def moves_in_noise(dice: random.Random, setup: Setup, end: float) -> Iterator[tu
         yield at, Noise(0.05, 0.4, 0.3, 4000)
         for place in range(12):
             yield at + 300 * place + dice.uniform(0, 200), Move(dice.choice(setup.routers))
+
+
+def echoes(dice: random.Random, setup: Setup, end: float) -> Iterator[tuple[float, Fault]]:
+    """A watcher has a short life that only voters hear of, and loses its last write with its end.
+    The next life is soon heard by nobody, and hears again what the voters said to the last."""
+    for at, moves in _times(dice, setup, end, 6000):
+        yield from moves
+        length = dice.uniform(800, 950)
+        yield at - 20, Cut(("n1",), LEADERS, length + 45)
+        yield at, Kill("n1", 20, "kept")
+        yield at, Echo(("n2", "n3"), ("n1",), length + dice.uniform(50, 400), length)
+        yield at + length, Kill("n1", 20, "old")
+        unheard = at + length + dice.uniform(300, 440)
+        yield unheard, Cut(("n1",), LEADERS, 3500)
+        yield unheard, Cut(("n1",), ("n2", "n3"), 3500, both=False)
+
+
+def slow_grant(dice: random.Random, setup: Setup, end: float) -> Iterator[tuple[float, Fault]]:
+    """A watcher begins that hears of no voter. The leader grants it what it had, loses sight of it
+    and deposes it; those who did it are restarted, and acknowledge what they had deposed. Then the
+    grant comes."""
+    for at, moves in _times(dice, setup, end, 8000):
+        yield from moves
+        yield at, Cut(("n1",), ("n2", "n3"), 1800)
+        yield at, Kill("n1", 20)
+        yield at, Delay(LEADERS, ("n1",), dice.uniform(2200, 2800), 1000)
+        yield at + dice.uniform(50, 400), Cut(("n1",), LEADERS, 5000, both=False)
+        yield at + 900, Kill("n2", 20)
+        yield at + 900, Kill("n3", 20)
+
+
+def power_lost(dice: random.Random, setup: Setup, end: float) -> Iterator[tuple[float, Fault]]:
+    """A node is gone for good, and what the leader asks the others about it at first is lost."""
+    yield end - 4000, Kill("n1", 1e9)
+    yield end - 3800, Cut(LEADERS, ("n2", "n3"), dice.uniform(500, 1500), both=False)
+
+
+SCRIPTS: Mapping[str, Script] = {
+    script.__name__: script
+    for script in (
+        at_random,
+        forgotten,
+        split_answers,
+        late_answer,
+        unleased,
+        forgetful_witness,
+        to_the_edge,
+        short_lives,
+        echoes,
+        slow_grant,
+        elections,
+        old_voters,
+        moves_in_noise,
+        power_lost,
+    )
+}
+"""By name; the first is that of random faults."""

@@ -119,11 +119,10 @@ class Ownership:
         leader.book.epochs |= {state.router: state.epoch for state in states}
         now = clock_ms()
         for key, node in wanted.items():
-            right = leader.book.rights.get(key)
-            if right is None or not right.node:
+            if key not in leader.book.rights:
                 self._perform(leader.give(key, node, now, beside=True))
         for key, right in list(leader.book.rights.items()):
-            if right.node and not right.leaving and wanted.get(key) != right.node:
+            if not right.leaving and wanted.get(key) != right.node:
                 self._perform(leader.revoke(key, now))
 
     def _elect(self, leader: Leader) -> list[Command]:

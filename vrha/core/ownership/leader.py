@@ -29,7 +29,7 @@ from vrha.model.ownership import (
 
 @dataclass(slots=True)
 class Book:
-    """What the store knows: rights by router, the newest incarnation of each node that may have
+    """What the store knows: rights by router (none of it is free), the newest incarnation of each node that may have
     been granted anything, the electorates by which such incarnations may count, and the highest
     epoch of each router."""
 
@@ -41,7 +41,7 @@ class Book:
     by_router: dict[str, dict[str, Right]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for right in self.rights.values():
+        for right in list(self.rights.values()):
             self._place(right)
 
     def apply(self, commit: Commit) -> set[str]:
@@ -53,7 +53,7 @@ class Book:
                 concerned.add(before.node)
                 self.by_node.get(before.node, {}).pop(right.router, None)
                 self.by_router.get(before.owned, {}).pop(right.router, None)
-            self.rights[right.router] = right
+            self.rights.pop(right.router, None)
             self._place(right)
         self.incarnations.update(commit.incarnations)
         self.electorates = commit.electorates or self.electorates
@@ -70,6 +70,7 @@ class Book:
     def _place(self, right: Right) -> None:
         self.epochs[right.owned] = max(right.epoch, self.epochs.get(right.owned, 0))
         if right.node:
+            self.rights[right.router] = right
             self.by_router.setdefault(right.owned, {})[right.router] = right
             self.by_node.setdefault(right.node, {})[right.router] = right
 
@@ -170,8 +171,8 @@ class Leader:
 
     def revoke(self, router: str, now: float) -> list[Command]:
         """Ask the node of the router to give it up. It is free once the node has proved it."""
-        right = self.book.rights[router]
-        if not right.node or right.leaving:
+        right = self.book.rights.get(router)
+        if right is None or right.leaving:
             return []
         leaving = Right(router, right.node, self.book.next_epoch(right), leaving=True)
         return [*self._commit(rights=(leaving,)), *self._grant(right.node, now)]
