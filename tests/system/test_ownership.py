@@ -26,7 +26,7 @@ from vrha.model.runs import RunStatus, Strategy
 pytestmark = [pytest.mark.root, pytest.mark.system]
 
 TIMING = PROFILES["default"]
-OUTAGE_MS = float(os.environ.get("VRHA_TEST_OUTAGE_S", "4")) * 1000
+OUTAGE_MS = float(os.environ.get("VRHA_TEST_OUTAGE_S", "3")) * 1000
 """How long something is away; the figures in the docs are of 60 s."""
 GATEWAY = "10.1.1.1"
 

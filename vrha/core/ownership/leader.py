@@ -29,9 +29,9 @@ from vrha.model.ownership import (
 
 @dataclass(slots=True)
 class Book:
-    """What the store knows: rights by router (none of it is free), the newest incarnation of each node that may have
-    been granted anything, the electorates by which such incarnations may count, and the highest
-    epoch of each router."""
+    """What the store knows: rights by router (none of them is free), the newest incarnation of each
+    node that may have been granted anything, the electorates by which such incarnations may count,
+    and the highest epoch of each router."""
 
     electorates: tuple[Electorate, ...]
     rights: dict[str, Right] = field(default_factory=dict)
