@@ -102,8 +102,10 @@ class Ownership:
             self._compare(leader)
 
     def _begin(self, epoch: int) -> Leader:
-        with self._store.reading() as tx:
+        with self._store.transaction() as tx:
             book = tx.book(self._first)
+            # From the first day on it is the store that knows who votes, and not the settings.
+            tx.commit_rights(Commit(electorates=book.electorates))
         leader = Leader(self._name, epoch, self._timing, book, clock_ms())
         # Nodes know numbers of this leader epoch, when it is taken up again after an error.
         self._numbers += 1_000_000
