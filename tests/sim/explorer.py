@@ -305,7 +305,7 @@ def explore(parts: Parts, voters: int, events: int, faults: int) -> Found:
 
 
 def copy_of_book(book: Book) -> Book:
-    return Book(book.electorates, dict(book.rights), dict(book.incarnations))
+    return Book(book.electorates, dict(book.rights), dict(book.incarnations), dict(book.epochs))
 
 
 def _copy_of_holder(holder: Holder) -> Holder:

@@ -6,6 +6,7 @@ says all that its receiver needs. No instant crosses a machine, only ages.
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 
 from vrha.model.spec import InstanceRef
@@ -36,12 +37,17 @@ class Electorate:
     def majority(self) -> int:
         return len(self.voters) // 2 + 1
 
+    @property
+    def tag(self) -> int:
+        """Version and voters in a number: settings of two machines may differ in the voters."""
+        return self.version << 32 | zlib.crc32(" ".join(self.voters).encode())
+
 
 @dataclass(frozen=True, slots=True)
 class Renew:
     """A node asks all voters, and tells the leaders, that its `incarnation` goes on.
 
-    `seq` grows by one with each; `electorate` is the version by which the node counts votes.
+    `seq` grows by one with each; `electorate` is the tag of the one by which the node counts votes.
     """
 
     node: str

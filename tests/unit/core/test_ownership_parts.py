@@ -78,7 +78,7 @@ def test_a_lapse_mutes_before_anything_is_said() -> None:
     assert not any(isinstance(command, Permit) for command in commands)
     said = made.tick(TIMING.lease_ms)
     assert isinstance(said[0], Tell)
-    assert said[0].message == Renew("n1", 6, 1, 1)
+    assert said[0].message == Renew("n1", 6, 1, VOTERS.tag)
 
 
 def test_a_grant_without_a_lease_ends_with_its_renewal() -> None:
@@ -179,3 +179,21 @@ def test_what_serves_and_what_is_being_built_has_a_right() -> None:
         RouterState("r2", node="n2"),
     ]
     assert wanted_rights(states, ()) == {"r1/4": "n1"}
+
+
+def test_a_node_whose_settings_name_other_voters_gets_nothing_until_it_learned() -> None:
+    made = leader(Right("r1", "n1", 3))
+    wrong = Holder("n1", TIMING, Electorate(1, ("n1",)), 5, {}, 0.0)
+    (tell,) = wrong.tick(0.0)
+    assert isinstance(tell, Tell)
+    (send,) = made.receive(tell.message, 1.0)
+    assert isinstance(send, Send)
+    assert isinstance(send.message, Grant)
+    assert send.message.routers == ()
+    wrong.receive(send.message, 2.0)
+    assert wrong.electorate == VOTERS
+    (tell,) = wrong.tick(150.0)
+    assert isinstance(tell, Tell)
+    (send,) = made.receive(tell.message, 151.0)
+    assert isinstance(send, Send)
+    assert getattr(send.message, "routers", ()) == (("r1", 3),)

@@ -160,7 +160,7 @@ class Holder:
         every = self.timing.renew_ms
         # After a pause the schedule goes on from now: no burst.
         self.next_renewal += every if behind < every else behind + every
-        return Tell(Renew(self.node, self.incarnation, self.seq, self.electorate.version))
+        return Tell(Renew(self.node, self.incarnation, self.seq, self.electorate.tag))
 
     def _count(self, ack: Ack, now: float) -> None:
         if ack.incarnation != self.incarnation or ack.voter not in self.electorate.voters:
@@ -211,7 +211,8 @@ class Holder:
         ]
 
     def _use(self, electorate: Electorate) -> None:
-        if electorate.version > self.electorate.version:
+        # Of two with one version the leader has the right one: settings of nodes may differ.
+        if electorate.version >= self.electorate.version:
             self.electorate = electorate
 
     def _holding(self, held: Held, named: set[str]) -> Holding:

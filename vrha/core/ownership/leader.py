@@ -240,7 +240,7 @@ class Leader:
             return []
         if renew.incarnation > node.incarnation:
             node.incarnation, node.seq, node.electorate, node.stale = renew.incarnation, 0, 0, True
-        if renew.electorate > node.electorate:
+        if renew.electorate != node.electorate:
             node.electorate, node.stale = renew.electorate, True
         # Whoever speaks in a new incarnation has muted everything before.
         node.deposing = None
@@ -266,7 +266,7 @@ class Leader:
         return self.nodes[name].incarnation, routers, revoked, electorate
 
     def _counts_with_us(self, name: str) -> bool:
-        return self.nodes[name].electorate in {each.version for each in self.book.electorates}
+        return self.nodes[name].electorate in {each.tag for each in self.book.electorates}
 
     def _grant(self, name: str, now: float) -> list[Command]:
         node = self.nodes[name]
@@ -366,7 +366,7 @@ class Leader:
             return []
         newest = self.book.electorates[-1]
         for name, rights in self.book.by_node.items():
-            if rights and self.nodes[name].electorate < newest.version:
+            if rights and self.nodes[name].electorate != newest.tag:
                 return []
         return self._commit(electorates=(newest,))
 
