@@ -7,6 +7,7 @@ Every failure that a user can meet carries a stable `code` and says what to do n
     │   └── SpecError                         a desired-state file, all problems at once
     ├── PreconditionError            exit 1   the machine lacks something; nothing was changed
     ├── RefusedError                 exit 4   a guard said no; nothing was changed
+    │   └── NotLeaderError                    another orchestrator decides
     ├── NotFoundError                exit 2   no such object
     ├── UnreachableError             exit 5   broker, store or orchestrator cannot be reached
     ├── DeadlineError                exit 3   not finished in time; it may still be running
@@ -22,6 +23,7 @@ __all__ = [
     "DeadlineError",
     "InputError",
     "NotFoundError",
+    "NotLeaderError",
     "PreconditionError",
     "RefusedError",
     "SpecError",
@@ -68,6 +70,20 @@ class RefusedError(VrhaError):
     """A guard refused the operation; nothing was changed."""
 
     exit_code = 4
+
+
+class NotLeaderError(RefusedError):
+    """Another orchestrator leads (`not-leader`): `holder`, since `epoch`; empty: nobody does."""
+
+    def __init__(self, holder: str, epoch: int) -> None:
+        who = f"orchestrator {holder} leads" if holder else "no orchestrator leads now"
+        super().__init__(
+            "not-leader",
+            f"{who} (leader epoch {epoch}), this one stands by; nothing was changed",
+            "Ask the one that leads; `vrha orchestrator status` names it.",
+        )
+        self.holder = holder
+        self.epoch = epoch
 
 
 class NotFoundError(InputError):

@@ -319,7 +319,7 @@ def _same(one: Copied) -> Copied:
 
 
 def copy_of_book(book: Book) -> Book:
-    return Book(book.electorates, dict(book.rights), dict(book.incarnations))
+    return Book(book.electorates, dict(book.rights), dict(book.incarnations), dict(book.epochs))
 
 
 def _copy_of_holder(holder: Holder) -> Holder:

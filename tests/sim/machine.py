@@ -82,7 +82,8 @@ class Store:
         return dice >= self.unsure
 
     def copy(self) -> Book:
-        return Book(self.book.electorates, dict(self.book.rights), dict(self.book.incarnations))
+        book = self.book
+        return Book(book.electorates, dict(book.rights), dict(book.incarnations), dict(book.epochs))
 
 
 @dataclass(slots=True)

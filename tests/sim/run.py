@@ -168,5 +168,5 @@ def run_seed(
     unowned = ()
     if not world.violations:
         unowned = tuple(r for r in names.routers if len(world.speakers(r)) != 1)
-    epochs = sum(right.epoch for right in world.store.book.rights.values())
+    epochs = sum(world.store.book.epochs.values())
     return Outcome(seed, tuple(world.violations), unowned, world.done, world.faults, epochs)

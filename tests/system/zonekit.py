@@ -218,11 +218,12 @@ def zone(
     name: str,
     run: dict[str, float] | None = None,
     env: dict[str, str] | None = None,
+    watched: bool = False,
 ) -> Iterator[Zone]:
-    """A lab of `scenario`, applied and serving; `run` and `env` as in `Lab.start_daemons`."""
+    """A lab of `scenario`, applied and serving; the rest as in `Lab.start_daemons`."""
     with Lab.up(scenario, name, ephemeral=True) as lab:
         client = Client(str(lab.socket))
-        lab.start_daemons(run=run, env=env)
+        lab.start_daemons(run=run, env=env, watched=watched)
         desired = load(lab.zone_file)
         nodes = len(desired.nodes)
         client.apply(Desired((), (), desired.nodes))

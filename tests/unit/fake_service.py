@@ -324,7 +324,7 @@ class FakeService:
 
     def health(self) -> Health:
         self._called()
-        return Health("0.1.0", True, True, 1, 0, 0)
+        return Health("0.1.0", True, True, 1, 0, 0, False, "o2", 7)
 
     def metrics(self) -> bytes:
         self._called()

@@ -18,6 +18,7 @@ NAMES = {
     "drain": "lost probes and time of moving many routers away from one node",
     "build": "building an instance, against the floor of raw netlink, nft and dnsmasq",
     "rules": "10,000 firewall rules: loading them, and what they cost per packet",
+    "dead-man": "the kernel switch that mutes a node by itself: exactness, no revival, cost",
     "ping-gap": "ping-gap: the rate it holds, its accuracy, and what other probers see",
 }
 

@@ -54,7 +54,7 @@ class Agent:
         self._inventory_s = settings.inventory_s
         self._life = f"{Path('/proc/sys/kernel/random/boot_id').read_text()[:8]}-{uuid.uuid4().hex}"
         self._held = contextlib.ExitStack()
-        self._kernel = NodeKernel(settings.state_dir)
+        self._kernel = NodeKernel(settings.state_dir, settings.governed)
         self._held.callback(self._kernel.close)
         # Before the epochs are read: another agent could raise them meanwhile.
         self._held.enter_context(sole_user(settings.state_dir, "agent"))

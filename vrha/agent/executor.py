@@ -60,7 +60,10 @@ Done = tuple[Timings, Evidence]
 
 def _build(hands: Hands, step: Step) -> Done:
     assert isinstance(step, Build)
-    return hands.kernel.build(step.spec, step.leases_from), NO_EVIDENCE
+    timings = hands.kernel.build(step.spec, step.leases_from)
+    # Before the check-in: whoever is handed the traffic must be able to speak at once.
+    hands.kernel.await_permission(step.spec.ref)
+    return timings, NO_EVIDENCE
 
 
 def _swap(hands: Hands, step: Step) -> Done:

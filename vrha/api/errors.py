@@ -13,12 +13,14 @@ from vrha.errors import (
     DeadlineError,
     InputError,
     NotFoundError,
+    NotLeaderError,
     RefusedError,
     UnreachableError,
     VrhaError,
 )
 
 STATUSES: tuple[tuple[type[VrhaError], int], ...] = (
+    (NotLeaderError, 503),
     (NotFoundError, 404),
     (InputError, 400),
     (RefusedError, 409),

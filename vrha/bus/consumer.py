@@ -85,13 +85,16 @@ class Consumer:
         declare: Sequence[Queue] = (),
         heartbeat_s: int = 10,
         max_bytes: int = MAX_DOWN,
+        priority: Callable[[], int] = int,
     ) -> None:
         """`declare` is declared at every connect; without it the queue must exist already.
 
         `on_connected` is called in the thread of `run` each time messages begin to flow.
         A message is acknowledged after `handler` returned; InputError sends it to the dead
         letters; any other exception gives it back after a pause, until the queue's delivery
-        limit is reached. Raises InputError (`bus-url`).
+        limit is reached. Of several consumers of a queue the one with the highest `priority`,
+        asked for at every connect, gets all that it has room for (`prefetch`).
+        Raises InputError (`bus-url`).
         """
         self.counts = Counts()
         self._endpoints = endpoints(urls)
@@ -102,6 +105,7 @@ class Consumer:
         self._declare = declare
         self._heartbeat_s = heartbeat_s
         self._max_bytes = max_bytes
+        self._priority = priority
         self._connected = threading.Event()
 
     @property
@@ -143,7 +147,7 @@ class Consumer:
         session = _Session(link, worker, self.counts)
         try:
             link.declare(self._declare)
-            session.start(self._queue, self._prefetch)
+            session.start(self._queue, self._prefetch, self._priority())
             self.counts.connects += 1
             self._connected.set()
             if self._on_connected is not None:
@@ -169,10 +173,12 @@ class _Session:
         self._poll.register(link.descriptor, select.POLLIN)
         self._poll.register(worker.wakeup, select.POLLIN)
 
-    def start(self, queue: str, prefetch: int) -> None:
+    def start(self, queue: str, prefetch: int, priority: int) -> None:
         # Not kombu's Consumer: that one unpacks whatever a header claims to be compressed.
         self._link.channel.basic_qos(0, prefetch, False)
-        self._link.channel.basic_consume(queue, callback=self._worker.submit)
+        self._link.channel.basic_consume(
+            queue, callback=self._worker.submit, arguments={"x-priority": priority}
+        )
 
     def turn(self, timeout_s: float) -> None:
         """Wait for something to happen, at most `timeout_s`, and act on it."""

@@ -218,6 +218,8 @@ class Client:
             raise self._unreachable("not-an-orchestrator", what) from error
         if code == "spec-invalid":
             raise SpecError(message.splitlines())
+        if code == "not-leader":
+            raise RefusedError(code, message, hint)
         kind_of_error = _ERRORS.get(answer.status, InputError if answer.status < 500 else VrhaError)
         raise kind_of_error(code, message, hint)
 

@@ -36,7 +36,8 @@ def lab() -> None:
 @click.argument("scenario", default="seed-10x10")
 @_NAME
 @click.option("--no-daemons", is_flag=True, help="Only machines, nodes and networks.")
-def up(scenario: str, name: str, no_daemons: bool) -> None:
+@click.option("--watched", is_flag=True, help="A watcher on each node too: leases and grants.")
+def up(scenario: str, name: str, no_daemons: bool, watched: bool) -> None:
     """Build SCENARIO and start RabbitMQ, an orchestrator, and an agent on each node.
 
     SCENARIO is the name of a shipped one or the path of a file.
@@ -48,7 +49,7 @@ def up(scenario: str, name: str, no_daemons: bool) -> None:
     streams = None
     try:
         if not no_daemons:
-            made.start_daemons(progress=_say)
+            made.start_daemons(progress=_say, watched=watched)
             streams = prepare(made)
             _await_agents(made)
         made.keep()

@@ -26,6 +26,7 @@ COMMANDS = {
     "rollout": ("vrha.cli.rollout:rollout", "Operations over many routers: watch, stop, resume."),
     "router": ("vrha.cli.router:router", "Routers: list, show, why, move."),
     "run": ("vrha.cli.run:run", "Runs: list, show, watch, diagram."),
+    "watcher": ("vrha.cli.watcher:watcher", "The watcher of this node: run, status, keys."),
 }
 """Command to where it lives and its line in the help: `--help` imports none of them."""
 

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 import click
 
 from vrha.cli.daemon import log_to_stderr, stop_on_signals
+from vrha.cli.output import output_options, show, table
 
 if TYPE_CHECKING:
+    from vrha.cli.settings import Settings
     from vrha.config.settings import OrchestratorSettings
 
 log = logging.getLogger(__name__)
@@ -39,6 +41,7 @@ def orchestrator() -> None:
 def run(config: Path, verbose: bool) -> None:
     """Decide and journal until SIGTERM; open runs are taken up again at the next start.
 
+    Of several on one PostgreSQL one decides; the others stand by and take over when it dies.
     Without a configured broker a private RabbitMQ node is started in the state folder.
     """
     from vrha.api.app import create_app
@@ -68,6 +71,18 @@ def run(config: Path, verbose: bool) -> None:
         finally:
             stop.set()
             api.join(timeout=5)
+
+
+@orchestrator.command("status")
+@output_options
+@click.pass_obj
+def status(settings: Settings) -> None:
+    """Show who leads, and whether store and broker can be reached."""
+    health = settings.client().health()
+    does = "leads" if health.leads else "stands by"
+    row = (health.leader, health.leader_epoch, does, health.broker, health.nodes_heard)
+    head = ("LEADER", "EPOCH", "THIS ONE", "BROKER", "NODES HEARD", "OPEN RUNS", "VERSION")
+    show(settings, health, lambda: table(head, ((*row, health.open_runs, health.version),)))
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
 """Settings of the daemons: TOML, overridden by the environment; every problem at once.
 
 `VRHA_STATE_DIR=/x` overrides the key `state_dir`, `VRHA_RUN__STEP_S=20` the key `step_s` of the
-table `run`, `VRHA_BUS__URLS` takes several URLs separated by blanks. Broker URLs hold
-passwords: they are shown nowhere, and may be kept in a file of mode 0600 (`url_file`).
+table `run`, `VRHA_BUS__URLS` takes several URLs separated by blanks. URLs of broker and store
+hold passwords: they are shown nowhere, and may be kept in a file of mode 0600 (`url_file`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from pydantic import (
 )
 
 from vrha.config.values import NAME
+from vrha.core.ownership.timing import PROFILES
 from vrha.errors import InputError
+from vrha.model.ownership import VOTER_COUNTS
 from vrha.model.runs import Strategy
 
 ORCHESTRATOR_FILE = Path("/etc/vrha/orchestrator.toml")
@@ -76,24 +78,49 @@ class BusSettings(_Table):
         """The URLs, passwords included. Raises InputError (`settings-invalid`)."""
         if self.url_file is None:
             return tuple(url.get_secret_value() for url in self.urls)
-        try:
-            with self.url_file.open() as file:
-                mode = os.fstat(file.fileno()).st_mode
-                lines = tuple(line for line in file.read(65536).split() if line)
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not text"
-            raise InputError(
-                "settings-invalid", f"bus.url_file {self.url_file}: {reason}"
-            ) from None
-        if stat.S_IMODE(mode) & 0o077:
-            raise InputError(
-                "settings-invalid",
-                f"bus.url_file {self.url_file} is open to others (mode {stat.S_IMODE(mode):04o})",
-                f"chmod 600 {self.url_file}",
-            )
-        if not lines:
-            raise InputError("settings-invalid", f"bus.url_file {self.url_file} is empty")
-        return lines
+        return _secrets(self.url_file, "bus.url_file")
+
+
+class StoreSettings(_Table):
+    """Where the store is; neither key: SQLite in the state folder."""
+
+    url: SecretStr | None = None
+    """`sqlite:////path` or `postgresql://user:password@host/database`."""
+    url_file: AbsolutePath | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.url and self.url_file:
+            raise ValueError("give url or url_file, not both")
+        return self
+
+    @property
+    def private(self) -> bool:
+        """Whether only one orchestrator at a time can work on it: who holds the state folder."""
+        return self.url is None and self.url_file is None
+
+    def location(self, state_dir: Path) -> str:
+        """The URL, password included. Raises InputError (`settings-invalid`)."""
+        if self.url is not None:
+            return self.url.get_secret_value()
+        if self.url_file is not None:
+            return _secrets(self.url_file, "store.url_file")[0]
+        return f"sqlite:///{state_dir}/orchestrator.db"
+
+
+class LeaderSettings(_Table):
+    """Who of several orchestrators decides; seconds."""
+
+    beat_s: Seconds = 1.0
+    """How often the leader shows that it lives."""
+    ttl_s: Seconds = 5.0
+    """How long the others must have seen nothing of it before one of them takes over."""
+
+    @model_validator(mode="after")
+    def _some_beats_may_be_late(self) -> Self:
+        if self.ttl_s < 3 * self.beat_s:
+            raise ValueError("ttl_s must be at least three times beat_s")
+        return self
 
 
 class RunSettings(_Table):
@@ -120,14 +147,40 @@ class ApiSettings(_Table):
     socket: AbsolutePath = Path("/run/vrha/orchestrator.sock")
 
 
+class OwnershipSettings(_Table):
+    """Who may have routers active. Without `listen` there is no lease, and no watcher is needed."""
+
+    listen: str = ""
+    """`HOST:PORT` for the datagrams of watchers; no host can be left out."""
+    voters: tuple[str, ...] = ()
+    """1, 3 or 5 nodes, or orchestrators by their names. A change takes effect one by one."""
+    peers: dict[str, str] = {}
+    """Addresses (`HOST:PORT`) of all watchers and of the other orchestrators, by name."""
+    keys: AbsolutePath = Path("/etc/vrha/keys")
+    profile: str = "default"
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.profile not in PROFILES:
+            raise ValueError(f"profile must be one of {', '.join(PROFILES)}")
+        if self.listen and len(self.voters) not in VOTER_COUNTS:
+            raise ValueError("voters must be 1, 3 or 5 names")
+        return self
+
+
 class OrchestratorSettings(_Table):
     """/etc/vrha/orchestrator.toml"""
 
+    name: Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9._-]*$")] = ""
+    """What others call it; empty: the name of the machine."""
     state_dir: AbsolutePath = Path("/var/lib/vrha")
     api: ApiSettings = ApiSettings()
     bus: BusSettings = BusSettings()
+    store: StoreSettings = StoreSettings()
+    leader: LeaderSettings = LeaderSettings()
     run: RunSettings = RunSettings()
     network: NetworkSettings = NetworkSettings()
+    ownership: OwnershipSettings = OwnershipSettings()
 
     @property
     def preferred(self) -> Strategy:
@@ -136,7 +189,8 @@ class OrchestratorSettings(_Table):
 
     @property
     def store_url(self) -> str:
-        return f"sqlite:///{self.state_dir}/orchestrator.db"
+        """Password included. Raises InputError (`settings-invalid`)."""
+        return self.store.location(self.state_dir)
 
 
 class AgentSettings(_Table):
@@ -146,6 +200,8 @@ class AgentSettings(_Table):
     state_dir: AbsolutePath = Path("/var/lib/vrha-agent")
     inventory_s: Seconds = 5.0
     """How often the agent tells what is on its node."""
+    governed: bool = False
+    """Whether a watcher holds the lease of this node: nothing is active without its permission."""
     sync_listen: str = ""
     """`address:port` where other agents bring routers to this node; empty: no moves."""
     bus: BusSettings
@@ -155,6 +211,26 @@ class AgentSettings(_Table):
         if self.bus.private:
             raise ValueError("an agent needs bus.urls or bus.url_file")
         return self
+
+
+def _secrets(path: Path, key: str) -> tuple[str, ...]:
+    """The lines of a file of mode 0600. Raises InputError (`settings-invalid`)."""
+    try:
+        with path.open() as file:
+            mode = os.fstat(file.fileno()).st_mode
+            lines = tuple(line for line in file.read(65536).split() if line)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not text"
+        raise InputError("settings-invalid", f"{key} {path}: {reason}") from None
+    if stat.S_IMODE(mode) & 0o077:
+        raise InputError(
+            "settings-invalid",
+            f"{key} {path} is open to others (mode {stat.S_IMODE(mode):04o})",
+            f"chmod 600 {path}",
+        )
+    if not lines:
+        raise InputError("settings-invalid", f"{key} {path} is empty")
+    return lines
 
 
 S = TypeVar("S", bound=_Table)

@@ -168,5 +168,11 @@ def toml(settings: Mapping[str, Any]) -> str:
     for table, values in settings.items():
         if isinstance(values, Mapping):
             lines += ["", f"[{table}]"]
-            lines += [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+            lines += [f"{key} = {_value(value)}" for key, value in values.items()]
     return "\n".join(lines) + "\n"
+
+
+def _value(value: Any) -> str:
+    if not isinstance(value, Mapping):
+        return json.dumps(value)
+    return "{" + ", ".join(f"{key} = {json.dumps(each)}" for key, each in value.items()) + "}"

@@ -27,6 +27,8 @@ from vrha.lab import anchor, enter, state, wiring
 from vrha.lab.daemons import Daemon, Program, ask, environment, toml
 from vrha.lab.life import BUILD_TIMEOUT, check_machine, remove_lab, start_anchor
 from vrha.lab.scenario import Scenario, load_scenario
+from vrha.lab.watching import ORCHESTRATOR, Watching
+from vrha.watcher import status
 
 Progress = Callable[[str], None]
 
@@ -250,8 +252,9 @@ class Lab:
         run: Mapping[str, float] | None = None,
         vrha: Sequence[str] = _VRHA,
         env: Mapping[str, str] | None = None,
+        watched: bool = False,
     ) -> None:
-        """Start RabbitMQ, the orchestrator and an agent per node.
+        """Start RabbitMQ, the orchestrator and an agent per node; `watched`: a watcher too.
 
         `run` is the table of that name in the orchestrator's settings; `vrha` the command;
         `env` is added to the environment of all but the broker, also when they start again.
@@ -269,22 +272,42 @@ class Lab:
             "bus": bus,
             "run": run or {},
         }
-        config = self._config("orchestrator", settings)
         variables = environment(env)
+        if watched:
+            watching = Watching(self.folder / "watching", self.nodes)
+            settings |= {"name": ORCHESTRATOR, "ownership": watching.of_orchestrator()}
+            for node in self.nodes:
+                self._start_watcher(watching, node, variables)
+        config = self._config("orchestrator", settings)
         argv = (*vrha, "orchestrator", "run", "--config", str(config))
         orchestrator.start(Program(argv, "", variables))
         for index, node in enumerate(self.nodes):
             name = f"agent-{node}"
-            settings = {
+            agent: dict[str, Any] = {
                 "node": node,
                 "state_dir": str(self._state_dir(name)),
                 "sync_listen": f"{wiring.node_address(index).ip}:{SYNC_PORT}",
+                "governed": watched,
                 "bus": bus,
             }
-            config = self._config(name, settings)
+            config = self._config(name, agent)
             argv = (*vrha, "agent", "run", "--config", str(config))
             self.agent(node).start(Program(argv, node, variables))
         orchestrator.wait_for(self.socket)
+
+    def watcher(self, node: str) -> Daemon:
+        """The watcher of a node."""
+        return Daemon(self.folder, f"watcher-{node}")
+
+    def watcher_status(self, node: str) -> dict[str, Any]:
+        """What the watcher of a node says. Raises NotFoundError `no-watcher`."""
+        return status.ask(self.folder / "watching" / node / "watcher.sock")
+
+    def _start_watcher(self, watching: Watching, node: str, variables: Mapping[str, str]) -> None:
+        name = f"watcher-{node}"
+        config = self._config(name, watching.of_node(node, self._state_dir(name)))
+        argv = (sys.executable, "-m", "vrha.watcher.main", "--config", str(config))
+        self.watcher(node).start(Program(argv, node, variables))
 
     def _state_dir(self, name: str) -> Path:
         path = self.folder / "state" / name

@@ -15,6 +15,7 @@ from pathlib import Path
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from vrha.core.ownership.timing import PROFILES, Timing, problems
 from vrha.errors import VrhaError
 from vrha.linux import sysctls, tools
 
@@ -97,6 +98,7 @@ def checks() -> tuple[Check, ...]:
         _optional("ip", "labs"),
         _optional("conntrack", "looking at tracked connections"),
         _optional("rabbitmq-server", "a broker on this machine"),
+        *(_profile(name, timing) for name, timing in PROFILES.items()),
     ]
     return tuple(found)
 
@@ -105,6 +107,16 @@ def _tool(name: str) -> Check:
     path = tools.find(name)
     hint = f"apt-get install {tools.PACKAGE_OF[name]}"
     return Check(name, path is not None, path or "not installed", hint)
+
+
+def _profile(name: str, timing: Timing) -> Check:
+    detail = (
+        f"lease {timing.lease_ms:g} ms, renewed every {timing.renew_ms:g} ms, slices of "
+        f"{timing.slice_ms:g} ms; routers of a lost node are out for {timing.worst_outage_ms:.0f}"
+        " ms at most"
+    )
+    wrong = tuple(problems(timing))
+    return Check(f"lease profile {name}", not wrong, "; ".join(wrong) or detail)
 
 
 def _optional(name: str, purpose: str) -> Check:

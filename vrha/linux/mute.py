@@ -7,49 +7,34 @@ a swap of two instances one transaction (include/uapi/linux/netfilter/nf_tables.
 An active port that is in set `relay` too still forwards what reaches it, but is silent on and deaf
 to all by which an owner of addresses shows itself: ARP, neighbour and router discovery, redirects,
 DHCP. The bridge cannot tell the router's own DHCP from one that it forwards, so that stops as well.
+
+In the governed layout a port speaks only if it is in set `granted` too and while set `live` has its
+element, which has a timeout: whoever stops renewing it (see `deadman`) mutes the whole node, relays
+as well. The element is the link type of Ethernet, the only one of bridge ports (net/bridge/br_if.c,
+br_add_if), so that looking it up is a question that every packet asks alike.
 """
 
 from __future__ import annotations
 
 import errno
-import socket
-import struct
 from collections.abc import Iterable
 
 from vrha.errors import PreconditionError, StepError
-from vrha.linux import tools
+from vrha.linux import nftwire, tools
 from vrha.linux.names import PORT_PREFIX
-from vrha.linux.netlink import (
-    NLM_F_CREATE,
-    NLM_F_DUMP,
-    Message,
-    Netlink,
-    NetlinkError,
-    attr,
-    attributes,
-    each_attribute,
-    nest,
-    text,
-)
+from vrha.linux.netlink import NLM_F_DUMP, Message, Netlink, NetlinkError
+from vrha.linux.nftwire import ARM, GRANTED, LIVE, TABLE
 
-TABLE = "vrha"
 _ACTIVE, _RELAY = "active", "relay"
-_NETLINK_NETFILTER = 12
-_NFPROTO_BRIDGE, _SUBSYS_NFTABLES = 7, 10
-_BATCH_BEGIN, _BATCH_END = 16, 17
-_GETCHAIN, _NEWSETELEM, _GETSETELEM, _DELSETELEM = 4, 12, 13, 14
-_CHAIN_TABLE, _CHAIN_NAME = 1, 3
-_ELEM_LIST_TABLE, _ELEM_LIST_SET, _ELEM_LIST_ELEMENTS = 1, 2, 3
-_LIST_ELEM, _SET_ELEM_KEY, _DATA_VALUE = 1, 1, 1
-_IFNAMSIZ = 16
 
-_LAYOUT = "layout_2"
-"""Name of an empty chain that tells which rules stand in the table; a change of them needs a new
-one. Version 0.1.0 had none."""
+_LAYOUT, _GOVERNED = "layout_2", "governed_1"
+"""Names of empty chains that tell which rules stand in the table; a change of them needs new ones.
+A governed table has both, so that who knows only the first finds nothing to do. Version 0.1.0 had
+none."""
 
 _SAYS = "nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, nd-redirect"
 
-_TABLE_TEXT = f"""\
+_PARTS = f"""\
 add table bridge {TABLE}
 add set bridge {TABLE} {_ACTIVE} {{ type ifname; comment "instances that may speak"; }}
 add set bridge {TABLE} {_RELAY} {{ type ifname; comment "old instances that only forward"; }}
@@ -57,7 +42,6 @@ add chain bridge {TABLE} from_instances {{ type filter hook prerouting priority 
 add chain bridge {TABLE} to_instances {{ type filter hook postrouting priority -300; }}
 add chain bridge {TABLE} from_relay
 add chain bridge {TABLE} to_relay
-add chain bridge {TABLE} {_LAYOUT}
 flush chain bridge {TABLE} from_instances
 flush chain bridge {TABLE} to_instances
 flush chain bridge {TABLE} from_relay
@@ -69,25 +53,54 @@ add rule bridge {TABLE} from_relay udp sport {{ 67, 547 }} drop
 add rule bridge {TABLE} to_relay ether type arp drop
 add rule bridge {TABLE} to_relay icmpv6 type {{ nd-router-solicit, nd-neighbor-solicit }} drop
 add rule bridge {TABLE} to_relay udp dport {{ 67, 547 }} drop
+"""
+
+# A set with a size is never resized, so a dump of it is whole (net/netfilter/nft_set_hash.c).
+_GOVERNMENT = f"""\
+add set bridge {TABLE} {GRANTED} {{ type ifname; size 16384; comment "may speak"; }}
+add set bridge {TABLE} {LIVE} {{ type iface_type; flags timeout; comment "while the lease lasts"; }}
+add set bridge {TABLE} {ARM} {{ type iface_type; flags timeout; comment "before a lease begins"; }}
+add rule bridge {TABLE} from_instances iifname "{PORT_PREFIX}*" iifname != @{GRANTED} drop
+add rule bridge {TABLE} from_instances iifname "{PORT_PREFIX}*" iiftype != @{LIVE} drop
+add rule bridge {TABLE} to_instances oifname "{PORT_PREFIX}*" oifname != @{GRANTED} drop
+add rule bridge {TABLE} to_instances oifname "{PORT_PREFIX}*" oiftype != @{LIVE} drop
+"""
+
+_INTENTION = f"""\
 add rule bridge {TABLE} from_instances iifname "{PORT_PREFIX}*" iifname != @{_ACTIVE} drop
 add rule bridge {TABLE} from_instances iifname "{PORT_PREFIX}*" iifname @{_RELAY} jump from_relay
 add rule bridge {TABLE} to_instances oifname "{PORT_PREFIX}*" oifname != @{_ACTIVE} drop
 add rule bridge {TABLE} to_instances oifname "{PORT_PREFIX}*" oifname @{_RELAY} jump to_relay
 """
-"""One transaction that makes the table, or brings an older one up to date around its elements."""
+
+# `create` is refused when another process was quicker: what it made is never overwritten by less.
+_UNGOVERNED_TEXT = f"create chain bridge {TABLE} {_LAYOUT}\n"
+_GOVERNED_TEXT = f"""\
+add chain bridge {TABLE} {_LAYOUT}
+create chain bridge {TABLE} {_GOVERNED}
+"""
+_TABLE_TEXT = {
+    False: _PARTS + _UNGOVERNED_TEXT + _INTENTION,
+    True: _PARTS + _GOVERNED_TEXT + _GOVERNMENT + _INTENTION,
+}
+"""By whether it is governed: one transaction that makes the table, or brings an older one up to
+date around its elements."""
 
 
 class Switch:
     """The table of the namespace in which the object was made."""
 
-    def __init__(self, nft: str) -> None:
+    def __init__(self, nft: str, governed: bool = False) -> None:
         """Take over the table that is there, or make it (then everything is muted).
 
+        `governed`: ports need a grant and a living lease too; a table that is not governed yet
+        becomes so, which mutes everything until a `DeadMan` lets it speak. Without it, a
+        governed table stays as it is.
         Raises PreconditionError `no-nf-tables` when the kernel has no nftables for bridges.
         """
-        self._nft = nft
+        self._nft, self._governed = nft, governed
         try:
-            self._netlink = Netlink(_NETLINK_NETFILTER)
+            self._netlink = Netlink(nftwire.NETLINK_NETFILTER)
         except OSError as error:
             raise _no_nf_tables(error.strerror or str(error)) from error
         try:
@@ -106,13 +119,17 @@ class Switch:
         """
         if self._is_current():
             return
-        done = tools.run([self._nft, "-f", "-"], _TABLE_TEXT)
+        done = tools.run([self._nft, "-f", "-"], _TABLE_TEXT[self._governed])
         if done.returncode != 0 and not self._is_current():
             raise _no_nf_tables(done.complaint)
 
     def active(self) -> frozenset[str]:
         """Names of all ports that may speak."""
         return self._members(_ACTIVE)
+
+    def granted(self) -> frozenset[str]:
+        """Names of all ports that the watcher permits; all of them count where none governs."""
+        return self._members(nftwire.GRANTED)
 
     def relays(self) -> frozenset[str]:
         """Names of all ports that, while active, may only forward."""
@@ -139,7 +156,7 @@ class Switch:
         if not changes:
             return
         try:
-            self._netlink.talk([_batch(_BATCH_BEGIN), *changes, _batch(_BATCH_END)])
+            self._netlink.talk(nftwire.transaction(*changes))
         except NetlinkError as error:
             raise StepError(
                 "mute-failed",
@@ -148,19 +165,20 @@ class Switch:
             ) from error
 
     def _members(self, name: str) -> frozenset[str]:
-        body = _family(_NFPROTO_BRIDGE) + _set_name(name)
         try:
-            answers = self._netlink.ask(_kind(_GETSETELEM), body, NLM_F_DUMP)
+            answers = self._netlink.ask(
+                nftwire.kind(nftwire.GETSETELEM), nftwire.members(name), NLM_F_DUMP
+            )
         except NetlinkError as error:
             if error.errno == errno.ENOENT:
                 return frozenset()
             raise
-        return frozenset(name for answer in answers for name in _names(answer[4:]))
+        return frozenset(name for answer in answers for name in nftwire.ports(answer))
 
     def _is_current(self) -> bool:
-        body = _family(_NFPROTO_BRIDGE) + text(_CHAIN_TABLE, TABLE) + text(_CHAIN_NAME, _LAYOUT)
+        body = nftwire.chain(_GOVERNED if self._governed else _LAYOUT)
         try:
-            return bool(self._netlink.ask(_kind(_GETCHAIN), body))
+            return bool(self._netlink.ask(nftwire.kind(nftwire.GETCHAIN), body))
         except NetlinkError:
             return False
 
@@ -174,22 +192,6 @@ def _no_nf_tables(complaint: str) -> PreconditionError:
     )
 
 
-def _kind(message: int) -> int:
-    return (_SUBSYS_NFTABLES << 8) | message
-
-
-def _family(family: int, resource: int = 0) -> bytes:
-    return struct.pack("!BBH", family, 0, resource)
-
-
-def _batch(kind: int) -> Message:
-    return Message(kind, 0, _family(socket.AF_UNSPEC, _SUBSYS_NFTABLES), ack=False)
-
-
-def _set_name(name: str) -> bytes:
-    return text(_ELEM_LIST_TABLE, TABLE) + text(_ELEM_LIST_SET, name)
-
-
 def _membership(name: str, entering: tuple[str, ...], leaving: tuple[str, ...]) -> list[Message]:
     """Messages that put names into a set and take others out.
 
@@ -198,24 +200,7 @@ def _membership(name: str, entering: tuple[str, ...], leaving: tuple[str, ...]) 
     """
     messages = []
     if entering or leaving:
-        messages.append(_elements(_NEWSETELEM, NLM_F_CREATE, name, entering + leaving))
+        messages.append(nftwire.add(name, *nftwire.port_elements(entering + leaving)))
     if leaving:
-        messages.append(_elements(_DELSETELEM, 0, name, leaving))
+        messages.append(nftwire.delete(name, *nftwire.port_elements(leaving)))
     return messages
-
-
-def _elements(message: int, flags: int, name: str, members: tuple[str, ...]) -> Message:
-    elements = (
-        nest(_LIST_ELEM, nest(_SET_ELEM_KEY, attr(_DATA_VALUE, m.encode().ljust(_IFNAMSIZ, b"\0"))))
-        for m in members
-    )
-    body = _family(_NFPROTO_BRIDGE) + _set_name(name) + nest(_ELEM_LIST_ELEMENTS, *elements)
-    return Message(_kind(message), flags, body)
-
-
-def _names(data: bytes) -> list[str]:
-    found = []
-    for _, element in each_attribute(attributes(data).get(_ELEM_LIST_ELEMENTS, b"")):
-        key = attributes(attributes(element)[_SET_ELEM_KEY])[_DATA_VALUE]
-        found.append(key.rstrip(b"\0").decode(errors="replace"))
-    return found

@@ -120,6 +120,7 @@ class Netlink:
         (except in an nftables batch). Raises NetlinkError for the first refused message.
         """
         places: dict[int, int] = {}
+        waiting = set()
         parts = []
         for index, message in enumerate(messages):
             seq = next(self._seq) & 0xFFFFFFFF
@@ -127,18 +128,21 @@ class Netlink:
             parts.append(_HEADER.pack(16 + len(message.body), message.kind, flags, seq, 0))
             parts.append(message.body)
             # Messages are aligned to 4 bytes; all bodies here are built of padded parts.
+            places[seq] = index
             if message.ack:
-                places[seq] = index
+                waiting.add(seq)
         self._socket.send(b"".join(parts))
         refused: NetlinkError | None = None
-        while places:
+        while waiting:
             for kind, flags, seq, body in self._receive():
-                index = places.pop(seq, -1)
-                if kind != _NLMSG_ERROR or index < 0:
+                waiting.discard(seq)
+                if kind != _NLMSG_ERROR or seq not in places:
                     continue
                 code = -struct.unpack_from("=i", body)[0]
+                # A batch that cannot be committed is refused as its beginning, which asks for no
+                # acknowledgement (net/netfilter/nfnetlink.c, nfnetlink_rcv_batch).
                 if code and refused is None:
-                    refused = NetlinkError(code, _explanation(flags, body), index)
+                    refused = NetlinkError(code, _explanation(flags, body), places[seq])
         if refused is not None:
             raise refused
 
@@ -175,13 +179,18 @@ class Netlink:
                 f"the kernel did not answer a netlink request within {_TIMEOUT_S:g} s",
                 "Look for a process that holds the network lock (cat /proc/locks, dmesg).",
             ) from error
-        messages = []
-        offset = 0
-        while offset + 16 <= len(data):
-            length, kind, flags, seq, _ = _HEADER.unpack_from(data, offset)
-            messages.append((kind, flags, seq, data[offset + 16 : offset + length]))
-            offset += (length + 3) & ~3
-        return messages
+        return list(each_message(data))
+
+
+def each_message(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """Messages of one datagram as (type, flags, sequence number, body)."""
+    offset = 0
+    while offset + 16 <= len(data):
+        length, kind, flags, seq, _ = _HEADER.unpack_from(data, offset)
+        if length < 16:
+            return
+        yield kind, flags, seq, data[offset + 16 : offset + length]
+        offset += (length + 3) & ~3
 
 
 def _explanation(flags: int, body: bytes) -> str:

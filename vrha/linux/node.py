@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,6 +49,8 @@ _DNS_S = 1.0
 _GRACE_S = 0.2
 """Seconds between SIGTERM and SIGKILL for what lives in a namespace that is to go."""
 _SWEEPS = 5
+PERMISSION_S = 5.0
+"""For a leader to hear of the node and of the run; it takes some hundred milliseconds at most."""
 """How often processes are looked for: one may start another while it is being ended."""
 
 ANNOUNCE_MS = (0, 1, 5, 20, 100, 500)
@@ -57,8 +60,10 @@ ANNOUNCE_MS = (0, 1, 5, 20, 100, 500)
 class NodeKernel:
     """Everything of one node that needs root. Methods raise StepError unless they say more."""
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(self, state_dir: Path, governed: bool = False) -> None:
         """Prepare the node; instances that are there are not touched.
+
+        `governed`: a watcher permits what may be active.
 
         Raises PreconditionError: `not-root`, `missing-tool:*`, `state-dir`, `netns-dir`,
         `no-nf-tables`.
@@ -75,7 +80,8 @@ class NodeKernel:
             home = netns.current()
             stack.callback(os.close, home)
             route = stack.enter_context(rtnetlink.open_route())
-            self._switch = mute.Switch(rule_tools.nft)
+            self._governed = governed
+            self._switch = mute.Switch(rule_tools.nft, governed)
             stack.callback(self._switch.close)
             self._closer = SlowCloser()
             stack.callback(self._closer.drain)
@@ -88,6 +94,26 @@ class NodeKernel:
     def close(self) -> None:
         """Give back sockets and file descriptors; instances live on."""
         self._resources.close()
+
+    def await_permission(self, ref: InstanceRef) -> None:
+        """Wait until the watcher lets the ports of the instance speak; at once without a watcher.
+
+        Raises StepError `not-permitted`.
+        """
+        if not self._governed:
+            return
+        prefix = host_port_prefix(ref)
+        ports = {link.name for link in rtnetlink.links(self._site.route)}
+        ours = {name for name in ports if name.startswith(prefix)}
+        deadline = time.monotonic() + PERMISSION_S
+        while not ours <= self._switch.granted():
+            if time.monotonic() > deadline:
+                raise StepError(
+                    "not-permitted",
+                    f"{ref} was not permitted on this node within {PERMISSION_S:g} s",
+                    "`vrha watcher status` on the node says why: no lease, or no leader heard of.",
+                )
+            time.sleep(0.005)
 
     def build(self, spec: InstanceSpec, leases_from: InstanceRef | None = None) -> Timings:
         """Build the instance beside whatever is there, complete and muted.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vrha.linux.netlink import (
@@ -21,6 +22,7 @@ from vrha.linux.netlink import (
     NetlinkError,
     attr,
     attributes,
+    each_message,
     nest,
     text,
     u32,
@@ -228,6 +230,19 @@ def link(netlink: Netlink, name: str) -> Link | None:
             return None
         raise
     return _link(answers[0])
+
+
+def link_news(data: bytes) -> Iterator[tuple[bool, str, str]]:
+    """Links of one datagram of group RTNLGRP_LINK as (whether it is there, name, alias).
+
+    What bridges tell of their ports (family AF_BRIDGE) is left out: it has no alias, and a port
+    that leaves a bridge is still there.
+    """
+    for kind, _, _, body in each_message(data):
+        if kind in (_RTM_NEWLINK, _RTM_DELLINK) and body[0] == socket.AF_UNSPEC:
+            found = attributes(body[_IFINFO.size :])
+            name, alias = found.get(_IFLA_IFNAME, b""), found.get(_IFLA_IFALIAS, b"")
+            yield kind == _RTM_NEWLINK, _string(name), _string(alias)
 
 
 def _link(body: bytes) -> Link:

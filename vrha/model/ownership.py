@@ -6,7 +6,10 @@ says all that its receiver needs. No instant crosses a machine, only ages.
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
+
+from vrha.model.spec import InstanceRef
 
 MAX_ROUTERS = 2000
 """Of one node, so that a grant fits a datagram of 64 KiB."""
@@ -16,6 +19,11 @@ VOTER_COUNTS = (1, 3, 5)
 
 Held = tuple[tuple[str, int], ...]
 """Routers with their epochs, by name."""
+
+
+def instance_key(ref: InstanceRef) -> str:
+    """How a right names one instance of a router."""
+    return f"{ref.router}/{ref.generation}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +37,17 @@ class Electorate:
     def majority(self) -> int:
         return len(self.voters) // 2 + 1
 
+    @property
+    def tag(self) -> int:
+        """Version and voters in a number: settings of two machines may differ in the voters."""
+        return self.version << 32 | zlib.crc32(" ".join(self.voters).encode())
+
 
 @dataclass(frozen=True, slots=True)
 class Renew:
     """A node asks all voters, and tells the leaders, that its `incarnation` goes on.
 
-    `seq` grows by one with each; `electorate` is the version by which the node counts votes.
+    `seq` grows by one with each; `electorate` is the tag of the one by which the node counts votes.
     """
 
     node: str

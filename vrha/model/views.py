@@ -158,3 +158,8 @@ class Health:
     nodes_heard: int
     open_runs: int
     check_ins_refused: int
+    leads: bool = True
+    """False: it stands by and only answers what can be read."""
+    leader: str = ""
+    """The name of the orchestrator that leads; empty: none does at the moment."""
+    leader_epoch: int = 0

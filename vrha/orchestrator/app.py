@@ -1,8 +1,13 @@
-"""The orchestrator's threads: messages in, outbox out, time, and the API."""
+"""The orchestrator's threads: messages in, outbox out, time, and the lead.
+
+While it stands by, it takes no message from the broker, sends none and starts nothing; its API
+answers what can be read.
+"""
 
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
 import uuid
@@ -13,10 +18,12 @@ from vrha.bus.consumer import Consumer, Headers
 from vrha.bus.publisher import Publisher
 from vrha.config.settings import OrchestratorSettings
 from vrha.core.happenings import Limits
-from vrha.errors import InputError, UnreachableError
+from vrha.errors import DeadlineError, InputError, NotLeaderError, UnreachableError
 from vrha.model.messages import Command
 from vrha.orchestrator.engine import Engine, command_place
+from vrha.orchestrator.leadership import Leadership
 from vrha.orchestrator.metrics import Metrics
+from vrha.orchestrator.ownership import Ownership
 from vrha.orchestrator.service import OrchestratorService
 from vrha.store import OutboxRow, Store
 
@@ -25,6 +32,12 @@ log = logging.getLogger(__name__)
 TICK_S = 0.1
 STORE_RETRY_S = 1.0
 """Pause after a tick that the store did not take; it tells of its trouble no oftener."""
+PREFETCH = 8
+"""Messages of nodes that wait here for those before them."""
+PUBLISH_S = 5.0
+"""How long the broker has to confirm a command."""
+JOIN_S = 30.0
+"""At the end of a leadership its threads wait for store and broker no longer than that."""
 
 
 class Orchestrator:
@@ -34,16 +47,23 @@ class Orchestrator:
         """Raises UnreachableError or PreconditionError when the store cannot be opened."""
         self._life = uuid.uuid4().hex[:8]
         self._outbox_filled = threading.Event()
+        self._ownership: Ownership | None = None
         self._store = Store.open(settings.store_url)
+        self._leadership = Leadership(
+            self._store,
+            settings.name or socket.gethostname(),
+            settings.leader,
+            sole=settings.store.private,
+        )
         metrics = Metrics()
         run = settings.run
         limits = Limits(step_s=run.step_s, sync_s=run.sync_s, check_in_s=run.check_in_s)
-        self._engine = Engine(self._store, limits, metrics, self._outbox_filled.set)
+        self._engine = Engine(self._store, limits, metrics, self._changed)
         self.service = OrchestratorService(
             self._store,
             self._engine,
             metrics,
-            self._outbox_filled.set,
+            self._changed,
             lambda: self._messages.connected,
             settings.preferred,
         )
@@ -54,28 +74,96 @@ class Orchestrator:
             self._receive,
             declare=(topology.orchestrator_queue(), topology.dead_queue()),
             max_bytes=topology.MAX_UP,
+            # A leader that stands still is given messages until the broker drops it. With room for
+            # more than one, and the higher epoch, the one that follows it gets all of them.
+            prefetch=PREFETCH,
+            priority=lambda: self._store.leader_epoch or 0,
         )
         self._declared: frozenset[str] = frozenset()
+        name = settings.name or socket.gethostname()
+        if settings.ownership.listen:
+            self._ownership = Ownership(self._store, name, settings.ownership)
 
     def run(self, stop: threading.Event) -> None:
-        """Take up open runs, then work until `stop`."""
-        self._engine.resume()
-        self._outbox_filled.set()
-        threads = [
-            threading.Thread(target=self._send, args=(stop,), name="outbox", daemon=True),
-            threading.Thread(target=self._tick, args=(stop,), name="tick", daemon=True),
-        ]
-        for thread in threads:
-            thread.start()
+        """Stand by until it leads, lead until another one does, and so on until `stop`."""
+        if self._ownership is not None:
+            owning = threading.Thread(target=self._own, args=(stop,), name="own", daemon=True)
+            owning.start()
         try:
-            self._messages.run(stop)
+            while self._leadership.await_lead(stop):
+                self._lead(stop)
         finally:
-            stop.set()
-            self._outbox_filled.set()
-            for thread in threads:
-                thread.join(timeout=5)
             self._publisher.close()
             self._store.close()
+
+    def _own(self, stop: threading.Event) -> None:
+        assert self._ownership is not None
+        while not stop.is_set():
+            try:
+                self._ownership.run(stop)
+                self._ownership.close()
+            except Exception:
+                # Without it no node would ever be granted anything again.
+                log.exception("ownership failed")
+                stop.wait(STORE_RETRY_S)
+
+    def _changed(self) -> None:
+        self._outbox_filled.set()
+        if self._ownership is not None:
+            self._ownership.nudge()
+
+    def _lead(self, stop: threading.Event) -> None:
+        """One leadership: take up open runs, then work until `stop`, or until the lead is lost."""
+        over = threading.Event()
+        keeper = threading.Thread(target=self._keep, args=(over,), name="leader", daemon=True)
+        ender = threading.Thread(target=_end_both, args=(stop, over), name="end", daemon=True)
+        workers = [
+            threading.Thread(target=self._send, args=(over,), name="outbox", daemon=True),
+            threading.Thread(target=self._tick, args=(over,), name="tick", daemon=True),
+        ]
+        threads = [keeper, ender]
+        try:
+            keeper.start()
+            ender.start()
+            if self._take_up(over):
+                threads += workers
+                for worker in workers:
+                    worker.start()
+                self._messages.run(over)
+        finally:
+            over.set()
+            self._outbox_filled.set()
+            until = time.monotonic() + JOIN_S
+            for thread in threads:
+                thread.join(max(until - time.monotonic(), 0))
+            # What is not on the wire yet must not go out under somebody else's lead.
+            self._publisher.close()
+        if any(thread.is_alive() for thread in threads):
+            raise DeadlineError("not-ended", "a thread did not end; this process has to")
+        self._leadership.give_up()
+
+    def _keep(self, over: threading.Event) -> None:
+        try:
+            self._leadership.keep(over)
+        except NotLeaderError as error:
+            log.warning("%s", error.message)
+        finally:
+            over.set()
+
+    def _take_up(self, over: threading.Event) -> bool:
+        """Resume open runs; False when the lead was lost before that."""
+        while not over.is_set():
+            try:
+                self._engine.resume()
+            except NotLeaderError:
+                over.set()
+            except UnreachableError as error:
+                log.error("store: %s", error)
+                over.wait(STORE_RETRY_S)
+            else:
+                self._outbox_filled.set()
+                return True
+        return False
 
     def _receive(self, body: bytes, headers: Headers) -> None:
         # The broker lets a node's user write no keys but `node.NODE.*`.
@@ -85,6 +173,8 @@ class Orchestrator:
         while not stop.wait(TICK_S):
             try:
                 self._engine.tick()
+            except NotLeaderError:
+                stop.set()
             except UnreachableError as error:
                 log.error("store: %s", error)
                 stop.wait(STORE_RETRY_S)
@@ -102,6 +192,8 @@ class Orchestrator:
                 if not self._send_all():
                     stop.wait(0.2)
                     self._outbox_filled.set()
+            except NotLeaderError:
+                stop.set()
             except Exception as error:
                 # Without an outbox nothing would ever be done again.
                 known = isinstance(error, UnreachableError)
@@ -145,12 +237,17 @@ class Orchestrator:
             log.warning("command %d to %s is over and was not sent", row.id, row.node)
             return True
         failpoints.reach(lambda: f"{_place(row)}.sending")
+        # The last thing before: between reading the row and now this process may have stood still.
+        sure_s = self._leadership.sure_for()
+        if sure_s <= 0:
+            raise UnreachableError("lead-unsure", "the lead is not confirmed; nothing is sent")
         try:
             self._publisher.publish(
                 topology.DOWN.name,
                 topology.down_key(row.node),
                 row.body,
                 message_id=f"{self._life}-{row.id}",
+                timeout_s=min(sure_s, PUBLISH_S),
                 expires=row.expires,
             )
         except InputError as error:
@@ -164,6 +261,13 @@ class Orchestrator:
             return False
         failpoints.reach(lambda: f"{_place(row)}.sent")
         return True
+
+
+def _end_both(stop: threading.Event, over: threading.Event) -> None:
+    """When `stop` is set, the leadership is over as well."""
+    while not over.wait(TICK_S):
+        if stop.is_set():
+            over.set()
 
 
 def _place(row: OutboxRow) -> str:

@@ -83,7 +83,8 @@ class Engine:
         return self._feed(tx, run, Resume())
 
     def resume(self) -> None:
-        """Take up every open run after a start: what was started is sent again.
+        """Take up every open run after a start, or after another orchestrator: what was started is
+        sent again. Times of the one before, on its clocks, count for nothing any more.
 
         Rollouts start no further run before the nodes were heard: after a long absence all of
         them look silent.
@@ -91,6 +92,7 @@ class Engine:
         self._resumed_at = time.time()
         with self._store.transaction() as tx:
             tx.forget_expiring()
+            tx.not_seen_after(self._resumed_at)
             for run in tx.open_runs():
                 log.info("run %s: resumed", run.id)
                 tx.add_event("run-resumed", run.status, run=run.id, router=run.router)

@@ -55,7 +55,7 @@ class OrchestratorService:
     # --- desired state ----------------------------------------------------------------------
 
     def desired(self) -> Desired:
-        with self._store.transaction() as tx:
+        with self._store.reading() as tx:
             return tx.desired()[1]
 
     def diff(self, desired: Desired) -> tuple[Change, ...]:
@@ -120,11 +120,11 @@ class OrchestratorService:
         return self.rollout(rollout.id)
 
     def rollouts(self, limit: int = 50) -> tuple[RolloutBrief, ...]:
-        with self._store.transaction() as tx:
+        with self._store.reading() as tx:
             return rollouts.briefs(tx, limit)
 
     def rollout(self, rollout_id: str) -> RolloutView:
-        with self._store.transaction() as tx:
+        with self._store.reading() as tx:
             return rollouts.view_of(tx, rollout_id)
 
     def stop_rollout(self, rollout_id: str) -> RolloutView:
@@ -150,7 +150,11 @@ class OrchestratorService:
         return views.run_view(run, tx.run_times(run.id))
 
     def _demand_broker(self) -> None:
-        """Raises UnreachableError: better told at once than by a run that is rolled back later."""
+        """Raises UnreachableError: better told at once than by a run that is rolled back later.
+
+        NotLeaderError where there is no need of a broker.
+        """
+        self._store.demand_lead()
         deadline = time.monotonic() + RECONNECT_S
         while not self._broker_connected():
             if time.monotonic() > deadline:
@@ -182,17 +186,17 @@ class OrchestratorService:
     # --- what is ----------------------------------------------------------------------------
 
     def networks(self) -> tuple[NetworkView, ...]:
-        with self._store.transaction() as tx:
+        with self._store.reading() as tx:
             desired = tx.desired()[1]
             routers = {view.name: view for view in _routers(tx, desired)}
         return tuple(views.network_view(n, desired, routers) for n in desired.networks)
 
     def routers(self) -> tuple[RouterView, ...]:
-        with self._store.transaction() as tx:
+        with self._store.reading() as tx:
             return _routers(tx, tx.desired()[1])
 
     def nodes(self) -> tuple[NodeView, ...]:
-        with self._store.transaction() as tx:
+        with self._store.reading() as tx:
             desired = tx.desired()[1]
             states = {state.name: state for state in tx.node_states()}
             draining = tx.rollouts.cordoned()
@@ -202,7 +206,7 @@ class OrchestratorService:
         )
 
     def run(self, run_id: str) -> RunView:
-        with self._store.transaction() as tx:
+        with self._store.reading() as tx:
             return _run_view(tx, run_id)
 
     def keep_measurement(self, run_id: str, measurement: Measurement) -> RunView:
@@ -212,18 +216,19 @@ class OrchestratorService:
             return _run_view(tx, run_id)
 
     def runs(self, open_only: bool = False, limit: int = 50) -> Sequence[RunView]:
-        with self._store.transaction() as tx:
+        with self._store.reading() as tx:
             return tuple(views.run_view(run, times) for run, times in tx.runs(limit, open_only))
 
     def events(self, after: int = 0, limit: int = 200) -> Sequence[Event]:
-        with self._store.transaction() as tx:
+        with self._store.reading() as tx:
             return tx.events(after, limit)
 
     def health(self) -> Health:
-        with self._store.transaction() as tx:
+        with self._store.reading() as tx:
             desired = tx.desired()[1]
             heard = reconcile.candidates(desired, tx.node_states(), frozenset())
             open_runs = len(tx.open_run_ids())
+        lead = self._store.lead()
         return Health(
             version=vrha.__version__,
             store=True,
@@ -231,6 +236,9 @@ class OrchestratorService:
             nodes_heard=sum(1 for candidate in heard if candidate.heard),
             open_runs=open_runs,
             check_ins_refused=self._metrics.check_ins_refused(),
+            leads=self._store.leader_epoch == lead.epoch,
+            leader=lead.holder,
+            leader_epoch=lead.epoch,
         )
 
     def metrics(self) -> bytes:

@@ -1,83 +1,67 @@
-"""The database engine: connection settings, and SQL errors in the words of vrha.
-
-SQLite pragmas: https://www.sqlite.org/pragma.html; result codes:
-https://www.sqlite.org/rescode.html.
-"""
+"""Which database, and SQL errors in the words of vrha."""
 
 from __future__ import annotations
 
-import os
 import sqlite3
-from pathlib import Path
-from typing import Any
 
-from sqlalchemy import Engine, create_engine, event
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-from sqlalchemy.pool import QueuePool
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 
 from vrha.errors import InputError, UnreachableError
+from vrha.store import postgresql, sqlite
 
-BUSY_TIMEOUT_S = 5.0
-"""How long a transaction waits for another process to finish its own."""
-
-_REASONS = {
-    "SQLITE_FULL": ("store-full", "the disk is full", "Free space; nothing was lost."),
-    "SQLITE_BUSY": ("store-locked", "it is locked by another process", "Is a second one running?"),
-    "SQLITE_LOCKED": ("store-locked", "it is locked", "Is a second orchestrator running?"),
-    "SQLITE_READONLY": ("store-read-only", "it is read-only", "Make the folder writable."),
-    "SQLITE_NOTADB": ("store-damaged", "it is not a database", "Restore a backup."),
-    "SQLITE_CORRUPT": ("store-damaged", "it is damaged", "Restore a backup."),
-    "SQLITE_CANTOPEN": ("store-unavailable", "it cannot be opened", "Check folder and rights."),
-    "SQLITE_IOERR": ("store-io", "reading or writing it failed", "Check the disk."),
-}
+READS = "vrha_reads"
+"""Execution option of a connection whose transactions only read."""
+POSTGRESQL, SQLITE = "postgresql", "sqlite"
 
 
-def sqlite_path(url: str) -> Path:
-    """The file behind `sqlite:////path`. Raises InputError (`store-url`)."""
+def parse(url: str) -> URL:
+    """The parts of a store's URL. Raises InputError (`store-url`) without showing it."""
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         parsed = None
-    if parsed is None or parsed.get_backend_name() != "sqlite":
-        raise InputError("store-url", "not the URL of a store", "Use sqlite:////absolute/path.")
-    if not parsed.database or parsed.database == ":memory:":
+    if parsed is None or parsed.drivername not in (POSTGRESQL, SQLITE):
         raise InputError(
-            "store-url", "a store needs a file", "A store in memory would forget epochs."
+            "store-url",
+            "not the URL of a store",
+            "Use sqlite:////absolute/path or postgresql://USER@HOST/DATABASE.",
         )
-    return Path(parsed.database)
+    return parsed
 
 
-def make_engine(path: Path) -> Engine:
-    """An engine on the SQLite file `path`, created with mode 0600 if it is missing.
+def name_of(url: URL) -> str:
+    """What the database is called in messages; shows neither user nor password."""
+    if url.drivername == SQLITE:
+        return str(sqlite.path_of(url))
+    host = url.host or url.query.get("host") or url.query.get("service") or "local"
+    return f"postgresql {host}/{url.database}"
 
-    Raises OSError when the file cannot be created.
+
+def make_engine(url: URL) -> Engine:
+    """An engine for the URL.
+
+    Raises InputError (`store-url`), PreconditionError (`no-driver`), UnreachableError
+    (`store-unavailable`, with path and reason).
     """
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    engine = create_engine(
-        f"sqlite:///{path}",
-        poolclass=QueuePool,
-        pool_size=1,
-        max_overflow=0,
-        connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False},
-    )
-
-    @event.listens_for(engine, "connect")
-    def _settings(connection: Any, _record: Any) -> None:
-        # sqlite3 would start transactions by itself, late and deferred; we say BEGIN ourselves.
-        connection.isolation_level = None
-        for pragma in (
-            "journal_mode = WAL",
-            "synchronous = FULL",
-            "foreign_keys = ON",
-            "secure_delete = ON",  # deleted outbox bodies held check-in tokens
-        ):
-            connection.execute(f"PRAGMA {pragma}")
+    if url.drivername == POSTGRESQL:
+        engine, begin = postgresql.make_engine(url), postgresql.begin
+    else:
+        path = sqlite.path_of(url)
+        try:
+            engine, begin = sqlite.make_engine(path), sqlite.begin
+        except OSError as error:
+            raise UnreachableError(
+                "store-unavailable",
+                f"store {path}: {error.strerror}",
+                f"{path.parent} must be a folder that this user may write to; set another"
+                " state_dir, or run it as root.",
+            ) from error
 
     @event.listens_for(engine, "begin")
-    def _begin(connection: Any) -> None:
-        # A deferred transaction that reads first and writes later can fail half-way with BUSY.
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    def _begin(connection: Connection) -> None:
+        begin(connection, writes=READS not in connection.get_execution_options())
 
     return engine
 
@@ -85,10 +69,16 @@ def make_engine(path: Path) -> Engine:
 def unreachable(error: SQLAlchemyError | sqlite3.Error, where: str) -> UnreachableError:
     """The error in the words of vrha; `where` names the database."""
     original = getattr(error, "orig", None) or error
-    name = getattr(original, "sqlite_errorname", "") or ""
-    for prefix, (code, reason, hint) in _REASONS.items():
+    is_sqlite = isinstance(original, sqlite3.Error)
+    name = getattr(original, "sqlite_errorname" if is_sqlite else "sqlstate", None) or ""
+    reasons = sqlite.REASONS if is_sqlite else postgresql.REASONS
+    for prefix, (code, reason, hint) in reasons.items():
         if name.startswith(prefix):
             return UnreachableError(code, f"store {where}: {reason}", hint)
-    return UnreachableError(
-        "store-failed", f"store {where}: {type(original).__name__}: {original}"[:500]
-    )
+    # Further lines quote statements, and statements hold tokens.
+    (line, *_) = str(original).splitlines() or [""]
+    text = f"store {where}: {type(original).__name__}: {line}"[:500]
+    if isinstance(error, OperationalError) and not is_sqlite:
+        hint = "Does the server run, and let this machine in? Nothing is lost; it is tried again."
+        return UnreachableError("store-unavailable", text, hint)
+    return UnreachableError("store-failed", text)

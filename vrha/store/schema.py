@@ -7,9 +7,11 @@ SQL that SQLite (3.34 or newer) and PostgreSQL both understand; what differs sta
 from __future__ import annotations
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     Column,
     Connection,
+    Dialect,
     Float,
     Index,
     Integer,
@@ -18,40 +20,82 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    TypeDecorator,
     insert,
     inspect,
     select,
     text,
     update,
 )
+from sqlalchemy.types import TypeEngine
 
 from vrha.errors import PreconditionError
 
-SCHEMA_VERSION = 2
-"""1: without `evidence`, `begins`, `measurements`, rollouts and cordons."""
+SCHEMA_VERSION = 3
+"""1: without `evidence`, `begins`, `measurements`, rollouts and cordons. 2: without `leader`."""
+
+
+class Words(TypeDecorator[str]):
+    """Text of people and nodes, about `length` characters long.
+
+    As it is in SQLite, which bounds no length and takes every character, so that no message of a
+    node is poison for PostgreSQL alone. That one takes no NUL: it and its escape are escaped.
+    """
+
+    impl = String
+    cache_ok = True
+    _ESCAPE = "\x1a"
+
+    def __init__(self, length: int | None = None) -> None:
+        super().__init__(length)
+        self.length = length
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[str]:
+        bounded = self.length is not None and dialect.name != "postgresql"
+        return dialect.type_descriptor(String(self.length) if bounded else Text())
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        if value is None:
+            return None
+        # Half of a surrogate pair has no UTF-8.
+        value = value.encode(errors="replace").decode()
+        if dialect.name != "postgresql":
+            return value
+        escape = self._ESCAPE
+        return value.replace(escape, f"{escape}1").replace("\0", f"{escape}0")
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
+        if value is None or dialect.name != "postgresql":
+            return value
+        escape = self._ESCAPE
+        return value.replace(f"{escape}0", "\0").replace(f"{escape}1", escape)
+
+
+_INT = Integer().with_variant(BigInteger(), "postgresql")
+"""SQLite's are of 8 bytes, and its ids must have this very name."""
 
 metadata = MetaData()
 
-schema_version = Table("vrha_schema", metadata, Column("version", Integer, primary_key=True))
+schema_version = Table("vrha_schema", metadata, Column("version", _INT, primary_key=True))
 
 desired = Table(
     "desired",
     metadata,
-    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("version", _INT, primary_key=True, autoincrement=False),
     Column("body", Text, nullable=False),
-    Column("applied_at", String(32), nullable=False),
+    Column("applied_at", Words(32), nullable=False),
 )
 
 routers = Table(
     "routers",
     metadata,
-    Column("router", String(64), primary_key=True),
-    Column("epoch", Integer, nullable=False),
-    Column("generation", Integer, nullable=False),
-    Column("node", String(64), nullable=False),
-    Column("active", Integer),
+    Column("router", Words(64), primary_key=True),
+    Column("epoch", _INT, nullable=False),
+    Column("generation", _INT, nullable=False),
+    Column("node", Words(64), nullable=False),
+    Column("active", _INT),
     Column("applied", Text),
-    Column("failed", Text, nullable=False),
+    Column("failed", Words(), nullable=False),
     # The row of a removed router stays: epochs are never handed out twice (I6).
     Column("dropped", Boolean, nullable=False),
 )
@@ -59,17 +103,17 @@ routers = Table(
 runs = Table(
     "runs",
     metadata,
-    Column("number", Integer, primary_key=True, autoincrement=True),
-    Column("id", String(64), nullable=False, unique=True),
-    Column("router", String(64), nullable=False),
+    Column("number", _INT, primary_key=True, autoincrement=True),
+    Column("id", Words(64), nullable=False, unique=True),
+    Column("router", Words(64), nullable=False),
     Column("terminal", Boolean, nullable=False),
     # The earliest deadline of its started steps: time passes without reading steps.
     Column("deadline", Float(53)),
-    Column("builds_on", String(64), nullable=False),
+    Column("builds_on", Words(64), nullable=False),
     # Everything of the run but its steps.
     Column("body", Text, nullable=False),
-    Column("started_at", String(32), nullable=False),
-    Column("ended_at", String(32), nullable=False),
+    Column("started_at", Words(32), nullable=False),
+    Column("ended_at", Words(32), nullable=False),
     sqlite_autoincrement=True,
 )
 
@@ -84,9 +128,9 @@ ONE_OPEN_RUN = Index(
 steps = Table(
     "steps",
     metadata,
-    Column("run_id", String(64), primary_key=True),
+    Column("run_id", Words(64), primary_key=True),
     Column("undo", Boolean, primary_key=True),
-    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("seq", _INT, primary_key=True, autoincrement=False),
     # The step itself: large (a build carries its whole instance) and hardly ever rewritten.
     Column("step", Text, nullable=False),
     # The rest of the record: small and rewritten at every change of its status.
@@ -96,27 +140,27 @@ steps = Table(
 timings = Table(
     "timings",
     metadata,
-    Column("run_id", String(64), primary_key=True),
+    Column("run_id", Words(64), primary_key=True),
     Column("undo", Boolean, primary_key=True),
-    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("seq", _INT, primary_key=True, autoincrement=False),
     Column("timings", Text, nullable=False),
 )
 
 evidence = Table(
     "evidence",
     metadata,
-    Column("run_id", String(64), primary_key=True),
+    Column("run_id", Words(64), primary_key=True),
     Column("undo", Boolean, primary_key=True),
-    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("seq", _INT, primary_key=True, autoincrement=False),
     Column("evidence", Text, nullable=False),
 )
 
 begins = Table(
     "begins",
     metadata,
-    Column("run_id", String(64), primary_key=True),
+    Column("run_id", Words(64), primary_key=True),
     Column("undo", Boolean, primary_key=True),
-    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("seq", _INT, primary_key=True, autoincrement=False),
     # On the wall clock of the step's node.
     Column("began", Float(53), nullable=False),
 )
@@ -124,22 +168,22 @@ begins = Table(
 measurements = Table(
     "measurements",
     metadata,
-    Column("run_id", String(64), primary_key=True),
+    Column("run_id", Words(64), primary_key=True),
     Column("body", Text, nullable=False),
 )
 
 check_ins = Table(
     "check_ins",
     metadata,
-    Column("run_id", String(64), primary_key=True),
-    Column("token_hash", String(128), nullable=False),
+    Column("run_id", Words(64), primary_key=True),
+    Column("token_hash", Words(128), nullable=False),
     Column("used", Boolean, nullable=False),
 )
 
 nodes = Table(
     "nodes",
     metadata,
-    Column("name", String(64), primary_key=True),
+    Column("name", Words(64), primary_key=True),
     Column("inventory", Text, nullable=False),
     Column("seen_at", Float(53), nullable=False),
 )
@@ -147,8 +191,8 @@ nodes = Table(
 outbox = Table(
     "outbox",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
-    Column("node", String(64), nullable=False),
+    Column("id", _INT, primary_key=True, autoincrement=True),
+    Column("node", Words(64), nullable=False),
     Column("body", LargeBinary, nullable=False),
     # On the monotonic clock of the orchestrator that wrote it; null: never.
     Column("expires", Float(53)),
@@ -159,56 +203,91 @@ outbox = Table(
 rollouts = Table(
     "rollouts",
     metadata,
-    Column("number", Integer, primary_key=True, autoincrement=True),
-    Column("id", String(64), nullable=False, unique=True),
+    Column("number", _INT, primary_key=True, autoincrement=True),
+    Column("id", Words(64), nullable=False, unique=True),
     Column("open", Boolean, nullable=False),
     # Everything of the rollout but its members.
     Column("body", Text, nullable=False),
-    Column("started_at", String(32), nullable=False),
-    Column("ended_at", String(32), nullable=False),
+    Column("started_at", Words(32), nullable=False),
+    Column("ended_at", Words(32), nullable=False),
     sqlite_autoincrement=True,
 )
 
 members = Table(
     "rollout_members",
     metadata,
-    Column("rollout", String(64), primary_key=True),
+    Column("rollout", Words(64), primary_key=True),
     # In the order of their turns.
-    Column("place", Integer, primary_key=True, autoincrement=False),
-    Column("router", String(64), nullable=False),
-    Column("status", String(32), nullable=False),
-    Column("round", Integer, nullable=False),
-    Column("run", String(64), nullable=False),
-    Column("strategy", String(32)),
-    Column("from_node", String(64), nullable=False),
-    Column("to_node", String(64), nullable=False),
-    Column("old", String(96), nullable=False),
-    Column("new", String(96), nullable=False),
-    Column("lost", Integer),
-    Column("reason", String(128), nullable=False),
-    Column("detail", Text, nullable=False),
-    Column("started_at", String(32), nullable=False),
-    Column("ended_at", String(32), nullable=False),
+    Column("place", _INT, primary_key=True, autoincrement=False),
+    Column("router", Words(64), nullable=False),
+    Column("status", Words(32), nullable=False),
+    Column("round", _INT, nullable=False),
+    Column("run", Words(64), nullable=False),
+    Column("strategy", Words(32)),
+    Column("from_node", Words(64), nullable=False),
+    Column("to_node", Words(64), nullable=False),
+    Column("old", Words(96), nullable=False),
+    Column("new", Words(96), nullable=False),
+    Column("lost", _INT),
+    Column("reason", Words(128), nullable=False),
+    Column("detail", Words(), nullable=False),
+    Column("started_at", Words(32), nullable=False),
+    Column("ended_at", Words(32), nullable=False),
 )
 
 cordons = Table(
     "cordons",
     metadata,
-    Column("node", String(64), primary_key=True),
-    Column("since", String(32), nullable=False),
+    Column("node", Words(64), primary_key=True),
+    Column("since", Words(32), nullable=False),
+)
+
+leader = Table(
+    "leader",
+    metadata,
+    # The table has one row.
+    Column("one", _INT, primary_key=True, autoincrement=False),
+    Column("holder", Words(128), nullable=False),
+    Column("epoch", _INT, nullable=False),
+    Column("beat", _INT, nullable=False),
+)
+
+rights = Table(
+    "rights",
+    metadata,
+    # An instance, as ROUTER/GENERATION.
+    Column("router", Words(96), primary_key=True),
+    Column("node", Words(64), nullable=False),
+    Column("epoch", _INT, nullable=False),
+    Column("leaving", Boolean, nullable=False),
+)
+
+incarnations = Table(
+    "incarnations",
+    metadata,
+    Column("node", Words(64), primary_key=True),
+    # As text: it has more bits than a signed integer of 64 may come to.
+    Column("incarnation", Words(32), nullable=False),
+)
+
+electorates = Table(
+    "electorates",
+    metadata,
+    Column("version", _INT, primary_key=True, autoincrement=False),
+    Column("voters", Words(), nullable=False),
 )
 
 events = Table(
     "events",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
-    Column("at", String(32), nullable=False),
-    Column("kind", String(64), nullable=False),
-    Column("reason", String(128), nullable=False),
-    Column("run", String(64), nullable=False),
-    Column("router", String(64), nullable=False),
-    Column("node", String(64), nullable=False),
-    Column("detail", Text, nullable=False),
+    Column("id", _INT, primary_key=True, autoincrement=True),
+    Column("at", Words(32), nullable=False),
+    Column("kind", Words(64), nullable=False),
+    Column("reason", Words(128), nullable=False),
+    Column("run", Words(64), nullable=False),
+    Column("router", Words(64), nullable=False),
+    Column("node", Words(64), nullable=False),
+    Column("detail", Words(), nullable=False),
     sqlite_autoincrement=True,
 )
 
@@ -221,7 +300,7 @@ def prepare(connection: Connection, where: str) -> None:
     """
     names = set(inspect(connection).get_table_names())
     if not names:
-        metadata.create_all(connection)
+        _create(connection)
         connection.execute(insert(schema_version).values(version=SCHEMA_VERSION))
         return
     if schema_version.name not in names:
@@ -232,7 +311,7 @@ def prepare(connection: Connection, where: str) -> None:
         )
     found = connection.execute(select(schema_version.c.version)).scalar()
     if found is not None and 0 < found < SCHEMA_VERSION:
-        metadata.create_all(connection)
+        _create(connection)
         connection.execute(update(schema_version).values(version=SCHEMA_VERSION))
     elif found != SCHEMA_VERSION:
         raise PreconditionError(
@@ -240,3 +319,10 @@ def prepare(connection: Connection, where: str) -> None:
             f"{where} has layout version {found}; this vrha reads version {SCHEMA_VERSION}",
             "Run the vrha that wrote it, or restore a backup of the matching version.",
         )
+
+
+def _create(connection: Connection) -> None:
+    """The tables that are missing, and the row of the leader: nobody ever led."""
+    metadata.create_all(connection)
+    if connection.execute(select(leader.c.one)).first() is None:
+        connection.execute(insert(leader).values(one=1, holder="", epoch=0, beat=0))

@@ -11,14 +11,17 @@ from sqlalchemy import ColumnElement, Connection, Table, and_, delete, insert, n
 from sqlalchemy.exc import IntegrityError
 
 from vrha import codec
+from vrha.core.ownership.commands import Commit
+from vrha.core.ownership.leader import Book
 from vrha.errors import NotFoundError, RefusedError
 from vrha.model.evidence import Evidence
 from vrha.model.messages import Inventory
+from vrha.model.ownership import Electorate
 from vrha.model.runs import Run, StepRecord
 from vrha.model.spec import Desired
 from vrha.model.state import NodeState, RouterState
 from vrha.model.views import Event
-from vrha.store import rows, schema
+from vrha.store import rights, rows, schema
 from vrha.store.reports import Reports
 from vrha.store.rollouts import Rollouts
 from vrha.store.rows import OutboxRow, RunTimes
@@ -371,6 +374,14 @@ class Tx:
             update(schema.nodes).where(schema.nodes.c.name == node).values(seen_at=0.0)
         )
 
+    def not_seen_after(self, now: float) -> None:
+        """Count no node as heard later than `now` (seconds, Unix time).
+
+        Another machine, or a clock that was wrong, may have written the time.
+        """
+        table = schema.nodes
+        self._db.execute(update(table).where(table.c.seen_at > now).values(seen_at=now))
+
     def node_states(self) -> tuple[NodeState, ...]:
         """Every node that was ever heard, by name."""
         found = self._db.execute(select(schema.nodes).order_by(schema.nodes.c.name))
@@ -424,6 +435,16 @@ class Tx:
         table = schema.events
         query = select(table).where(table.c.id > after).order_by(table.c.id).limit(limit)
         return tuple(Event(**row._mapping) for row in self._db.execute(query))
+
+    # Ownership
+
+    def book(self, first: Electorate) -> Book:
+        """Who may have what active; `first` votes where nobody ever did."""
+        return rights.read(self._db, first)
+
+    def commit_rights(self, commit: Commit) -> None:
+        """Raises RefusedError `epoch-behind`."""
+        rights.apply(self._db, commit)
 
     def _upsert(self, table: Table, where: ColumnElement[bool], values: dict[str, Any]) -> None:
         if not self._db.execute(update(table).where(where).values(values)).rowcount:

@@ -111,6 +111,7 @@ def test_metrics_are_the_text_form(api: httpx.Client) -> None:
         (errors.SpecError(["a:1: b"]), 400),
         (errors.NotFoundError("no-such-run", "none", "do"), 404),
         (errors.RefusedError("run-in-progress", "open run r7", "do"), 409),
+        (errors.NotLeaderError("o2", 7), 503),
         (errors.UnreachableError("store-gone", "no store", "do"), 503),
         (errors.DeadlineError("late", "late", "do"), 504),
         (errors.PreconditionError("no-root", "no root", "do"), 500),

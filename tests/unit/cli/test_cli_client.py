@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from vrha.cli.client import Client
-from vrha.errors import DeadlineError, UnreachableError, VrhaError
+from vrha.errors import DeadlineError, RefusedError, UnreachableError, VrhaError
 
 
 @contextmanager
@@ -85,3 +85,10 @@ def test_an_unknown_status_keeps_its_reason(tmp_path: Path) -> None:
     with peer(tmp_path / "s", answered("500 No", body)) as path, pytest.raises(VrhaError) as caught:
         Client(str(path)).networks()
     assert (type(caught.value), caught.value.code) == (VrhaError, "teapot")
+
+
+def test_who_does_not_lead_has_refused(tmp_path: Path) -> None:
+    """Unlike other answers of status 503: nothing is broken, and nothing was changed."""
+    body = b'{"code": "not-leader", "message": "orchestrator o2 leads", "hint": ""}'
+    with peer(tmp_path / "s", answered("503 No", body)) as path, pytest.raises(RefusedError):
+        Client(str(path)).restart_network("web-net")

@@ -97,3 +97,10 @@ def test_events_cannot_play_with_the_terminal(vrha: Vrha) -> None:
     assert len(result.out.splitlines()) == 2
     assert "a\\x1b[2Jb" in result.out
     assert "\x1b" not in result.out
+
+
+def test_the_status_names_who_leads(vrha: Vrha) -> None:
+    shown = vrha("orchestrator", "status")
+    assert shown.code == 0
+    assert shown.out.splitlines()[1].split()[:4] == ["o2", "7", "stands", "by"]
+    assert json.loads(vrha("orchestrator", "status", "-o", "json").out)["leader_epoch"] == 7

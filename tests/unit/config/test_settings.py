@@ -174,3 +174,50 @@ def test_urls_from_a_file(tmp_path: Path) -> None:
 def test_urls_and_file_together_are_refused(tmp_path: Path) -> None:
     file = written(tmp_path, f'bus.urls = ["{URL}"]\nbus.url_file = "/x"')
     assert problems(load_orchestrator, file) == [f"{file}: bus: give urls or url_file, not both"]
+
+
+STORE = f"postgresql://vrha:{CANARY}@db.example/vrha"
+
+
+def test_the_store_is_in_the_state_folder_unless_it_is_named(tmp_path: Path) -> None:
+    found = load_orchestrator(written(tmp_path, 'state_dir = "/srv/vrha"'), {})
+    assert found.store.private
+    assert found.store_url == "sqlite:////srv/vrha/orchestrator.db"
+    found = load_orchestrator(written(tmp_path, f'store.url = "{STORE}"'), {})
+    assert not found.store.private
+    assert found.store_url == STORE
+    assert CANARY not in repr(found) + str(found)
+    found = load_orchestrator(written(tmp_path, ""), {"VRHA_STORE__URL": STORE})
+    assert found.store_url == STORE
+
+
+def test_the_url_of_the_store_from_a_file(tmp_path: Path) -> None:
+    secret = tmp_path / "store-url"
+    secret.write_text(f"{STORE}\n")
+    secret.chmod(0o600)
+    found = load_orchestrator(written(tmp_path, f'store.url_file = "{secret}"'), {})
+    assert not found.store.private
+    assert found.store_url == STORE
+    secret.chmod(0o644)
+    with pytest.raises(InputError, match=r"store\.url_file .* is open to others") as caught:
+        _ = found.store_url
+    assert CANARY not in str(caught.value)
+
+
+def test_one_place_of_the_store(tmp_path: Path) -> None:
+    file = written(tmp_path, f'store.url = "{STORE}"\nstore.url_file = "/x"')
+    assert problems(load_orchestrator, file) == [f"{file}: store: give url or url_file, not both"]
+
+
+def test_beats_may_be_late(tmp_path: Path) -> None:
+    found = load_orchestrator(written(tmp_path, ""), {})
+    assert (found.leader.beat_s, found.leader.ttl_s) == (1, 5)
+    file = written(tmp_path, "leader.beat_s = 2.0")
+    assert problems(load_orchestrator, file) == [
+        f"{file}: leader: ttl_s must be at least three times beat_s"
+    ]
+
+
+def test_a_name_is_one_word(tmp_path: Path) -> None:
+    problems(load_orchestrator, written(tmp_path, 'name = "o1 leads"'))
+    assert load_orchestrator(written(tmp_path, 'name = "db-1.example"'), {}).name == "db-1.example"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,14 @@ class FakePublisher:
         pass
 
     def publish(
-        self, exchange: str, key: str, body: bytes, *, message_id: str, expires: float | None
+        self,
+        exchange: str,
+        key: str,
+        body: bytes,
+        *,
+        message_id: str,
+        timeout_s: float,
+        expires: float | None,
     ) -> None:
         if body in self.raises:
             raise self.raises[body]
@@ -44,6 +52,7 @@ def orchestrator(tmp_path: Path, publisher: FakePublisher) -> Orchestrator:
     settings = OrchestratorSettings(state_dir=tmp_path)
     made = Orchestrator(settings, ("amqp://nobody:nothing@127.0.0.1:1/none",))
     made._publisher = publisher  # type: ignore[assignment]
+    assert made._leadership.await_lead(threading.Event())
     return made
 
 

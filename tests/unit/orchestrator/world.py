@@ -98,6 +98,9 @@ class FakeKernel:
         self.instances[spec.ref] = FakeInstance(epoch=spec.epoch, macs=macs)
         return ()
 
+    def await_permission(self, ref: InstanceRef) -> None:
+        """Nobody governs a fake."""
+
     def configure(self, spec: InstanceSpec, previous: InstanceSpec) -> Timings:
         self.effect("configure")
         self.need(spec.ref).epoch = spec.epoch

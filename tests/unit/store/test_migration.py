@@ -7,11 +7,13 @@ restarted again by strategy `parallel`, up to the confirmed swap.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.unit.orchestrator.world import DESIRED, FakeInstance, World
+from tests.unit.store.conftest import execute
 from vrha.errors import PreconditionError
 from vrha.model.evidence import Evidence, Measured
 from vrha.model.runs import RestartOptions, RunStatus, StepStatus, Strategy
@@ -99,6 +101,21 @@ def test_an_orchestrator_ends_the_open_run_and_the_next_one_is_a_handover(
     world.settle()
     assert world.last_run() == (RunStatus.DONE, "")
     assert world.all_instances() == {InstanceRef("r1", 4)}
+
+
+def test_a_store_of_version_2_gets_its_leader(new_url: Callable[[], str]) -> None:
+    url = new_url()
+    store = Store.open(url)
+    with store.transaction() as tx:
+        tx.put_desired(DESIRED)
+    store.close()
+    execute(url, "DROP TABLE leader")
+    execute(url, "UPDATE vrha_schema SET version = 2")
+    store = Store.open(url)
+    assert store.take_lead("o1", store.lead()) == 1
+    with store.transaction() as tx:
+        assert tx.desired() == (1, DESIRED)
+    store.close()
 
 
 @pytest.mark.parametrize("version", [0, schema.SCHEMA_VERSION + 1, 99])

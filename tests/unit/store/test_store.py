@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.store.conftest import execute
 from vrha.errors import InputError, PreconditionError, RefusedError, UnreachableError
 from vrha.model.messages import Inventory
 from vrha.model.spec import Desired, InstanceRef, InstanceSpec, Network, Node, Router
@@ -149,13 +150,13 @@ def test_the_outbox_keeps_order_and_never_reuses_an_id(store: Store) -> None:
         assert tx.enqueue("n1", b"four") > ids[-1]
 
 
-def test_a_sent_body_is_gone_from_the_file(store: Store, tmp_path: Path) -> None:
+def test_a_sent_body_is_gone_from_the_file(sqlite_store: Store, tmp_path: Path) -> None:
     canary = b"token-canary-73a1"
-    with store.transaction() as tx:
+    with sqlite_store.transaction() as tx:
         sent = tx.enqueue("n1", canary)
-    with store.transaction() as tx:
+    with sqlite_store.transaction() as tx:
         tx.mark_sent([sent])
-    store.close()
+    sqlite_store.close()
     assert canary not in (tmp_path / "store.db").read_bytes()
 
 
@@ -216,28 +217,28 @@ def test_a_thread_does_not_wait_for_ever(store: Store, monkeypatch: pytest.Monke
 
 
 def test_another_process_that_holds_the_lock_is_named(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sqlite_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    with store._db.connect() as connection:
+    with sqlite_store._db.connect() as connection:
         connection.connection.driver_connection.execute("PRAGMA busy_timeout = 20")  # type: ignore[union-attr]
         connection.rollback()
-    with pytest.raises(UnreachableError) as caught, store.transaction():
+    with pytest.raises(UnreachableError) as caught, sqlite_store.transaction():
         pass
     other.close()
     assert caught.value.code == "store-locked"
 
 
-def test_the_file_is_for_its_owner_only(store: Store, tmp_path: Path) -> None:
-    with store.transaction() as tx:
+def test_the_file_is_for_its_owner_only(sqlite_store: Store, tmp_path: Path) -> None:
+    with sqlite_store.transaction() as tx:
         tx.add_event("x", "y")
     for name in ("store.db", "store.db-wal", "store.db-shm"):
         assert (tmp_path / name).stat().st_mode & 0o077 == 0
 
 
-def test_durability_is_on(store: Store) -> None:
-    with store._db.connect() as connection:
+def test_durability_is_on(sqlite_store: Store) -> None:
+    with sqlite_store._db.connect() as connection:
         asked = {
             pragma: connection.exec_driver_sql(f"PRAGMA {pragma}").scalar()
             for pragma in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
@@ -269,28 +270,33 @@ def test_open_tells_that_it_is_no_database(tmp_path: Path) -> None:
     assert caught.value.code == "store-unavailable"
 
 
-def test_open_refuses_another_layout(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/store.db"
+def test_open_refuses_another_layout(url: str) -> None:
     Store.open(url).close()
-    with sqlite3.connect(tmp_path / "store.db") as db:
-        db.execute("UPDATE vrha_schema SET version = 99")
-    db.close()
+    execute(url, "UPDATE vrha_schema SET version = 99")
     with pytest.raises(PreconditionError, match="layout version 99") as caught:
         Store.open(url)
     assert caught.value.code == "store-version"
 
 
-def test_open_refuses_the_database_of_another_program(tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / "store.db") as db:
-        db.execute("CREATE TABLE cats (name TEXT)")
-    db.close()
+def test_open_refuses_the_database_of_another_program(url: str) -> None:
+    execute(url, "CREATE TABLE cats (name TEXT)")
     with pytest.raises(PreconditionError) as caught:
-        Store.open(f"sqlite:///{tmp_path}/store.db")
+        Store.open(url)
     assert caught.value.code == "store-foreign"
 
 
 @pytest.mark.parametrize(
-    "url", ["", "nonsense", "sqlite://", "sqlite:///:memory:", "postgresql://u:canary@h/d"]
+    "url",
+    [
+        "",
+        "nonsense",
+        "sqlite://",
+        "sqlite:///:memory:",
+        "mysql://u:canary@h/d",
+        "postgresql+psycopg2://u:canary@h/d",
+        "postgresql://u:canary@h",
+        "postgresql://u:canary@h:port/d",
+    ],
 )
 def test_open_refuses_other_urls(url: str) -> None:
     with pytest.raises(InputError) as caught:
@@ -315,8 +321,7 @@ CHILD = textwrap.dedent(
 
 
 @pytest.mark.parametrize("after", [1, 7, 40])
-def test_what_was_committed_survives_kill_9(tmp_path: Path, after: int) -> None:
-    url = f"sqlite:///{tmp_path}/store.db"
+def test_what_was_committed_survives_kill_9(url: str, after: int) -> None:
     child = subprocess.Popen([sys.executable, "-c", CHILD, url], stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     for line in child.stdout:

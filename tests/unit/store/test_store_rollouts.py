@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -70,8 +68,7 @@ def test_what_goes_in_comes_out(store: Store, rollout: Rollout, members: list[Me
         pass
 
 
-def test_it_is_there_after_a_restart(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/store.db"
+def test_it_is_there_after_a_restart(url: str) -> None:
     store = Store.open(url)
     with store.transaction() as tx:
         tx.rollouts.add(a_rollout(), [Member("b"), Member("a")])

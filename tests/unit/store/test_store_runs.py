@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -64,8 +63,9 @@ RUNS = st.builds(Run, steps=RECORDS, undo=RECORDS, strategy=st.none() | st.sampl
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(first=RUNS, second=RUNS)
-def test_a_run_comes_back_as_it_was(tmp_path_factory, first: Run, second: Run) -> None:
-    store = Store.open(f"sqlite:///{tmp_path_factory.mktemp('s')}/store.db")
+def test_a_run_comes_back_as_it_was(new_url: Callable[[], str], first: Run, second: Run) -> None:
+    url = new_url()
+    store = Store.open(url)
     first = replace(first, status=RunStatus.RUNNING)
     with store.transaction() as tx:
         tx.add_run(first)
@@ -74,7 +74,7 @@ def test_a_run_comes_back_as_it_was(tmp_path_factory, first: Run, second: Run) -
     with store.transaction() as tx:
         tx.save_run(second)
     store.close()
-    again = Store.open(store._db.url.render_as_string())
+    again = Store.open(url)
     with again.transaction() as tx:
         assert tx.run(first.id) == second
         assert [run for run, _ in tx.runs(10)] == [second]
@@ -141,8 +141,8 @@ def test_a_refusal_leaves_the_transaction_usable(store: Store) -> None:
         assert tx.run("run-2") is None
 
 
-def test_of_many_threads_and_stores_one_opens_the_run(tmp_path: Path) -> None:
-    stores = [Store.open(f"sqlite:///{tmp_path}/store.db") for _ in range(2)]
+def test_of_many_threads_and_stores_one_opens_the_run(url: str) -> None:
+    stores = [Store.open(url) for _ in range(2)]
     outcomes: list[str] = []
 
     def start(i: int) -> None:

@@ -46,6 +46,8 @@ class Permit:
 class Right:
     """That `node` may have `router` active from `epoch` on.
 
+    `router` may be one instance of it, as `ROUTER/GENERATION`.
+
     `leaving`: it is asked to give it up; `epoch` then is the one which fences that.
     No node: nobody has it, and nobody had since `epoch`.
     """
@@ -54,6 +56,11 @@ class Right:
     node: str
     epoch: int
     leaving: bool = False
+
+    @property
+    def owned(self) -> str:
+        """The router, whatever instance of it the right is for."""
+        return self.router.partition("/")[0]
 
 
 @dataclass(frozen=True, slots=True)

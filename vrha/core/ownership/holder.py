@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from vrha.core.ownership.commands import Command, Mute, Permit, Send, Tell
 from vrha.core.ownership.timing import Timing
@@ -24,7 +25,20 @@ from vrha.model.ownership import (
 )
 
 _COUNT_SHIFT = 32
+SKIPPED = 1000
 _NONCE = (1 << _COUNT_SHIFT) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """Of an incarnation, on the clock of its boot: what outlives a process."""
+
+    incarnation: int
+    seq: int
+    lease_end: float
+    leader_epoch: int
+    number: int
+    routers: Held
 
 
 class Holder:
@@ -53,6 +67,34 @@ class Holder:
         self.number = 0
         self.next_renewal = now
         self._begin_lease()
+
+    def saved(self) -> Life | None:
+        """What the next process needs to go on as this one; None without a lease."""
+        if self.lease_end is None:
+            return None
+        return Life(
+            incarnation=self.incarnation,
+            seq=self.seq,
+            lease_end=self.lease_end,
+            leader_epoch=self.leader_epoch,
+            number=self.number,
+            routers=held_of(self.routers),
+        )
+
+    def resume(self, life: Life, now: float) -> bool:
+        """Go on as the process before did, if its lease has not ended; whether that is so.
+
+        What it sent last may not have been kept: later numbers stay clear of that, so that no
+        answer to it counts.
+        """
+        if now >= life.lease_end:
+            return False
+        self.incarnation = life.incarnation
+        self.lease_end = life.lease_end
+        self.seq = life.seq + SKIPPED
+        self.leader_epoch, self.number = life.leader_epoch, life.number
+        self.routers = dict(life.routers)
+        return True
 
     def _begin_lease(self) -> None:
         self.seq = 0
@@ -118,7 +160,7 @@ class Holder:
         every = self.timing.renew_ms
         # After a pause the schedule goes on from now: no burst.
         self.next_renewal += every if behind < every else behind + every
-        return Tell(Renew(self.node, self.incarnation, self.seq, self.electorate.version))
+        return Tell(Renew(self.node, self.incarnation, self.seq, self.electorate.tag))
 
     def _count(self, ack: Ack, now: float) -> None:
         if ack.incarnation != self.incarnation or ack.voter not in self.electorate.voters:
@@ -169,7 +211,8 @@ class Holder:
         ]
 
     def _use(self, electorate: Electorate) -> None:
-        if electorate.version > self.electorate.version:
+        # Of two with one version the leader has the right one: settings of nodes may differ.
+        if electorate.version >= self.electorate.version:
             self.electorate = electorate
 
     def _holding(self, held: Held, named: set[str]) -> Holding:

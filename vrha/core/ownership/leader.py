@@ -29,16 +29,19 @@ from vrha.model.ownership import (
 
 @dataclass(slots=True)
 class Book:
-    """What the store knows: rights by router, the newest incarnation of each node that may have
-    been granted anything, and the electorates by which such incarnations may count."""
+    """What the store knows: rights by router (none of them is free), the newest incarnation of each
+    node that may have been granted anything, the electorates by which such incarnations may count,
+    and the highest epoch of each router."""
 
     electorates: tuple[Electorate, ...]
     rights: dict[str, Right] = field(default_factory=dict)
     incarnations: dict[str, int] = field(default_factory=dict)
+    epochs: dict[str, int] = field(default_factory=dict)
     by_node: dict[str, dict[str, Right]] = field(default_factory=dict)
+    by_router: dict[str, dict[str, Right]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for right in self.rights.values():
+        for right in list(self.rights.values()):
             self._place(right)
 
     def apply(self, commit: Commit) -> set[str]:
@@ -49,7 +52,8 @@ class Book:
             if before is not None:
                 concerned.add(before.node)
                 self.by_node.get(before.node, {}).pop(right.router, None)
-            self.rights[right.router] = right
+                self.by_router.get(before.owned, {}).pop(right.router, None)
+            self.rights.pop(right.router, None)
             self._place(right)
         self.incarnations.update(commit.incarnations)
         self.electorates = commit.electorates or self.electorates
@@ -59,8 +63,15 @@ class Book:
         """What the node has or is asked to give up, by name of router."""
         return [right for _, right in sorted(self.by_node.get(node, {}).items())]
 
+    def next_epoch(self, right: Right) -> int:
+        """Above all that were ever handed out for the router."""
+        return max(right.epoch, self.epochs.get(right.owned, 0)) + 1
+
     def _place(self, right: Right) -> None:
+        self.epochs[right.owned] = max(right.epoch, self.epochs.get(right.owned, 0))
         if right.node:
+            self.rights[right.router] = right
+            self.by_router.setdefault(right.owned, {})[right.router] = right
             self.by_node.setdefault(right.node, {})[right.router] = right
 
 
@@ -160,18 +171,23 @@ class Leader:
 
     def revoke(self, router: str, now: float) -> list[Command]:
         """Ask the node of the router to give it up. It is free once the node has proved it."""
-        right = self.book.rights[router]
-        if not right.node or right.leaving:
+        right = self.book.rights.get(router)
+        if right is None or right.leaving:
             return []
-        leaving = Right(router, right.node, right.epoch + 1, leaving=True)
+        leaving = Right(router, right.node, self.book.next_epoch(right), leaving=True)
         return [*self._commit(rights=(leaving,)), *self._grant(right.node, now)]
 
-    def give(self, router: str, name: str, now: float) -> list[Command]:
-        """Hand a free router, or a new one, to a node. Does nothing while somebody else has it."""
-        right = self.book.rights.get(router)
-        if right is not None and right.node:
+    def give(self, router: str, name: str, now: float, beside: bool = False) -> list[Command]:
+        """Hand a free router, or a new one, to a node. Does nothing while somebody has it.
+
+        `beside`: another instance of the router may have a right on another node, since whoever
+        asks sees to it that only one of them shows itself as the owner (a planned move).
+        """
+        given = Right(router, name, 0)
+        others = self.book.by_router.get(given.owned, {}).values()
+        if any(r.router == router or (r.node != name and not beside) for r in others):
             return []
-        given = Right(router, name, right.epoch + 1 if right else 1)
+        given = Right(router, name, self.book.next_epoch(given))
         self.nodes.setdefault(name, Node(heard_at=now, granted_at=now))
         return [*self._commit(rights=(given,)), *self._grant(name, now)]
 
@@ -191,7 +207,7 @@ class Leader:
         """Free the routers of a node that is out."""
         if not self.is_out(name, now):
             return []
-        freed = tuple(Right(r.router, "", r.epoch + 1) for r in self.book.of(name))
+        freed = tuple(Right(r.router, "", self.book.next_epoch(r)) for r in self.book.of(name))
         return self._commit(rights=freed) if freed else []
 
     # ---- voters
@@ -224,7 +240,7 @@ class Leader:
             return []
         if renew.incarnation > node.incarnation:
             node.incarnation, node.seq, node.electorate, node.stale = renew.incarnation, 0, 0, True
-        if renew.electorate > node.electorate:
+        if renew.electorate != node.electorate:
             node.electorate, node.stale = renew.electorate, True
         # Whoever speaks in a new incarnation has muted everything before.
         node.deposing = None
@@ -250,7 +266,7 @@ class Leader:
         return self.nodes[name].incarnation, routers, revoked, electorate
 
     def _counts_with_us(self, name: str) -> bool:
-        return self.nodes[name].electorate in {each.version for each in self.book.electorates}
+        return self.nodes[name].electorate in {each.tag for each in self.book.electorates}
 
     def _grant(self, name: str, now: float) -> list[Command]:
         node = self.nodes[name]
@@ -350,7 +366,7 @@ class Leader:
             return []
         newest = self.book.electorates[-1]
         for name, rights in self.book.by_node.items():
-            if rights and self.nodes[name].electorate < newest.version:
+            if rights and self.nodes[name].electorate != newest.tag:
                 return []
         return self._commit(electorates=(newest,))
 

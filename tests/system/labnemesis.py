@@ -1,0 +1,99 @@
+"""The faults of the simulator, done to a real lab."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import threading
+from collections.abc import Callable
+
+from tests.sim.nemesis import Cut, Fault, Kill, Pause
+from vrha.fencing.endpoint import PORT
+from vrha.lab.daemons import Daemon
+from vrha.lab.zone import Lab
+
+_TABLE = "vrha-test-cut"
+
+
+class LabNemesis:
+    """`strike` returns at once. Names are those of nodes (their watchers), `agent-NODE`,
+    `orchestrator` and `broker`. Leave the context to end what still lasts."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+        self._pending: dict[threading.Timer, Callable[[], None]] = {}
+
+    def __enter__(self) -> LabNemesis:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.heal()
+
+    def strike(self, fault: Fault) -> None:
+        match fault:
+            case Pause():
+                daemon = self._daemon(fault.name)
+                daemon.kill(signal.SIGSTOP)
+                self._later(fault.ms, lambda: daemon.kill(signal.SIGCONT))
+            case Kill(name="broker"):
+                broker = self._lab.broker()
+                broker.kill()
+                self._later(fault.ms, broker.start)
+            case Kill():
+                daemon = self._daemon(fault.name)
+                daemon.kill()
+                self._later(fault.ms, lambda: self._start(daemon))
+            case Cut():
+                self._cut(fault)
+            case _:
+                raise NotImplementedError(fault)
+
+    @property
+    def pending(self) -> bool:
+        """Whether something that was done still lasts."""
+        return bool(self._pending)
+
+    def heal(self) -> None:
+        for timer, action in list(self._pending.items()):
+            timer.cancel()
+            timer.join()
+            # It may have come first.
+            if self._pending.pop(timer, None) is not None:
+                action()
+
+    def _later(self, ms: float, action: Callable[[], None]) -> None:
+        def due() -> None:
+            if self._pending.pop(timer, None) is not None:
+                action()
+
+        timer = threading.Timer(ms / 1000, due)
+        self._pending[timer] = action
+        timer.start()
+
+    @staticmethod
+    def _start(daemon: Daemon) -> None:
+        daemon.start()
+
+    def _daemon(self, name: str) -> Daemon:
+        if name == "orchestrator":
+            return self._lab.orchestrator()
+        if name.startswith("agent-"):
+            return self._lab.agent(name.removeprefix("agent-"))
+        return self._lab.watcher(name)
+
+    def _cut(self, fault: Cut) -> None:
+        """All datagrams of ownership of these nodes, to and from whomever: `those` is everybody."""
+        for node in fault.these:
+            rules = [f"add table inet {_TABLE}"]
+            for hook in ("output", "input") if fault.both else ("output",):
+                rules += [
+                    f"add chain inet {_TABLE} {hook} {{ type filter hook {hook} priority 0; }}",
+                    f"add rule inet {_TABLE} {hook} udp dport {PORT} drop",
+                ]
+            self._nft(node, "\n".join(rules))
+            self._later(fault.ms, lambda node=node: self._nft(node, f"delete table inet {_TABLE}"))
+
+    def _nft(self, node: str, rules: str) -> None:
+        child = self._lab.exec(node, ["nft", "-f", "-"], stdin=subprocess.PIPE, text=True)
+        child.communicate(rules + "\n", timeout=10)
+        assert child.returncode == 0

@@ -1,0 +1,93 @@
+"""`vrha watcher`: the watcher of a node, what it says, and the keys it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vrha.cli.output import output_options, show
+from vrha.cli.settings import Settings
+from vrha.fencing import keys as fencing_keys
+from vrha.watcher.status import ask
+
+SOCKET = Path("/run/vrha/watcher.sock")
+
+
+@click.group()
+def watcher() -> None:
+    """Who holds the lease of this node, and may have routers active."""
+
+
+@watcher.command("run")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, readable=False),
+    default=Path("/etc/vrha/watcher.toml"),
+    show_default=True,
+    help="Settings file.",
+)
+@click.option("-v", "--verbose", is_flag=True, help="Log more.")
+def run(config: Path, verbose: bool) -> None:
+    """Hold the lease until SIGTERM, then mute. `vrha-watcher` is the same with a faster start."""
+    from vrha.watcher.main import run as watch
+
+    watch(config, verbose)
+
+
+@watcher.command("status")
+@output_options
+@click.option(
+    "--at",
+    type=click.Path(path_type=Path),
+    default=SOCKET,
+    show_default=True,
+    help="Socket of the watcher.",
+)
+@click.pass_obj
+def status(settings: Settings, at: Path) -> None:
+    """Show lease, slice, routers with their epochs, and how the voters answer."""
+    found = ask(at)
+    show(settings, found, lambda: "\n".join(_lines(found)))
+
+
+@watcher.command("keys")
+@click.option(
+    "--dir",
+    "folder",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Gets a folder for each participant.",
+)
+@click.option("--nodes", required=True, help="All nodes, separated by commas.")
+@click.option("--voters", required=True, help="Those who vote, nodes or leaders.")
+@click.option("--leaders", required=True, help="The orchestrators.")
+def keys(folder: Path, nodes: str, voters: str, leaders: str) -> None:
+    """Make the keys by which nodes, voters and orchestrators know each other.
+
+    Keys that are there already stay. Copy DIR/NAME to the folder `keys` of the machine NAME.
+    """
+    names = [[name for name in text.split(",") if name] for text in (nodes, voters, leaders)]
+    made = list(fencing_keys.make(folder, fencing_keys.pairs(*names)))
+    click.echo(f"{len(made)} keys for {len({*names[0], *names[1], *names[2]})} in {folder}")
+
+
+def _lines(found: Mapping[str, Any]) -> list[str]:
+    if "error" in found:
+        return [str(found["error"])]
+    lease = "none: muted" if found["lease_ms"] is None else f"{found['lease_ms']:.0f} ms left"
+    voters = ", ".join(
+        f"{name} {found['seq'] - seq} behind" if seq else f"{name} silent"
+        for name, seq in found["acknowledged"].items()
+    )
+    lines = [
+        f"node {found['node']}, incarnation {found['incarnation']}, profile {found['profile']}",
+        f"lease {lease}; slice {found['live_ms']} ms left",
+        f"voters (version {found['electorate']}): {voters}",
+        f"leader epoch {found['leader_epoch']}",
+    ]
+    lines += [f"router {name} since epoch {epoch}" for name, epoch in found["routers"].items()]
+    lines += [f"port {name} may speak" for name in found["ports"]]
+    return lines

@@ -1,0 +1,66 @@
+"""Watchers of a lab: who votes, and the settings of every side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vrha.fencing import keys
+from vrha.fencing.endpoint import PORT
+from vrha.lab import wiring
+
+ORCHESTRATOR = "orchestrator"
+_MOST_VOTERS = 3
+
+
+class Watching:
+    """Settings by which the nodes and the orchestrator of a lab own addresses."""
+
+    def __init__(self, folder: Path, nodes: Sequence[str], profile: str = "default") -> None:
+        """Makes the keys below `folder`."""
+        self._folder = folder
+        self._nodes = tuple(nodes)
+        self._profile = profile
+        # Two could not lose one: the orchestrator makes them three.
+        candidates = (*nodes, ORCHESTRATOR)
+        self.voters = candidates[:_MOST_VOTERS] if len(nodes) > 1 else candidates[:1]
+        for _ in keys.make(folder, keys.pairs(nodes, self.voters, [ORCHESTRATOR])):
+            pass
+        self._addresses = {
+            node: f"{wiring.node_address(index).ip}:{PORT}" for index, node in enumerate(nodes)
+        }
+        self._addresses[ORCHESTRATOR] = f"{wiring.MGMT_ADDRESS.ip}:{PORT}"
+
+    def socket(self, node: str) -> Path:
+        """Where the watcher of a node tells its status."""
+        return self._folder / node / "watcher.sock"
+
+    def of_node(self, node: str, state_dir: Path) -> dict[str, Any]:
+        """The watcher's settings."""
+        others = {*self.voters, ORCHESTRATOR} - {node}
+        return {
+            "node": node,
+            "listen": self._addresses[node],
+            "voters": list(self.voters),
+            "leaders": [ORCHESTRATOR],
+            "keys": str(self._folder / node),
+            "state_dir": str(state_dir),
+            "socket": str(self.socket(node)),
+            "profile": self._profile,
+            "peers": {
+                name: self._addresses[name]
+                for name in sorted(others | (set(self._nodes) if node in self.voters else set()))
+                if name != node
+            },
+        }
+
+    def of_orchestrator(self) -> dict[str, Any]:
+        """The table `ownership` of the orchestrator's settings, without its peers."""
+        return {
+            "listen": self._addresses[ORCHESTRATOR],
+            "voters": list(self.voters),
+            "keys": str(self._folder / ORCHESTRATOR),
+            "profile": self._profile,
+            "peers": {node: self._addresses[node] for node in self._nodes},
+        }

@@ -1,0 +1,154 @@
+"""The leader's side of ownership as a thread: datagrams in, grants out, rights in the store.
+
+It votes too, if it is a voter, also while it stands by. What is granted follows from desired state
+and journal, again and again; nothing here waits for a node.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import threading
+import time
+
+from vrha.config.settings import OwnershipSettings
+from vrha.core.ownership.commands import Command, Commit, Send, StepDown
+from vrha.core.ownership.leader import Leader
+from vrha.core.ownership.timing import PROFILES
+from vrha.core.ownership.voter import Voter
+from vrha.core.ownership.wanted import wanted_rights
+from vrha.errors import NotLeaderError, VrhaError
+from vrha.fencing.endpoint import Endpoint
+from vrha.fencing.keys import Keys
+from vrha.model.ownership import Depose, Electorate, Message, Renew
+from vrha.store import Store
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 0.1
+"""How often rights are compared with what is wanted, at least."""
+RETRY_S = 0.5
+"""Before the store is asked again after it failed."""
+
+
+def clock_ms() -> float:
+    """As the watchers': it goes on while the machine is suspended."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) / 1e6
+
+
+class Ownership:
+    """One orchestrator's part. `run` returns when `stop` is set."""
+
+    def __init__(self, store: Store, name: str, settings: OwnershipSettings) -> None:
+        """Raises InputError (`bad-address`), PreconditionError (`address-in-use`, `no-key`)."""
+        self._store = store
+        self._name = name
+        self._timing = PROFILES[settings.profile]
+        self._first = Electorate(1, tuple(sorted(settings.voters)))
+        self._endpoint = Endpoint(name, settings.listen, settings.peers, Keys(settings.keys))
+        self._voter = Voter(name, self._timing, clock_ms())
+        self._leader: Leader | None = None
+        self._numbers = 0
+        self._looked = 0.0
+        self._retry_at = 0.0
+        self._nudged = threading.Event()
+
+    def nudge(self) -> None:
+        """Something may be wanted now that was not before."""
+        self._nudged.set()
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until `stop`."""
+        poll = select.poll()
+        poll.register(self._endpoint.fileno(), select.POLLIN)
+        while not stop.is_set():
+            poll.poll(self._timing.delay_ms / 2)
+            try:
+                for _, message in self._endpoint.receive():
+                    self._take(message)
+                self._lead()
+            except NotLeaderError:
+                self._leader = None
+            except VrhaError as error:
+                # What was decided and not written is forgotten with the leader that decided it.
+                log.error("ownership: %s", error)
+                self._leader = None
+                self._retry_at = time.monotonic() + RETRY_S
+
+    def close(self) -> None:
+        self._endpoint.close()
+
+    def _take(self, message: Message) -> None:
+        now = clock_ms()
+        voters = self._leader.book.electorates[-1] if self._leader else self._first
+        if isinstance(message, Renew | Depose) and self._name in voters.voters:
+            self._perform(self._voter.receive(message, now))
+        if self._leader is not None:
+            self._perform(self._leader.receive(message, now))
+
+    def _lead(self) -> None:
+        """Take up or leave off leading as the store says, and keep rights as they are wanted."""
+        epoch = self._store.leader_epoch
+        if self._leader is not None and self._leader.epoch != (epoch or 0):
+            self._leader = None
+        now = time.monotonic()
+        if epoch is None or now < self._retry_at:
+            return
+        leader = self._leader = self._leader or self._begin(epoch)
+        self._perform(leader.tick(clock_ms()))
+        if self._nudged.is_set() or now - self._looked >= LOOK_S:
+            self._nudged.clear()
+            self._looked = now
+            self._compare(leader)
+
+    def _begin(self, epoch: int) -> Leader:
+        with self._store.transaction() as tx:
+            book = tx.book(self._first)
+            # From the first day on it is the store that knows who votes, and not the settings.
+            tx.commit_rights(Commit(electorates=book.electorates))
+        leader = Leader(self._name, epoch, self._timing, book, clock_ms())
+        # Nodes know numbers of this leader epoch, when it is taken up again after an error.
+        self._numbers += 1_000_000
+        leader.number = leader.attempt = self._numbers
+        return leader
+
+    def _compare(self, leader: Leader) -> None:
+        with self._store.reading() as tx:
+            states = tx.router_briefs()
+            runs = tx.open_runs()
+        self._perform(self._elect(leader))
+        wanted = wanted_rights(states, runs)
+        leader.book.epochs |= {state.router: state.epoch for state in states}
+        now = clock_ms()
+        for key, node in wanted.items():
+            if key not in leader.book.rights:
+                self._perform(leader.give(key, node, now, beside=True))
+        for key, right in list(leader.book.rights.items()):
+            if not right.leaving and wanted.get(key) != right.node:
+                self._perform(leader.revoke(key, now))
+
+    def _elect(self, leader: Leader) -> list[Command]:
+        """One step towards the voters of the settings: first who comes, then who goes."""
+        voters = set(leader.book.electorates[-1].voters)
+        coming, going = set(self._first.voters) - voters, voters - set(self._first.voters)
+        if len(leader.book.electorates) > 1 or not coming | going:
+            return []
+        changed = voters | {min(coming)} if coming else voters - {min(going)}
+        log.info("voters from now on: %s", ", ".join(sorted(changed)))
+        return leader.elect(changed, clock_ms())
+
+    def _perform(self, commands: list[Command]) -> None:
+        """In order; nothing after a commit that failed. Raises as `Store.transaction`."""
+        for command in commands:
+            match command:
+                case Send():
+                    self._endpoint.send(command.to, command.message)
+                case Commit():
+                    with self._store.transaction() as tx:
+                        tx.commit_rights(command)
+                case StepDown():
+                    log.warning("somebody leads with epoch %d", command.leader_epoch)
+                    self._leader = None
+                    return
+                case _:
+                    raise AssertionError(command)

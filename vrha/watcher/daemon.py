@@ -1,0 +1,257 @@
+"""The loop of the watcher: clock and datagrams in, slices and grants to the kernel, answers out.
+
+It holds the lease of its node, and votes on those of others if it is a voter. Between the clock and
+the kernel stands nothing but this thread: no disk is waited for, no name looked up, no library used
+that is not Python's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import os
+import secrets
+import selectors
+import time
+from collections import Counter, deque
+from typing import Any
+
+from vrha.core.ownership.commands import Command, Mute, Permit, Send, Tell
+from vrha.core.ownership.holder import Holder, Life, first_incarnation, held_of
+from vrha.core.ownership.voter import Voter
+from vrha.errors import VrhaError
+from vrha.fencing.endpoint import Endpoint
+from vrha.fencing.keys import Keys
+from vrha.linux import tools
+from vrha.linux.deadman import DeadMan
+from vrha.linux.mute import Switch
+from vrha.model.ownership import Depose, Electorate, Message, Renew
+from vrha.watcher.ports import Ports
+from vrha.watcher.settings import WatcherSettings
+from vrha.watcher.state import LeaseFile, State
+from vrha.watcher.status import StatusSocket
+
+log = logging.getLogger(__name__)
+
+ARM_MS = 20
+"""Between the look at the clock and the first slice at most this may pass."""
+RETRY_MS = 20.0
+"""Before something is tried again that the kernel or the disk refused."""
+PRIORITY = 10
+
+
+def clock_ms() -> float:
+    """The clock of leases: it goes on while the machine is suspended, and nobody sets it."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) / 1e6
+
+
+class Watcher:
+    """One watcher. `run` returns when `stop` becomes readable."""
+
+    def __init__(self, settings: WatcherSettings) -> None:
+        """Mutes the node, whatever it finds, unless the lease of the process before still lasts.
+
+        Raises PreconditionError when machine, keys or state folder do not serve.
+        """
+        self._settings = settings
+        self._timing = settings.timing
+        self._held = contextlib.ExitStack()
+        keys = Keys(settings.keys)
+        self._endpoint = Endpoint(settings.node, settings.listen, settings.peers, keys)
+        self._held.callback(self._endpoint.close)
+        self._state = State(settings.state_dir, Electorate(1, tuple(sorted(settings.voters))))
+        self._switch = Switch(tools.need("nft"), governed=True)
+        self._held.callback(self._switch.close)
+        self._kernel = DeadMan()
+        self._held.callback(self._kernel.close)
+        self._ports = Ports()
+        self._held.callback(self._ports.close)
+        self._status = StatusSocket(settings.socket, self._tell)
+        self._held.callback(self._status.close)
+        self._lease = LeaseFile(settings.socket.with_suffix(".lease"))
+        now = clock_ms()
+        self._holder = self._begin(now)
+        self._voter = Voter(settings.node, self._timing, now)
+        self._to_do: deque[Command] = deque()
+        self._local: deque[Message] = deque()
+        self._kept_life: Life | None = None
+        self._slice_due = now
+        self._counts: Counter[str] = Counter()
+        self._since = now
+
+    def _begin(self, now: float) -> Holder:
+        kept, settings = self._state.kept, self._settings
+        incarnation = first_incarnation(kept.incarnation, secrets.randbits(32))
+        holder = Holder(
+            settings.node, self._timing, kept.electorate, incarnation, dict(kept.epochs), now
+        )
+        life = self._lease.read()
+        if life is not None and life.incarnation == kept.incarnation and holder.resume(life, now):
+            log.info("the lease lasts for %.0f ms more: nothing is muted", life.lease_end - now)
+            self._kernel.grant(self._ports.permitted(holder.routers))
+            return holder
+        self._lease.forget()
+        self._kernel.mute()
+        self._state.begins(incarnation)
+        return holder
+
+    def run(self, stop: int) -> None:
+        """Work until `stop` is readable. Then the kernel goes on to the end of the lease at most:
+        time for a next process to take it over."""
+        _take_precedence()
+        with selectors.DefaultSelector() as selector, self._held:
+            for each in (stop, self._endpoint, self._ports, self._status):
+                selector.register(each, selectors.EVENT_READ, each)
+            log.info("watcher of node %s, pid %d", self._settings.node, os.getpid())
+            while True:
+                self._step()
+                wait_ms = max(0.0, self._due() - clock_ms())
+                for key, _ in selector.select(wait_ms / 1000):
+                    if key.data is stop:
+                        self._leave()
+                        return
+                    self._serve(key.data)
+
+    def _leave(self) -> None:
+        """One last slice, to the end of the lease."""
+        left = (self._holder.lease_end or 0.0) - clock_ms()
+        if left > self._timing.slice_ms and not self._to_do:
+            with contextlib.suppress(VrhaError):
+                self._kernel.renew(int(left))
+
+    def _due(self) -> float:
+        if self._local:
+            return 0.0
+        due = min(self._holder.due, self._slice_due)
+        return min(due, clock_ms() + RETRY_MS) if self._to_do else due
+
+    def _step(self) -> None:
+        """What the clock asks for."""
+        while self._local:
+            self._take(self._local.popleft())
+        self._perform(self._holder.tick(clock_ms()))
+        self._feed()
+
+    def _serve(self, what: Any) -> None:
+        if what is self._endpoint:
+            for _, message in self._endpoint.receive():
+                self._take(message)
+        elif what is self._ports:
+            if self._ports.follow():
+                self._perform([])
+                self._grant()
+        else:
+            self._status.answer()
+
+    def _take(self, message: Message) -> None:
+        if not isinstance(message, Renew | Depose):
+            self._perform(self._holder.receive(message, clock_ms()))
+            life = self._holder.saved()
+            if life is not None and life != self._kept_life:
+                self._kept_life = life
+                self._lease.write(life)
+        elif self._settings.node in self._holder.electorate.voters:
+            self._perform(self._voter.receive(message, clock_ms()))
+
+    def _perform(self, commands: list[Command]) -> None:
+        """Carry out commands in order. One that fails is tried again later, and all wait for it."""
+        self._to_do.extend(commands)
+        while self._to_do:
+            try:
+                self._carry_out(self._to_do[0])
+            except VrhaError as error:
+                self._counts["failed"] += 1
+                log.error("%s", error)
+                return
+            self._to_do.popleft()
+
+    def _carry_out(self, command: Command) -> None:
+        match command:
+            case Mute():
+                self._kernel.mute()
+                self._lease.forget()
+                self._state.begins(command.incarnation)
+                self._counts["mutes"] += 1
+                log.warning("the lease has ended: muted; incarnation %x", command.incarnation)
+            case Permit():
+                self._state.learns(command.epochs, command.electorate)
+                self._grant(dict(command.routers))
+            case Tell():
+                named = self._holder.electorate.voters + self._settings.leaders
+                for to in dict.fromkeys(named):
+                    self._send(to, command.message)
+            case Send():
+                self._send(command.to, command.message)
+            case _:
+                raise AssertionError(command)
+
+    def _send(self, to: str, message: Message) -> None:
+        if to == self._settings.node:
+            self._local.append(message)
+        else:
+            self._endpoint.send(to, message)
+
+    def _grant(self, rights: dict[str, int] | None = None) -> None:
+        rights = self._holder.routers if rights is None else rights
+        self._kernel.grant(self._ports.permitted(rights))
+
+    def _feed(self) -> None:
+        """A slice, if it is time for one and the lease lasts for it."""
+        now = clock_ms()
+        if now < self._slice_due or self._to_do:
+            return
+        self._slice_due = now + self._timing.slice_every_ms
+        if not self._holder.may_extend(now):
+            return
+        try:
+            if self._kernel.renew(int(self._timing.slice_ms)):
+                self._counts["slices"] += 1
+                return
+            # A table that is gone refuses as well, and then nothing would be held back.
+            self._switch.ensure()
+            self._kernel.arm(ARM_MS)
+            # Whoever is stopped here finds that the kernel refuses.
+            if self._holder.may_extend(clock_ms() + ARM_MS) and self._kernel.fire(
+                int(self._timing.slice_ms)
+            ):
+                self._counts["activations"] += 1
+                log.info("active: the lease holds")
+        except VrhaError as error:
+            self._counts["failed"] += 1
+            self._slice_due = now + RETRY_MS
+            log.error("%s", error)
+
+    def _tell(self) -> dict[str, Any]:
+        """What `vrha watcher status` shows; instants are ms from now on."""
+        now, holder = clock_ms(), self._holder
+        end = holder.lease_end
+        electorate = holder.electorate
+        return {
+            "node": self._settings.node,
+            "pid": os.getpid(),
+            "up_ms": round(now - self._since),
+            "profile": self._settings.profile,
+            "incarnation": f"{holder.incarnation:x}",
+            "lease_ms": None if end is None else round(end - now, 1),
+            "live_ms": self._kernel.remaining_ms(),
+            "leader_epoch": holder.leader_epoch,
+            "routers": dict(held_of(holder.routers)),
+            "epochs": dict(held_of(holder.epochs)),
+            "ports": sorted(self._kernel.granted()),
+            "voters": list(electorate.voters),
+            "electorate": electorate.version,
+            "votes": self._settings.node in electorate.voters,
+            "acknowledged": {name: holder.acked.get(name, 0) for name in electorate.voters},
+            "seq": holder.seq,
+            "counts": dict(self._counts),
+            "rejected": dict(self._endpoint.rejected),
+        }
+
+
+def _take_precedence() -> None:
+    """Real time and no collector, where that is permitted: what is there now stays."""
+    gc.collect()
+    gc.freeze()
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
