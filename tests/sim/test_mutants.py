@@ -2,7 +2,9 @@
 all of these live."""
 
 import os
+import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
@@ -21,3 +23,9 @@ def test_a_mutant_is_caught(name: str, hunts: Mapping[str, Hunt]) -> None:
 
 def test_there_are_at_least_twenty() -> None:
     assert len(BY_NAME) >= 20
+
+
+def test_the_document_lists_them_all() -> None:
+    table = (Path(__file__).parents[2] / "docs" / "ownership.md").read_text()
+    rows = re.findall(r"^\| (.+) \| (\w+) \| \w+ \| (?:two owners|nobody) \|", table, re.MULTILINE)
+    assert rows == [(mutant.rule, name) for name, mutant in BY_NAME.items()]
