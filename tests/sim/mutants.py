@@ -26,9 +26,10 @@ from tests.sim.scripts import (
     split_answers,
     to_the_edge,
     unleased,
+    upgrades,
 )
 from vrha.core.ownership.commands import Command, Commit, Right, Send
-from vrha.core.ownership.holder import Holder
+from vrha.core.ownership.holder import Holder, Life
 from vrha.core.ownership.leader import Deposing, Leader, Node
 from vrha.core.ownership.timing import JIFFY_MS
 from vrha.core.ownership.voter import Known, Voter
@@ -332,6 +333,13 @@ class StartsSpeaking(Parts):
         """Nothing is muted."""
 
 
+class LeaseOfBefore(Parts):
+    """A process that follows goes on with what was granted before the last grant."""
+
+    def lease_of_grant(self, watcher: Watcher) -> Life | None:
+        return watcher.lease
+
+
 class KeepsOldRouters(Parts):
     """A grant adds to what the kernel lets pass."""
 
@@ -412,6 +420,7 @@ MUTANTS: tuple[Mutant, ...] = (
     _mutant("a late renewal is refused", LateRenewalRevives),
     _mutant("slices are short", LongSlices, to_the_edge),
     _mutant("a process begins muted", StartsSpeaking),
+    _mutant("a grant is kept before it is answered", LeaseOfBefore, upgrades),
     _mutant("a grant names everything", KeepsOldRouters),
     _mutant("no wall clock", WallClock),
     _mutant("the store refuses a leader of the past", NoFence),

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-State = Literal["kept", "old", "lost"]
+State = Literal["kept", "old", "lost", "resumed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ def draw(
         case 0:
             return Pause(one, dice.choice((50, 200, 600, 900, 2000, 8000)) * dice.uniform(0.5, 1.0))
         case 1:
-            return Kill(one, length, dice.choice(("kept", "kept", "old", "lost")))
+            return Kill(one, length, dice.choice(("kept", "resumed", "old", "lost")))
         case 2:
             others = [each for each in everybody if each != one]
             those = dice.sample(others, dice.randint(1, len(others)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vrha.core.ownership.holder import Holder, first_incarnation
+from vrha.core.ownership.holder import Holder, Life, first_incarnation
 from vrha.core.ownership.leader import Leader
 from vrha.core.ownership.timing import JIFFY_MS
 from vrha.core.ownership.voter import Voter
@@ -64,6 +64,10 @@ class Parts:
     def mute(self, watcher: Watcher) -> None:
         watcher.kernel.granted = {}
         watcher.kernel.live_until = watcher.world.now
+
+    def lease_of_grant(self, watcher: Watcher) -> Life | None:
+        """What the next process may go on with, kept before anybody hears of the grant."""
+        return watcher.holder.saved()
 
     def permit(self, watcher: Watcher, routers: dict[str, int]) -> None:
         """Just these, and no other."""

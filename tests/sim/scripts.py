@@ -198,6 +198,15 @@ def power_lost(dice: random.Random, setup: Setup, end: float) -> Iterator[tuple[
     yield end - 3800, Cut(LEADERS, ("n2", "n3"), dice.uniform(500, 1500), both=False)
 
 
+def upgrades(dice: random.Random, setup: Setup, end: float) -> Iterator[tuple[float, Fault]]:
+    """A watcher is restarted, and goes on with its lease, when its routers have just been moved."""
+    for at, moves in _times(dice, setup, end, 3000):
+        yield from moves
+        for place, router in enumerate(setup.routers):
+            yield at + 20 * place, Move(router)
+        yield at + dice.uniform(5, 150), Kill("n1", dice.uniform(10, 120), "resumed")
+
+
 SCRIPTS: Mapping[str, Script] = {
     script.__name__: script
     for script in (
@@ -215,6 +224,7 @@ SCRIPTS: Mapping[str, Script] = {
         old_voters,
         moves_in_noise,
         power_lost,
+        upgrades,
     )
 }
 """By name; the first is that of random faults."""

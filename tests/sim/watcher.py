@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tests.sim.machine import Clock, Disk, Kernel
 from tests.sim.process import Process
 from vrha.core.ownership.commands import Command, Mute, Permit, Send, Tell
-from vrha.core.ownership.holder import Holder
+from vrha.core.ownership.holder import Holder, Life
 from vrha.core.ownership.voter import Voter
 from vrha.model.ownership import Ack, Depose, Grant, Message, Over, Renew
 
@@ -28,10 +28,11 @@ class Watcher(Process):
         self.disk = Disk(0, (), electorate)
         self.older = self.disk
         self.checked = False
+        self.lease: Life | None = None
         self.begin()
 
-    def begin(self) -> None:
-        """A process begins: mutes first, whatever it finds."""
+    def begin(self, resumes: bool = False) -> None:
+        """A process begins: mutes first, whatever it finds, unless it goes on with a lease."""
         parts, setup = self.world.parts, self.world.setup
         nonce = self.world.random.getrandbits(32)
         incarnation = parts.first_incarnation(self.disk.incarnation, nonce)
@@ -40,16 +41,21 @@ class Watcher(Process):
             self.name, setup.timing, electorate, incarnation, epochs, self.now()
         )
         self.voter: Voter = parts.voter(self.name, setup.timing, self.now())
-        parts.begin(self)
-        self.keep(incarnation)
+        if resumes and self.lease and self.holder.resume(self.lease, self.now()):
+            parts.permit(self, dict(self.holder.routers))
+            self.world.check(self)
+        else:
+            parts.begin(self)
+            self.keep(incarnation)
         self.run()
 
     def keep(self, incarnation: int) -> None:
+        self.lease = None
         self.older = self.disk
         self.disk = Disk(incarnation, self.disk.epochs, self.disk.electorate)
 
     def restart(self, state: str) -> None:
-        """`kept`, `old` (the last write was lost) or `lost`."""
+        """`kept`, `old` (the last write was lost), `lost`, or `resumed`: with its lease."""
         if self.alive:
             return
         if state == "old":
@@ -57,11 +63,13 @@ class Watcher(Process):
         elif state == "lost":
             self.disk = Disk(0, (), self.world.first_electorate)
         self.alive = True
-        self.begin()
+        self.begin(state == "resumed")
 
     def receive(self, message: Message) -> list[Command]:
         if isinstance(message, FOR_HOLDERS):
             commands = self.holder.receive(message, self.now())
+            if isinstance(message, Ack):
+                self.lease = self.holder.saved()
             self.feed()
             return commands
         if isinstance(message, FOR_VOTERS) and self.name in self.world.can_vote:
@@ -116,6 +124,7 @@ class Watcher(Process):
             case Permit():
                 self.older = self.disk
                 self.disk = Disk(self.disk.incarnation, command.epochs, command.electorate)
+                self.lease = self.world.parts.lease_of_grant(self)
                 self.world.parts.permit(self, dict(command.routers))
                 self.world.check(self)
             case Tell():

@@ -19,6 +19,7 @@ NAMES = {
     "build": "building an instance, against the floor of raw netlink, nft and dnsmasq",
     "rules": "10,000 firewall rules: loading them, and what they cost per packet",
     "dead-man": "the kernel switch that mutes a node by itself: exactness, no revival, cost",
+    "ownership": "leases in a real zone: what falls silent, when, and what does not",
     "ping-gap": "ping-gap: the rate it holds, its accuracy, and what other probers see",
 }
 

@@ -20,14 +20,18 @@ OUTSIDE = "outside"
 
 
 def under_probes(
-    lab: Lab, streams: Sequence[Stream], address: str, operate: Callable[[], T]
+    lab: Lab,
+    streams: Sequence[Stream],
+    address: str,
+    operate: Callable[[], T],
+    asking: str = OUTSIDE,
 ) -> tuple[dict[str, Any], T]:
     """Fields of a run in the bench's JSON, and what `operate` returned.
 
-    Meanwhile the machine outside asks every millisecond who has `address`. Raises what `operate`
+    Meanwhile the machine `asking` asks every millisecond who has `address`. Raises what `operate`
     and ProbeProcess raise.
     """
-    watch = lab.call(OUTSIDE, lambda: OwnerWatch([address]))
+    watch = lab.call(asking, lambda: OwnerWatch([address]))
     with ProbeProcess(streams) as probes:
         time.sleep(WARM_S)
         with watch:

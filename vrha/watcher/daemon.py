@@ -18,7 +18,7 @@ from collections import Counter, deque
 from typing import Any
 
 from vrha.core.ownership.commands import Command, Mute, Permit, Send, Tell
-from vrha.core.ownership.holder import Holder, Life, first_incarnation, held_of
+from vrha.core.ownership.holder import Holder, first_incarnation, held_of
 from vrha.core.ownership.voter import Voter
 from vrha.errors import VrhaError
 from vrha.fencing.endpoint import Endpoint
@@ -26,7 +26,7 @@ from vrha.fencing.keys import Keys
 from vrha.linux import tools
 from vrha.linux.deadman import DeadMan
 from vrha.linux.mute import Switch
-from vrha.model.ownership import Depose, Electorate, Message, Renew
+from vrha.model.ownership import Ack, Depose, Electorate, Message, Renew
 from vrha.watcher.ports import Ports
 from vrha.watcher.settings import WatcherSettings
 from vrha.watcher.state import LeaseFile, State
@@ -75,7 +75,6 @@ class Watcher:
         self._voter = Voter(settings.node, self._timing, now)
         self._to_do: deque[Command] = deque()
         self._local: deque[Message] = deque()
-        self._kept_life: Life | None = None
         self._slice_due = now
         self._counts: Counter[str] = Counter()
         self._since = now
@@ -147,12 +146,19 @@ class Watcher:
     def _take(self, message: Message) -> None:
         if not isinstance(message, Renew | Depose):
             self._perform(self._holder.receive(message, clock_ms()))
-            life = self._holder.saved()
-            if life is not None and life != self._kept_life:
-                self._kept_life = life
-                self._lease.write(life)
+            if isinstance(message, Ack):
+                # Nothing but its end has changed: an older file promises less.
+                with contextlib.suppress(VrhaError):
+                    self._keep_lease()
         elif self._settings.node in self._holder.electorate.voters:
             self._perform(self._voter.receive(message, clock_ms()))
+
+    def _keep_lease(self) -> None:
+        life = self._holder.saved()
+        if life is None:
+            self._lease.forget()
+        else:
+            self._lease.write(life)
 
     def _perform(self, commands: list[Command]) -> None:
         """Carry out commands in order. One that fails is tried again later, and all wait for it."""
@@ -176,6 +182,8 @@ class Watcher:
                 log.warning("the lease has ended: muted; incarnation %x", command.incarnation)
             case Permit():
                 self._state.learns(command.epochs, command.electorate)
+                # Before the answer: a next process must not go on with what was given up.
+                self._keep_lease()
                 self._grant(dict(command.routers))
             case Tell():
                 named = self._holder.electorate.voters + self._settings.leaders

@@ -6,7 +6,6 @@ random part of its number too), so nothing here waits for a disk.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from dataclasses import asdict, dataclass, replace
@@ -75,11 +74,16 @@ class LeaseFile:
         self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
     def write(self, life: Life) -> None:
-        """Whoever cannot keep it begins anew after a restart: no more than that is lost."""
+        """Where that cannot be written, nothing is kept: the next process begins anew.
+
+        Raises StepError `state-dir` when an older one stays that must not be taken.
+        """
         fresh = self._path.with_suffix(".new")
-        with contextlib.suppress(OSError):
+        try:
             fresh.write_text(json.dumps({"boot": self._boot, **asdict(life)}))
             os.replace(fresh, self._path)
+        except OSError:
+            self.forget()
 
     def read(self) -> Life | None:
         """That of the process before; None where there is none, or of another boot."""
@@ -93,7 +97,11 @@ class LeaseFile:
             return None
 
     def forget(self) -> None:
-        self._path.unlink(missing_ok=True)
+        """Raises StepError `state-dir`."""
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as error:
+            raise StepError("state-dir", f"cannot remove {self._path}: {error.strerror}") from error
 
 
 def _parsed(text: str, path: Path) -> Kept:
