@@ -18,7 +18,7 @@ from tests.sim.parts import Parts
 from vrha.core.ownership.commands import Command, Commit, Mute, Permit, Send, Tell
 from vrha.core.ownership.holder import Holder, first_incarnation
 from vrha.core.ownership.leader import Book, Leader
-from vrha.core.ownership.timing import JIFFY_MS, Timing
+from vrha.core.ownership.timing import LATE_MS, Timing
 from vrha.core.ownership.voter import Known, Voter
 from vrha.model.ownership import Electorate, Message
 
@@ -119,7 +119,7 @@ class Zone:
         self.paused = not self.paused
         kernel = self.kernels["a"]
         if self.paused:
-            last = self.now + TIMING.slice_ms + JIFFY_MS
+            last = self.now + TIMING.slice_ms + LATE_MS
             kernel.live_until = min(kernel.live_until, last)
             return
         self.queue.extend(self.waiting)

@@ -31,7 +31,7 @@ from tests.sim.scripts import (
 from vrha.core.ownership.commands import Command, Commit, Right, Send
 from vrha.core.ownership.holder import Holder, Life
 from vrha.core.ownership.leader import Deposing, Leader, Node
-from vrha.core.ownership.timing import JIFFY_MS
+from vrha.core.ownership.timing import LATE_MS
 from vrha.core.ownership.voter import Known, Voter
 from vrha.model.ownership import Ack, Electorate, Grant, Holding, Renew
 
@@ -163,7 +163,7 @@ class VoterKnowsNoAge(Voter):
 
 class NoMargin(Leader):
     def waits_ms(self) -> float:
-        return self.timing.lease_ms + self.timing.slice_ms + JIFFY_MS
+        return self.timing.lease_ms + self.timing.slice_ms + LATE_MS
 
 
 class WaitsTooShort(Leader):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from vrha.core.ownership.holder import Holder, Life, first_incarnation
 from vrha.core.ownership.leader import Leader
-from vrha.core.ownership.timing import JIFFY_MS
+from vrha.core.ownership.timing import LATE_MS
 from vrha.core.ownership.voter import Voter
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Parts:
         world, live_until = watcher.world, watcher.kernel.live_until
         if live_until <= world.now:
             return live_until
-        late = JIFFY_MS * world.random.random()
+        late = LATE_MS * world.random.random()
         return min(live_until, world.now + world.setup.timing.slice_ms) + late
 
     def renew_late(self, watcher: Watcher) -> None:
