@@ -184,19 +184,18 @@ def test_a_clock_that_is_set_in_mid_run_moves_no_reply(
     served: Pair, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     """All that the prober sees of a step: the clock, and the kernel's timestamps from then on."""
-    real, of_datagram = time.time_ns, Arrivals.of_datagram
+    real, said = time.time_ns, Arrivals.stamp
     stepped_at = real() + 300 * MS
 
     def now() -> int:
         return real() + step if real() >= stepped_at else real()
 
     def timestamp(arrivals: Arrivals, i: int) -> int:
-        stamped = arrivals.batch.seconds[i] * 1000 * MS + arrivals.batch.nanos[i]
-        moved = arrivals.instead is None and stamped >= stepped_at
-        return of_datagram(arrivals, i) + (step if moved else 0)
+        stamped = said(arrivals, i)
+        return stamped + (step if stamped >= stepped_at else 0)
 
     monkeypatch.setattr(time, "time_ns", now)
-    monkeypatch.setattr(Arrivals, "of_datagram", timestamp)
+    monkeypatch.setattr(Arrivals, "stamp", timestamp)
     streams = [Stream("out", "udp", B4, netns=served.a), Stream("in", "icmp", A4, netns=served.b)]
     with Prober(streams) as prober:
         result = prober.run(0.8)

@@ -287,9 +287,10 @@ class Lab:
                 "node": node,
                 "state_dir": str(self._state_dir(name)),
                 "sync_listen": f"{wiring.node_address(index).ip}:{SYNC_PORT}",
-                "governed": watched,
                 "bus": bus,
             }
+            if watched:
+                agent["governed"] = True
             config = self._config(name, agent)
             argv = (*vrha, "agent", "run", "--config", str(config))
             self.agent(node).start(Program(argv, node, variables))

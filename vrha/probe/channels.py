@@ -96,18 +96,25 @@ class Arrivals(NamedTuple):
     """Buffers for replies, and how their kernel timestamps become times of CLOCK_MONOTONIC.
 
     `offset_ns` is realtime minus monotonic; `instead` replaces the timestamps when they cannot be
-    converted because the clock was just set.
+    converted because the clock was just set. All of them arrived about between `earliest` and
+    `latest`, the last looks at the sockets.
     """
 
     batch: Batch
     offset_ns: int
     instead: int | None
+    earliest: int
+    latest: int
 
     def of_datagram(self, i: int) -> int:
         """When datagram `i` of the batch arrived."""
         if self.instead is not None:
             return self.instead
-        return self.batch.seconds[i] * NS_PER_S + self.batch.nanos[i] - self.offset_ns
+        return self._plausible(self.stamp(i) - self.offset_ns)
+
+    def stamp(self, i: int) -> int:
+        """What the kernel said of datagram `i`, on CLOCK_REALTIME."""
+        return self.batch.seconds[i] * NS_PER_S + self.batch.nanos[i]
 
     def of_message(self, control: Sequence[tuple[int, int, bytes]], now: int) -> int:
         """When what `socket.recvmsg` gave with `control` arrived; `now` if that is not said."""
@@ -116,8 +123,14 @@ class Arrivals(NamedTuple):
         for level, kind, data in control:
             if (level, kind) == (socket.SOL_SOCKET, SO_TIMESTAMPNS):
                 seconds, nanos = _TIMESPEC.unpack(data)
-                return int(seconds * NS_PER_S + nanos - self.offset_ns)
+                return self._plausible(int(seconds * NS_PER_S + nanos - self.offset_ns))
         return now
+
+    def _plausible(self, at: int) -> int:
+        # The clock may be set after it was looked at, and before the packet came.
+        if self.earliest - NS_PER_S <= at <= self.latest + NS_PER_S:
+            return at
+        return time.monotonic_ns()
 
 
 class Inbox:

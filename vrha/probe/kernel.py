@@ -283,14 +283,15 @@ class Clock:
     """Turns CLOCK_REALTIME (kernel receive timestamps) into CLOCK_MONOTONIC.
 
     The difference is sampled anew at each use, so a slewed clock does no harm; a stepped one is
-    counted in `steps`.
+    counted in `steps`. `sampled_at` and `before` are the last two samples, on CLOCK_MONOTONIC.
     """
 
     STEP_NS = 1_000_000
 
     def __init__(self) -> None:
         self.steps = 0
-        self.offset, self._sampled_at = self._sample()
+        self.offset, self.sampled_at = self._sample()
+        self.before = self.sampled_at
 
     @staticmethod
     def _sample() -> tuple[int, int]:
@@ -310,8 +311,8 @@ class Clock:
         """Sample again; True when the realtime clock was set since the last sample."""
         offset, now = self._sample()
         # A clock may be slewed by up to 500 ppm (adjtimex(2)); twice that is no step.
-        allowed = self.STEP_NS + (now - self._sampled_at) // 1000
+        allowed = self.STEP_NS + (now - self.sampled_at) // 1000
         step = abs(offset - self.offset) > allowed
-        self.offset, self._sampled_at = offset, now
+        self.offset, self.before, self.sampled_at = offset, self.sampled_at, now
         self.steps += step
         return step

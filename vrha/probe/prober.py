@@ -320,7 +320,7 @@ class Prober:
 
     def _arrivals(self, clock: Clock) -> Arrivals:
         instead = time.monotonic_ns() if clock.stepped() else None
-        return Arrivals(self._batch, clock.offset, instead)
+        return Arrivals(self._batch, clock.offset, instead, clock.before, clock.sampled_at)
 
     def _late_of(self, channel: object) -> int:
         for lane in self._lanes.values():

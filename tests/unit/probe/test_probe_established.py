@@ -46,7 +46,9 @@ class Far:
         return found
 
     def drain(self) -> None:
-        self.inbox.drain(Arrivals(Batch(), time.time_ns() - time.monotonic_ns(), None))
+        self.inbox.drain(
+            Arrivals(Batch(), time.time_ns() - (now := time.monotonic_ns()), None, now, now)
+        )
 
 
 @pytest.fixture
