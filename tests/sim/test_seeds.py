@@ -10,7 +10,7 @@ from tests.sim.scripts import SCRIPTS, at_random
 JOBS = os.cpu_count() or 1
 BLOCK = 1000
 SEEDS = 4000
-OF_A_SCRIPT = 20
+OF_A_SCRIPT = 10
 
 
 def bad(jobs: list[Job]) -> list[str]:
