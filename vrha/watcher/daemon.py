@@ -138,8 +138,9 @@ class Watcher:
                 self._take(message)
         elif what is self._ports:
             if self._ports.follow():
-                self._perform([])
-                self._grant()
+                held = held_of(self._holder.routers)
+                epochs = held_of(self._holder.epochs)
+                self._perform([Permit(held, epochs, self._holder.electorate)])
         else:
             self._status.answer()
 
@@ -184,7 +185,7 @@ class Watcher:
                 self._state.learns(command.epochs, command.electorate)
                 # Before the answer: a next process must not go on with what was given up.
                 self._keep_lease()
-                self._grant(dict(command.routers))
+                self._kernel.grant(self._ports.permitted(dict(command.routers)))
             case Tell():
                 named = self._holder.electorate.voters + self._settings.leaders
                 for to in dict.fromkeys(named):
@@ -199,10 +200,6 @@ class Watcher:
             self._local.append(message)
         else:
             self._endpoint.send(to, message)
-
-    def _grant(self, rights: dict[str, int] | None = None) -> None:
-        rights = self._holder.routers if rights is None else rights
-        self._kernel.grant(self._ports.permitted(rights))
 
     def _feed(self) -> None:
         """A slice, if it is time for one and the lease lasts for it."""

@@ -7,6 +7,7 @@ random part of its number too), so nothing here waits for a disk.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,6 +15,8 @@ from pathlib import Path
 from vrha.core.ownership.holder import Life
 from vrha.errors import PreconditionError, StepError
 from vrha.model.ownership import Electorate, Held
+
+log = logging.getLogger(__name__)
 
 _FILE = "watcher.json"
 
@@ -46,15 +49,16 @@ class State:
             self.kept = _parsed(text, self._path)
 
     def begins(self, incarnation: int) -> None:
-        """Raises StepError `state-dir` when it cannot be written; then nothing changed."""
+        """A full disk is told in the log: it must not keep a node mute."""
         self._write(replace(self.kept, incarnation=incarnation))
 
     def learns(self, epochs: Held, electorate: Electorate) -> None:
-        """Raises as `begins`."""
+        """As `begins`."""
         if (epochs, electorate) != (self.kept.epochs, self.kept.electorate):
             self._write(replace(self.kept, epochs=epochs, electorate=electorate))
 
     def _write(self, kept: Kept) -> None:
+        self.kept = kept
         electorate = [kept.electorate.version, list(kept.electorate.voters)]
         fields = {"incarnation": kept.incarnation, "epochs": dict(kept.epochs)}
         fresh = self._path.with_suffix(".new")
@@ -62,8 +66,7 @@ class State:
             fresh.write_text(json.dumps({**fields, "electorate": electorate}))
             os.replace(fresh, self._path)
         except OSError as error:
-            raise StepError("state-dir", f"cannot write {self._path}: {error.strerror}") from error
-        self.kept = kept
+            log.error("cannot write %s: %s", self._path, error.strerror)
 
 
 class LeaseFile:

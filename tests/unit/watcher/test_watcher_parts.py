@@ -82,6 +82,19 @@ def test_state_is_kept_and_damage_is_told(tmp_path: Path) -> None:
         State(tmp_path, VOTERS)
 
 
+def test_a_disk_that_takes_nothing_does_not_hold_up_the_node(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = State(tmp_path / "gone", VOTERS)
+    (tmp_path / "gone").rmdir()
+    state.begins(7)
+    assert state.kept.incarnation == 7
+    assert "No such file" in caplog.text
+    file = LeaseFile(tmp_path / "gone" / "x.lease")
+    file.write(Life(5, 6, 7.5, 2, 3, ()))
+    assert file.read() is None
+
+
 def test_a_lease_is_for_the_next_process_of_this_boot(tmp_path: Path) -> None:
     file = LeaseFile(tmp_path / "x.lease")
     assert file.read() is None
