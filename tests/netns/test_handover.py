@@ -65,7 +65,7 @@ def test_nothing_is_lost_and_every_step_may_be_repeated(
             for _ in range(2):
                 kernel.destroy(old.ref)
         served.assert_only(new)
-        assert_nothing_lost(results[0])
+        assert_nothing_lost(results[0], 0 if hold else 1)
     assert {carried.what: carried.taken > 0 for carried in copied.carried} == {
         "neighbours": True,
         "conntrack": True,
@@ -94,7 +94,7 @@ def test_the_way_back_loses_nothing_either(served: Street) -> None:
             served.kernel.destroy(new.ref)
             assert all(c.carries() for c in (before, between, between6))
     served.assert_only(old)
-    assert_nothing_lost(results[0])
+    assert_nothing_lost(results[0], 2)
 
 
 def test_a_sync_after_the_flip_changes_nothing(served: Street) -> None:
@@ -116,7 +116,7 @@ def test_a_sync_after_the_flip_changes_nothing(served: Street) -> None:
             assert early.carries()
             assert late.carries()
     served.assert_only(new)
-    assert_nothing_lost(results[0])
+    assert_nothing_lost(results[0], 1)
 
 
 def sticky() -> set[str]:
@@ -146,7 +146,7 @@ def test_the_next_life_of_the_agent_carries_connections_anew(
         assert connection.carries()
         assert connection6.carries()
     served.assert_only(new)
-    assert_nothing_lost(results[0])
+    assert_nothing_lost(results[0], 1)
     assert [stream.unavailable for stream in seen.measured] == ["", ""]
 
 
@@ -172,7 +172,7 @@ def test_a_flip_that_was_cut_in_the_middle_is_finished_by_the_next_life(
             agent.close()
         assert connection.carries()
     served.assert_only(new)
-    assert_nothing_lost(results[0])
+    assert_nothing_lost(results[0], 1)
 
 
 def verdict(served: Street, new: InstanceSpec, max_lost: int | None = None) -> str:
@@ -255,7 +255,7 @@ def test_a_replacement_that_has_lost_its_bridge_gets_no_traffic(served: Street) 
         steps.flip(new.ref, served.old.ref, False)
         served.kernel.destroy(new.ref)
     served.assert_only(served.old)
-    assert_nothing_lost(results[0])
+    assert_nothing_lost(results[0], 2)
 
 
 def test_a_flip_that_the_bridge_refuses_half_way_leaves_the_old_one(
@@ -372,5 +372,5 @@ def test_handovers_while_others_are_built_and_destroyed(
             served.kernel.destroy(old.ref)
             served.old = new
     served.assert_only(served.old)
-    assert_nothing_lost(results[0])
+    assert_nothing_lost(results[0], len(flips))
     record_testsuite_property("flips_ms", flips)

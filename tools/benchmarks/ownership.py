@@ -33,11 +33,14 @@ _BACK_S = 60.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--outage", type=options.count, default=5, help="of each fault, in s")
     parser.add_argument("--runs", type=options.count, default=3)
+    names = list(_faults("n1", (), 0.0))
+    parser.add_argument("--fault", action="append", choices=names, help="only this; repeatable")
 
 
 def run(arguments: argparse.Namespace) -> report.Result:
     """Raises what making a lab raises."""
-    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in _faults("n1", (), 0.0)}
+    names = arguments.fault or list(_faults("n1", (), 0.0))
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     with zone("seed-10x10", "bench-own", watched=True) as made:
         for number in range(arguments.runs):
             for name in rows:
