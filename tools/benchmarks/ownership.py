@@ -103,7 +103,10 @@ def _measure(made: Zone, name: str, ms: float) -> dict[str, Any]:
     row["back_ms"] = round(last - began - ms, 1) if gaps and ms else None
     row["ended_ms"] = ended
     after = _mutes(made)
-    row["mutes"] = {each: after[each] - before[each] for each in after if each in before}
+    row["mutes"] = {
+        each: count - (before[each][1] if before[each][0] == pid else 0)
+        for each, (pid, count) in after.items()
+    }
     return row
 
 
@@ -115,13 +118,10 @@ def _striking(made: Zone) -> Iterator[Callable[[Fault], None]]:
         wait_for(lambda: not nemesis.pending, 3600, "the end of the fault")
 
 
-def _mutes(made: Zone) -> dict[str, int]:
-    found = {}
-    for node in made.lab.nodes:
-        said = made.lab.watcher_status(node)
-        # A watcher that began anew has counted nothing yet.
-        found[node] = int(said["counts"].get("mutes", 0))
-    return found
+def _mutes(made: Zone) -> dict[str, tuple[int, int]]:
+    """By node: which process has counted, and how many."""
+    told = {node: made.lab.watcher_status(node) for node in made.lab.nodes}
+    return {node: (said["pid"], said["counts"].get("mutes", 0)) for node, said in told.items()}
 
 
 def _serves(made: Zone) -> bool:
