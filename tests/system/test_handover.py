@@ -257,17 +257,18 @@ OLD_RELEASE = "1c7ef7c"
 
 
 @pytest.fixture(scope="module")
-def release_0_1_0(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def release_0_1_0() -> Iterator[Path]:
     """The source of version 0.1.0."""
     root = Path(__file__).resolve().parents[2]
-    folder = Path(tempfile.mkdtemp(prefix="vrha-0.1.0-"))
     packed = subprocess.run(
         ["git", "-C", str(root), "archive", OLD_RELEASE], capture_output=True, timeout=60
     )
     if packed.returncode != 0:
         pytest.skip("the history of this checkout has no version 0.1.0")
-    subprocess.run(["tar", "-xC", str(folder)], input=packed.stdout, check=True, timeout=60)
-    return folder
+    with tempfile.TemporaryDirectory(prefix="vrha-0.1.0-") as folder:
+        Path(folder).chmod(0o755)
+        subprocess.run(["tar", "-xC", folder], input=packed.stdout, check=True, timeout=60)
+        yield Path(folder)
 
 
 def agents_started(made: Zone) -> int:
