@@ -8,11 +8,25 @@ import threading
 from collections.abc import Callable
 
 from tests.sim.nemesis import Cut, Fault, Kill, Pause
+from tests.system.zonekit import Zone
+from vrha.errors import VrhaError
 from vrha.fencing.endpoint import PORT
 from vrha.lab.daemons import Daemon
 from vrha.lab.zone import Lab
 
 _TABLE = "vrha-test-cut"
+
+
+def is_calm(zone: Zone) -> bool:
+    """Whether everything is there, every node is live, and the first router permitted."""
+    nodes = zone.lab.nodes
+    try:
+        health = zone.client.health()
+        live = all(zone.lab.watcher_status(node)["live_ms"] for node in nodes)
+        permitted = bool(zone.lab.watcher_status(zone.router().node)["ports"])
+    except VrhaError:
+        return False
+    return health.broker and health.nodes_heard == len(nodes) and live and permitted
 
 
 class LabNemesis:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.sim.nemesis import Cut, Fault, Kill, Pause
-from tests.system.labnemesis import LabNemesis
+from tests.system.labnemesis import LabNemesis, is_calm
 from tests.system.zonekit import (
     Zone,
     assert_nothing_lost,
@@ -19,7 +19,6 @@ from tests.system.zonekit import (
     zone,
 )
 from vrha.core.ownership.timing import PROFILES
-from vrha.errors import VrhaError
 from vrha.model.probing import Result
 from vrha.model.runs import RunStatus, Strategy
 
@@ -44,22 +43,8 @@ def nemesis(watched: Zone) -> Iterator[LabNemesis]:
     wait_for(lambda: is_calm(watched), 30, "a zone in which all serve again")
 
 
-def is_calm(zone: Zone) -> bool:
-    try:
-        health = zone.client.health()
-        live = all(status(zone, node)["live_ms"] for node in zone.lab.nodes)
-        heard = health.broker and health.nodes_heard == len(zone.lab.nodes)
-        return live and heard and permitted(zone)
-    except VrhaError:
-        return False
-
-
 def status(zone: Zone, node: str) -> Mapping[str, Any]:
     return zone.lab.watcher_status(node)
-
-
-def permitted(zone: Zone) -> bool:
-    return bool(status(zone, zone.router().node)["ports"])
 
 
 def mutes(zone: Zone) -> dict[str, int]:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tests.sim.nemesis import Cut, Fault, Kill, Pause
-from tests.system.labnemesis import LabNemesis
+from tests.system.labnemesis import LabNemesis, is_calm
 from tests.system.zonekit import Zone, wait_for, zone
 from tools.benchmarks import options, report
 from tools.benchmarks.probing import under_probes
@@ -89,7 +89,7 @@ def _measure(made: Zone, name: str, ms: float) -> dict[str, Any]:
                 made.lab.watcher(node).start()
             for fault in _faults(node, others, ms)[name]:
                 strike(fault)
-        wait_for(lambda: _serves(made), _BACK_S, "a zone that serves")
+        wait_for(lambda: is_calm(made), _BACK_S, "a zone that serves")
 
     try:
         row, _ = under_probes(made.lab, made.streams(), GATEWAY, operate, "vm2")
@@ -122,17 +122,6 @@ def _mutes(made: Zone) -> dict[str, tuple[int, int]]:
     """By node: which process has counted, and how many."""
     told = {node: made.lab.watcher_status(node) for node in made.lab.nodes}
     return {node: (said["pid"], said["counts"].get("mutes", 0)) for node, said in told.items()}
-
-
-def _serves(made: Zone) -> bool:
-    try:
-        health = made.client.health()
-        said = [made.lab.watcher_status(node) for node in made.lab.nodes]
-        ports = made.lab.watcher_status(made.router().node)["ports"]
-    except VrhaError:
-        return False
-    heard = health.broker and health.nodes_heard == len(made.lab.nodes)
-    return heard and bool(ports) and all(each["live_ms"] for each in said)
 
 
 def table(result: report.Result) -> str:

@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
+from vrha.errors import PreconditionError
 from vrha.fencing.keys import Keys
 from vrha.model import ownership
 from vrha.model.ownership import MAX_ROUTERS, MAX_VOTERS, Electorate, Held, Message
@@ -52,7 +53,7 @@ def unpack(datagram: bytes, receiver: str, keys: Keys) -> tuple[str, Message]:
         raise Rejected("malformed")
     try:
         wanted = _sign(body, sender, receiver, keys)
-    except Exception as error:
+    except PreconditionError as error:
         raise Rejected("unknown sender") from error
     if not hmac.compare_digest(mac, wanted):
         raise Rejected("wrong signature")

@@ -14,6 +14,11 @@ ORCHESTRATOR = "orchestrator"
 _MOST_VOTERS = 3
 
 
+def socket_of(folder: Path, node: str) -> Path:
+    """Where the watcher of a node tells its status; `folder` as of Watching."""
+    return folder / node / "watcher.sock"
+
+
 class Watching:
     """Settings by which the nodes and the orchestrator of a lab own addresses."""
 
@@ -32,10 +37,6 @@ class Watching:
         }
         self._addresses[ORCHESTRATOR] = f"{wiring.MGMT_ADDRESS.ip}:{PORT}"
 
-    def socket(self, node: str) -> Path:
-        """Where the watcher of a node tells its status."""
-        return self._folder / node / "watcher.sock"
-
     def of_node(self, node: str, state_dir: Path) -> dict[str, Any]:
         """The watcher's settings."""
         others = {*self.voters, ORCHESTRATOR} - {node}
@@ -46,7 +47,7 @@ class Watching:
             "leaders": [ORCHESTRATOR],
             "keys": str(self._folder / node),
             "state_dir": str(state_dir),
-            "socket": str(self.socket(node)),
+            "socket": str(socket_of(self._folder, node)),
             "profile": self._profile,
             "peers": {
                 name: self._addresses[name]

@@ -27,7 +27,7 @@ from vrha.lab import anchor, enter, state, wiring
 from vrha.lab.daemons import Daemon, Program, ask, environment, toml
 from vrha.lab.life import BUILD_TIMEOUT, check_machine, remove_lab, start_anchor
 from vrha.lab.scenario import Scenario, load_scenario
-from vrha.lab.watching import ORCHESTRATOR, Watching
+from vrha.lab.watching import ORCHESTRATOR, Watching, socket_of
 from vrha.watcher import status
 
 Progress = Callable[[str], None]
@@ -274,7 +274,7 @@ class Lab:
         }
         variables = environment(env)
         if watched:
-            watching = Watching(self.folder / "watching", self.nodes)
+            watching = Watching(self._watching, self.nodes)
             settings |= {"name": ORCHESTRATOR, "ownership": watching.of_orchestrator()}
             for node in self.nodes:
                 self._start_watcher(watching, node, variables)
@@ -302,7 +302,12 @@ class Lab:
 
     def watcher_status(self, node: str) -> dict[str, Any]:
         """What the watcher of a node says. Raises NotFoundError `no-watcher`."""
-        return status.ask(self.folder / "watching" / node / "watcher.sock")
+        return status.ask(socket_of(self._watching, node))
+
+    @property
+    def _watching(self) -> Path:
+        """Keys and sockets of the watchers."""
+        return self.folder / "watching"
 
     def _start_watcher(self, watching: Watching, node: str, variables: Mapping[str, str]) -> None:
         name = f"watcher-{node}"

@@ -18,6 +18,7 @@ from vrha.core.ownership.timing import PROFILES
 from vrha.core.ownership.voter import Voter
 from vrha.core.ownership.wanted import wanted_rights
 from vrha.errors import NotLeaderError, VrhaError
+from vrha.fencing.clock import clock_ms
 from vrha.fencing.endpoint import Endpoint
 from vrha.fencing.keys import Keys
 from vrha.model.ownership import Depose, Electorate, Message, Renew
@@ -29,11 +30,6 @@ LOOK_S = 0.1
 """How often rights are compared with what is wanted, at least."""
 RETRY_S = 0.5
 """Before the store is asked again after it failed."""
-
-
-def clock_ms() -> float:
-    """As the watchers': it goes on while the machine is suspended."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) / 1e6
 
 
 class Ownership:

@@ -13,7 +13,6 @@ import logging
 import os
 import secrets
 import selectors
-import time
 from collections import Counter, deque
 from typing import Any
 
@@ -21,6 +20,7 @@ from vrha.core.ownership.commands import Command, Mute, Permit, Send, Tell
 from vrha.core.ownership.holder import Holder, first_incarnation, held_of
 from vrha.core.ownership.voter import Voter
 from vrha.errors import VrhaError
+from vrha.fencing.clock import clock_ms
 from vrha.fencing.endpoint import Endpoint
 from vrha.fencing.keys import Keys
 from vrha.linux import tools
@@ -39,11 +39,6 @@ ARM_MS = 20
 RETRY_MS = 20.0
 """Before something is tried again that the kernel or the disk refused."""
 PRIORITY = 10
-
-
-def clock_ms() -> float:
-    """The clock of leases: it goes on while the machine is suspended, and nobody sets it."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) / 1e6
 
 
 class Watcher:

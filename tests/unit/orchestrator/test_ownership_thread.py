@@ -12,12 +12,13 @@ import pytest
 from vrha.config.settings import OwnershipSettings
 from vrha.core.ownership.holder import Holder
 from vrha.core.ownership.timing import PROFILES
+from vrha.fencing.clock import clock_ms
 from vrha.fencing.endpoint import Endpoint
 from vrha.fencing.keys import Keys, make, pairs
 from vrha.model.ownership import Ack, Electorate, Grant, Message
 from vrha.model.spec import InstanceRef
 from vrha.model.state import RouterState
-from vrha.orchestrator.ownership import Ownership, clock_ms
+from vrha.orchestrator.ownership import Ownership
 from vrha.store import Store
 
 VOTERS = ("n1",)

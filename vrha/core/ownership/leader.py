@@ -88,7 +88,6 @@ class Deposing:
     began: float
     answers: dict[str, float] = field(default_factory=dict)
     out_at: float | None = None
-    asked_at: float = 0.0
 
 
 @dataclass(slots=True)
@@ -320,11 +319,10 @@ class Leader:
     def _ask(self, name: str, deposing: Deposing, now: float) -> list[Command]:
         if now - deposing.began >= self.timing.attempt_ms:
             self.attempt += 1
-            deposing.attempt, deposing.began, deposing.asked_at = self.attempt, now, 0.0
+            deposing.attempt, deposing.began = self.attempt, now
             deposing.answers.clear()
         voters = {voter for each in self.book.electorates for voter in each.voters}
         ask = Depose(self.name, self.epoch, deposing.attempt, name, deposing.incarnation)
-        deposing.asked_at = now
         return [Send(voter, ask) for voter in sorted(voters - deposing.answers.keys())]
 
     def _answered(self, answer: Deposed, now: float) -> list[Command]:
