@@ -18,6 +18,7 @@ import vrha
 from vrha import codec
 from vrha.agent.epochs import Epochs
 from vrha.agent.executor import CAPABILITIES, Executor, Hands
+from vrha.agent.herald import Herald
 from vrha.agent.moves import Moves
 from vrha.agent.warm import warm_up
 from vrha.bus import topology
@@ -69,7 +70,10 @@ class Agent:
             self._held.callback(self._server.close)
             moves = Moves(self._kernel, self._identity, self._server)
             self._held.callback(moves.close)
-        self._executor = Executor(self._node, Hands(self._kernel, moves), self._epochs)
+        self._herald = Herald(self._kernel.instances)
+        hands = Hands(self._kernel, moves, self._herald)
+        self._executor = Executor(self._node, hands, self._epochs)
+        self._governed = settings.governed
         self._look = threading.Event()
         self._stop = threading.Event()
         urls = settings.bus.broker_urls()
@@ -86,15 +90,22 @@ class Agent:
     def run(self, stop: threading.Event) -> None:
         """Work until `stop`; touches nothing on the way out."""
         self._stop = stop
-        watcher = threading.Thread(target=self._tell_inventory, name="inventory", daemon=True)
-        watcher.start()
+        threads = [threading.Thread(target=self._tell_inventory, name="inventory", daemon=True)]
+        if self._governed:
+            herald = threading.Thread(
+                target=self._herald.run, args=(stop,), name="herald", daemon=True
+            )
+            threads.append(herald)
+        for thread in threads:
+            thread.start()
         log.info("agent of node %s, pid %d, ready for commands", self._node, os.getpid())
         try:
             self._commands.run(stop)
         finally:
             stop.set()
             self._look.set()
-            watcher.join(timeout=5)
+            for thread in threads:
+                thread.join(timeout=5)
             self._reports.close()
             self._inventories.close()
             self._held.close()

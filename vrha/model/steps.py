@@ -16,6 +16,9 @@ class Build:
     spec: InstanceSpec
     leases_from: InstanceRef | None = None
     """An instance whose DHCP leases are carried over, when it lives on the same node."""
+    ready: bool = False
+    """It speaks the moment its node is granted it, and needs no further command. Only where a
+    watcher governs the node."""
     kind: Literal["build"] = "build"
 
 
@@ -25,6 +28,29 @@ class AwaitCheckIn:
 
     instance: InstanceRef
     kind: Literal["await-check-in"] = "await-check-in"
+
+
+@dataclass(frozen=True, slots=True)
+class TakeOver:
+    """Make the instance the only one of its router with a right to speak.
+
+    Carried out by the orchestrator, as soon as nobody else can have one any more. `spec` is what
+    the instance was built from, where that is not a step of the same run.
+    """
+
+    node: str
+    instance: InstanceRef
+    spec: InstanceSpec | None = None
+    kind: Literal["take-over"] = "take-over"
+
+
+@dataclass(frozen=True, slots=True)
+class Confirm:
+    """Prove that the instance, built ready and granted, speaks and has announced itself."""
+
+    node: str
+    instance: InstanceRef
+    kind: Literal["confirm"] = "confirm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +194,8 @@ class Destroy:
 Step = (
     Build
     | AwaitCheckIn
+    | TakeOver
+    | Confirm
     | Swap
     | Offer
     | Sync
