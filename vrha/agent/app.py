@@ -19,6 +19,7 @@ from vrha import codec
 from vrha.agent.epochs import Epochs
 from vrha.agent.executor import CAPABILITIES, Executor, Hands
 from vrha.agent.herald import Herald
+from vrha.agent.lookout import Lookout
 from vrha.agent.moves import Moves
 from vrha.agent.warm import warm_up
 from vrha.bus import topology
@@ -70,11 +71,12 @@ class Agent:
             self._held.callback(self._server.close)
             moves = Moves(self._kernel, self._identity, self._server)
             self._held.callback(moves.close)
+        self._look = threading.Event()
         self._herald = Herald(self._kernel.instances)
         hands = Hands(self._kernel, moves, self._herald)
         self._executor = Executor(self._node, hands, self._epochs)
         self._governed = settings.governed
-        self._look = threading.Event()
+        self._lookout = Lookout(self._kernel.instances, self._look.set)
         self._stop = threading.Event()
         urls = settings.bus.broker_urls()
         self._reports = Publisher(urls)
@@ -92,10 +94,8 @@ class Agent:
         self._stop = stop
         threads = [threading.Thread(target=self._tell_inventory, name="inventory", daemon=True)]
         if self._governed:
-            herald = threading.Thread(
-                target=self._herald.run, args=(stop,), name="herald", daemon=True
-            )
-            threads.append(herald)
+            for name, work in (("herald", self._herald.run), ("lookout", self._lookout.run)):
+                threads.append(threading.Thread(target=work, args=(stop,), name=name, daemon=True))
         for thread in threads:
             thread.start()
         log.info("agent of node %s, pid %d, ready for commands", self._node, os.getpid())
@@ -177,6 +177,7 @@ class Agent:
                 highest_epochs=epochs,
                 sync_address=self._server.address if self._server else "",
                 certificate=self._identity.certificate if self._server else "",
+                uplinks=self._lookout.uplinks(),
             )
             self._inventories.publish(
                 topology.UP.name,

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from vrha.model.evidence import NO_EVIDENCE, Evidence, Measurement
 from vrha.model.runs import RunKind, RunStatus, StepStatus, Strategy
+from vrha.model.state import Upstream
 
 
 class ChangeKind(StrEnum):
@@ -88,6 +89,8 @@ class NodeView:
     version: str
     draining: bool = False
     """It takes no new instances: somebody is emptying it."""
+    uplinks: tuple[tuple[str, Upstream], ...] = ()
+    """Bridges whose upstream gateways have answered before, and whether they do."""
 
 
 @dataclass(frozen=True, slots=True)

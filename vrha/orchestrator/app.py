@@ -60,7 +60,9 @@ class Orchestrator:
         metrics = Metrics()
         run = settings.run
         limits = Limits(step_s=run.step_s, sync_s=run.sync_s, check_in_s=run.check_in_s)
-        self._engine = Engine(self._store, limits, metrics, self._changed)
+        self._engine = Engine(
+            self._store, limits, metrics, self._changed, uplinks_changed=self._uplinks_changed
+        )
         self.service = OrchestratorService(
             self._store,
             self._engine,
@@ -116,6 +118,10 @@ class Orchestrator:
         self._outbox_filled.set()
         if self._ownership is not None:
             self._ownership.nudge()
+
+    def _uplinks_changed(self) -> None:
+        if self._failovers is not None:
+            self._failovers.uplinks_changed()
 
     def _lead(self, stop: threading.Event) -> None:
         """One leadership: take up open runs, then work until `stop`, or until the lead is lost."""

@@ -68,6 +68,7 @@ class Engine:
         metrics: Metrics,
         outbox_filled: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
+        uplinks_changed: Callable[[], None] = lambda: None,
     ) -> None:
         """`clock` counts seconds; its base may change when the orchestrator starts again."""
         self._clock = clock
@@ -75,6 +76,7 @@ class Engine:
         self._limits = limits
         self._metrics = metrics
         self._outbox_filled = outbox_filled
+        self._uplinks_changed = uplinks_changed
         self._look = threading.Event()
         self._looked_at: float | None = None
         self._resumed_at: float | None = None
@@ -302,6 +304,8 @@ class Engine:
                 self.start(tx, run)
         if previous is None or previous.seen_at < (self._resumed_at or 0.0):
             self._look.set()
+        if previous is None or previous.uplinks != inventory.uplinks:
+            self._uplinks_changed()
 
     # --- carrying out -----------------------------------------------------------------------
 

@@ -469,6 +469,7 @@ def _node_state(row: Any) -> NodeState:
         highest_epochs=inventory.highest_epochs,
         sync_address=inventory.sync_address,
         certificate=inventory.certificate,
+        uplinks=inventory.uplinks,
     )
 
 
