@@ -213,6 +213,15 @@ class Tx:
         found = self._runs(and_(table.c.terminal.is_(False), table.c.deadline <= now))
         return tuple(run for run, _ in reversed(found))
 
+    def open_run_briefs(self) -> tuple[tuple[Run, RunTimes], ...]:
+        """Runs that have not ended without their steps, oldest first."""
+        table = schema.runs
+        query = select(table).where(table.c.terminal.is_(False)).order_by(table.c.number)
+        return tuple(
+            (rows.run_of(row.body, (), ()), RunTimes(row.started_at, row.ended_at))
+            for row in self._db.execute(query)
+        )
+
     def open_run_ids(self) -> Mapping[str, str]:
         """The id of the open run by router."""
         table = schema.runs
