@@ -48,7 +48,9 @@ def fell_silent(health: NodeHealth, now: float, damping: Damping) -> NodeHealth:
     if penalty >= damping.suppress or is_suppressed(health, now):
         fades_s = damping.half_life_s * math.log2(max(penalty / damping.reuse, 1.0))
         until = now + min(fades_s, damping.longest_s)
-    return replace(health, penalty=penalty, penalised_at=now, suppressed_until=until)
+    # A delay that a silence cuts short begins anew: it asks for that long of health.
+    away = health.away or is_delayed(health, now)
+    return replace(health, penalty=penalty, penalised_at=now, suppressed_until=until, away=away)
 
 
 def failed_over(health: NodeHealth, now: float, damping: Damping) -> NodeHealth:

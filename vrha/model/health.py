@@ -10,8 +10,8 @@ class NodeHealth:
     """How a node behaved lately; all times are Unix seconds, 0: never.
 
     `penalty` is as it was at `penalised_at`, and fades. Until `suppressed_until` the node flaps;
-    until `fail_back_until` it has been back for too short a time. `away`: it was failed over and
-    has not been heard since.
+    until `fail_back_until` it has been back for too short a time. `away`: the silence of this
+    moment is one of a node that was failed over, so that its return begins that time.
     """
 
     node: str

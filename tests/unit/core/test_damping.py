@@ -70,6 +70,18 @@ def test_the_delay_counts_from_the_return() -> None:
     assert came_back(FRESH, NOW, RULE) == FRESH
 
 
+def test_a_silence_within_the_delay_begins_it_anew() -> None:
+    """Also of a node that hosts nothing, and so is not failed over again."""
+    health = came_back(failed_over(FRESH, NOW, RULE), NOW + 10, RULE)
+    for later in range(600, 20 * 600, 600):
+        health = came_back(fell_silent(health, NOW + later, RULE), NOW + later + 10, RULE)
+        assert is_delayed(health, NOW + later + 600)
+    quiet = NOW + 19 * 600 + 10 + 900
+    assert not is_delayed(health, quiet)
+    health = came_back(fell_silent(health, quiet, RULE), quiet + 10, RULE)
+    assert not is_delayed(health, quiet + 10)
+
+
 def test_without_a_delay() -> None:
     rule = Damping(fail_back_s=0)
     assert not is_delayed(came_back(failed_over(FRESH, NOW, rule), NOW, rule), NOW)
