@@ -82,7 +82,8 @@ def test_by_the_settings() -> None:
 
 
 def test_two_nodes_need_a_third_voter() -> None:
-    assert look(silent("x"), *heard(1), voters=1).hold == {"x": Hold.TWO_NODES}
+    for voters in (1, 2):
+        assert look(silent("x"), *heard(1), voters=voters).hold == {"x": Hold.TWO_NODES}
     assert look(silent("x"), *heard(1), voters=3).go == ("x",)
     assert look(silent("x"), *heard(2), voters=1).go == ("x",)
 
@@ -157,6 +158,22 @@ def test_too_many_stay_too_many_until_they_are_heard() -> None:
     assert found.go == ("x",)
     assert found.event is not None
     assert (found.event.kind, found.event.reason) == ("brake-off", Hold.MASS_SILENCE)
+
+
+def test_as_many_as_the_limit_allows_end_it() -> None:
+    four = [silent(f"x{number}") for number in range(4)]
+    brake = look(*four, *heard(6)).brake
+    brake = look(*four[:3], *heard(7), now=NOW + 9, brake=brake).brake
+    assert brake.reason is Hold.MASS_SILENCE
+    found = look(*four[:3], *heard(7), now=NOW + 11, brake=brake)
+    assert found.go == ("x0", "x1")
+    assert found.brake.reason is Hold.BUDGET
+
+
+def test_who_kept_its_routers_counts_however_long_it_is_silent() -> None:
+    long_silent = [replace(silent(f"p{n}", 3600), paused=True) for n in range(3)]
+    assert look(silent("x"), *long_silent[:2], *heard(7)).go == ("x",)
+    assert look(silent("x"), *long_silent, *heard(6)).hold["x"] is Hold.MASS_SILENCE
 
 
 def test_every_change_of_the_reason_is_told_once() -> None:

@@ -140,6 +140,12 @@ def test_what_is_on_its_way_already_counts() -> None:
     assert counts == {"b": 2, "c": 2}
 
 
+def test_planned_ones_keep_zones_level() -> None:
+    nodes = [node("a", capacity=99), node("b", capacity=99), node("c", zone="z2", capacity=99)]
+    counts = spread(Placer(nodes, automatic=False), 40)
+    assert counts == {"a": 10, "b": 10, "c": 20}
+
+
 def test_full_nodes_drop_out_on_the_way() -> None:
     counts = spread(Placer([node("a", capacity=3), node("b", 1), node("c", 1)]), 15)
     assert counts == {"a": 3, "b": 6, "c": 6}
