@@ -224,7 +224,7 @@ class Orchestrator:
         """
         with self._store.transaction() as tx:
             nodes = frozenset(node.name for node in tx.desired()[1].nodes)
-            rows = tx.unsent(limit=1)
+            rows = tx.outbox.unsent(limit=1)
         # An agent finds its queue as soon as its node is wanted, before any command for it.
         self._declare(nodes)
         stuck: frozenset[str] = frozenset()
@@ -236,8 +236,8 @@ class Orchestrator:
                 stuck |= {row.node}
             with self._store.transaction() as tx:
                 if settled:
-                    tx.mark_sent([row.id])
-                rows = tx.unsent(1, stuck)
+                    tx.outbox.mark_sent([row.id])
+                rows = tx.outbox.unsent(1, stuck)
         self._publisher.keep_alive()
         return not stuck
 

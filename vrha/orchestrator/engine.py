@@ -99,7 +99,7 @@ class Engine:
         """
         self._resumed_at = time.time()
         with self._store.transaction() as tx:
-            tx.forget_expiring()
+            tx.outbox.forget_expiring()
             tx.not_seen_after(self._resumed_at)
             for run in tx.open_runs():
                 log.info("run %s: resumed", run.id)
@@ -349,7 +349,7 @@ class Engine:
             order=batch.order,
             valid_s=batch.valid_s,
         )
-        tx.enqueue(batch.node, codec.encode(command), batch.expires)
+        tx.outbox.enqueue(batch.node, codec.encode(command), batch.expires)
         failpoints.reach(f"{command_place(command)}.journaled")
 
     def _finish(self, tx: Tx, run: Run) -> None:
