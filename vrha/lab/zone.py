@@ -253,10 +253,11 @@ class Lab:
         vrha: Sequence[str] = _VRHA,
         env: Mapping[str, str] | None = None,
         watched: bool = False,
+        failover: Mapping[str, Any] | None = None,
     ) -> None:
         """Start RabbitMQ, the orchestrator and an agent per node; `watched`: a watcher too.
 
-        `run` is the table of that name in the orchestrator's settings; `vrha` the command;
+        `run` and `failover` are tables of the orchestrator's settings; `vrha` is the command;
         `env` is added to the environment of all but the broker, also when they start again.
         Returns when the orchestrator's socket is there; agents may still be connecting.
         Raises what PrivateBroker.start and Daemon.start raise.
@@ -271,6 +272,7 @@ class Lab:
             "api": {"socket": str(self.socket)},
             "bus": bus,
             "run": run or {},
+            "failover": failover or {},
         }
         variables = environment(env)
         if watched:

@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Mapping
 
 from vrha import codec, failpoints
 from vrha.bus import topology
@@ -20,6 +21,8 @@ from vrha.config.settings import OrchestratorSettings
 from vrha.core.happenings import Limits
 from vrha.errors import DeadlineError, InputError, NotLeaderError, UnreachableError
 from vrha.model.messages import Command
+from vrha.model.views import BrakeView, NodeSight
+from vrha.orchestrator import status
 from vrha.orchestrator.engine import Engine, command_place
 from vrha.orchestrator.failover import Failovers
 from vrha.orchestrator.leadership import Leadership
@@ -70,6 +73,8 @@ class Orchestrator:
             self._changed,
             lambda: self._messages.connected,
             settings.preferred,
+            self._sights,
+            self._brake,
         )
         self._publisher = Publisher(urls)
         self._messages = Consumer(
@@ -86,9 +91,14 @@ class Orchestrator:
         self._declared: frozenset[str] = frozenset()
         name = settings.name or socket.gethostname()
         if settings.ownership.listen:
-            self._failovers = Failovers(self._store, self._engine, self._changed)
+            self._failovers = Failovers(self._store, self._engine, self._changed, settings.failover)
             self._ownership = Ownership(
-                self._store, name, settings.ownership, self._engine, self._failovers
+                self._store,
+                name,
+                settings.ownership,
+                self._engine,
+                self._failovers,
+                settings.failover,
             )
 
     def run(self, stop: threading.Event) -> None:
@@ -118,6 +128,14 @@ class Orchestrator:
         self._outbox_filled.set()
         if self._ownership is not None:
             self._ownership.nudge()
+
+    def _sights(self) -> Mapping[str, NodeSight]:
+        judgement = self._ownership.judgement if self._ownership else None
+        return status.sights_of(judgement, time.time()) if judgement else {}
+
+    def _brake(self) -> BrakeView | None:
+        judgement = self._ownership.judgement if self._ownership else None
+        return status.brake_of(judgement, time.time()) if judgement else None
 
     def _uplinks_changed(self) -> None:
         if self._failovers is not None:

@@ -10,19 +10,27 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
+from vrha.config.settings import FailoverSettings
 from vrha.core import plan
+from vrha.core.brake import BrakeEvent, share
+from vrha.core.damping import came_back, failed_over, fell_silent
 from vrha.core.failover import DeadUplinks, dead_uplinks
 from vrha.core.instance import instance_spec
 from vrha.core.ownership.wanted import Claim, Claimant
+from vrha.core.pauses import paused_by
+from vrha.core.placement import Placement, Placer
 from vrha.errors import NotLeaderError, VrhaError
+from vrha.model.health import NodeHealth
 from vrha.model.runs import Run
 from vrha.model.spec import Desired, InstanceRef, Router
 from vrha.model.state import RouterState
 from vrha.orchestrator import reconcile
 from vrha.orchestrator.engine import Engine
+from vrha.orchestrator.judging import Note, Turn
 from vrha.store import Store, Tx
 
 log = logging.getLogger(__name__)
@@ -31,21 +39,26 @@ AT_ONCE = 16
 """Runs that begin in one transaction: others must not wait for it for long."""
 LOOK_S = 0.2
 """How often it looks while nodes are lost."""
-UPLINK = "uplink-dead"
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0
 """Before a router whose failover was rolled back gets the next one."""
+UPLINK = "uplink-dead"
+_DAMPING = {Turn.SILENT: fell_silent, Turn.GIVEN_UP: failed_over, Turn.BACK: came_back}
 
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """Nodes that are lost, and why; and those that are seen to live."""
+    """Nodes that are given up, and why; and those that are seen to live."""
 
     lost: Mapping[str, str] = field(default_factory=dict)
     living: Set[str] = frozenset()
 
 
-Causes = Mapping[str, tuple[RouterState, str]]
-"""Routers, and why each of them cannot stay where it is; empty: it can."""
+@dataclass(frozen=True, slots=True)
+class _Concern:
+    """A router that cannot stay where it is, or an empty `cause`: it can."""
+
+    state: RouterState
+    cause: str
 
 
 @dataclass(slots=True)
@@ -59,23 +72,33 @@ class _Trial:
 
 
 class Failovers:
-    """Of one orchestrator, while it leads. `tell` is safe from any thread."""
+    """Of one orchestrator, while it leads. `tell` and `uplinks_changed` are safe from any thread,
+    the rest is for one."""
 
-    def __init__(self, store: Store, engine: Engine, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        engine: Engine,
+        changed: Callable[[], None],
+        settings: FailoverSettings | None = None,
+    ) -> None:
         self._store = store
         self._engine = engine
         self._changed = changed
+        self._settings = settings or FailoverSettings()
         self._losses = Losses()
+        self._notes: deque[Note] = deque()
         self._dead: DeadUplinks = frozenset()
         self._uplinks = threading.Event()
         self._told = threading.Event()
         self._trials: dict[str, _Trial] = {}
 
-    def tell(self, losses: Losses) -> None:
-        """What is lost now."""
+    def tell(self, losses: Losses, notes: Sequence[Note] = ()) -> None:
+        """What is lost now, and what is to be kept about nodes."""
         news = losses.lost != self._losses.lost
         self._losses = losses
-        if news:
+        self._notes.extend(notes)
+        if news or notes:
             self._told.set()
 
     def uplinks_changed(self) -> None:
@@ -105,27 +128,45 @@ class Failovers:
     def turn(self) -> bool:
         """One transaction; whether there may be more to do at once. Raises VrhaError."""
         losses = self._losses
+        if self._uplinks.is_set():
+            self._uplinks.clear()
+            self._look_at_uplinks(losses)
         with self._store.reading() as tx:
-            if self._uplinks.is_set():
-                self._uplinks.clear()
-                self._dead = dead_uplinks(n for n in tx.node_states() if n.name in losses.living)
-            if not losses.lost and not self._dead and not _later(tx.claimants()):
-                self._trials.clear()
-                return False
+            idle = not losses.lost and not self._dead and not _later(tx.claimants())
+        if idle:
+            self._trials.clear()
+            self._write_notes()
+            return False
         with self._store.transaction() as tx:
-            desired = tx.desired()[1]
-            causes = {
-                state.router: (state, self._cause(desired, state, losses))
-                for state in tx.router_briefs()
-            }
+            concerns = self._concerns(tx, losses)
             claimants = {each.instance.router: each for each in tx.claimants()}
-            ended = self._withdraw(tx, causes, claimants, losses)
-            begun = self._begin(tx, desired, causes, claimants, losses)
+            ended = self._withdraw(tx, concerns, claimants, losses)
+            begun = self._begin(tx, concerns, claimants, losses)
+        self._write_notes()
         return ended + begun > 0
 
-    def _cause(self, desired: Desired, state: RouterState, losses: Losses) -> str:
+    # --- what is lost -----------------------------------------------------------------------
+
+    def _look_at_uplinks(self, losses: Losses) -> None:
+        with self._store.reading() as tx:
+            nodes = tx.node_states()
+            count = len(tx.desired()[1].nodes)
+        dead = dead_uplinks(node for node in nodes if node.name in losses.living)
+        without = {node for node, _ in dead}
+        if len(without) > share(count, self._settings.mass_silence):
+            log.warning("uplinks of %s are dead: too many to move anything", ", ".join(without))
+            dead = frozenset()
+        self._dead = dead
+
+    def _concerns(self, tx: Tx, losses: Losses) -> dict[str, _Concern]:
+        desired = tx.desired()[1]
+        return {
+            state.router: _Concern(state, self._cause(desired.router(state.router), state, losses))
+            for state in tx.router_briefs()
+        }
+
+    def _cause(self, router: Router | None, state: RouterState, losses: Losses) -> str:
         """Why the router cannot stay where it is; empty: it can."""
-        router = desired.router(state.router)
         if state.active is None or router is None:
             return ""
         if state.node in losses.lost:
@@ -133,128 +174,175 @@ class Failovers:
         uplink = router.uplink
         return UPLINK if uplink and (state.node, uplink.bridge) in self._dead else ""
 
+    def _write_notes(self) -> None:
+        """Penalties and the alarm; what cannot be written now is written later."""
+        if not self._notes:
+            return
+        notes = [self._notes[index] for index in range(len(self._notes))]
+        now = time.time()
+        with self._store.transaction() as tx:
+            health = dict(tx.node_health.all())
+            for note in notes:
+                if isinstance(note, BrakeEvent):
+                    tx.add_event(note.kind, note.reason, detail=note.detail)
+                    continue
+                turn, name = note
+                known = health.get(name, NodeHealth(name))
+                health[name] = _DAMPING[turn](known, now, self._settings.damping)
+                tx.node_health.put(health[name])
+                tx.add_event(f"node-{turn}", "lease", node=name)
+        for _ in notes:
+            self._notes.popleft()
+
+    # --- runs -------------------------------------------------------------------------------
+
     def _withdraw(
         self,
         tx: Tx,
-        causes: Causes,
+        concerns: Mapping[str, _Concern],
         claimants: Mapping[str, Claimant],
         losses: Losses,
     ) -> int:
         """End failovers from nodes that are back, and to nodes that are lost themselves."""
         count = 0
         for each in _later(claimants.values()):
-            state, cause = causes.get(each.instance.router, (None, ""))
-            if state is not None and not cause and state.node in losses.living:
-                detail = f"{state.node} is back before {each.instance} has taken over"
-                self._engine.withdraw(tx, each.run, "node-returned", detail)
-                count += 1
-            elif each.node in losses.lost:
-                detail = f"{each.node} is silent: {losses.lost[each.node]}"
+            concern = concerns.get(each.instance.router)
+            if each.node in losses.lost:
+                detail = f"{each.node} is lost as well: {losses.lost[each.node]}"
                 self._engine.withdraw(tx, each.run, "node-lost", detail)
+                count += 1
+            elif concern and not concern.cause and concern.state.node in losses.living:
+                detail = f"{concern.state.node} is back before {each.instance} has taken over"
+                self._engine.withdraw(tx, each.run, "node-returned", detail)
                 count += 1
         return count
 
     def _begin(
         self,
         tx: Tx,
-        desired: Desired,
-        causes: Causes,
+        concerns: Mapping[str, _Concern],
         claimants: Mapping[str, Claimant],
         losses: Losses,
     ) -> int:
+        desired, pauses = tx.desired()[1], tx.pauses.all()
         busy = tx.open_run_ids()
-        planned: list[Run] = []
-        now = time.monotonic()
+        places = _Places(tx, desired, losses, claimants.values(), self._dead)
         touched = 0
-        for name, (state, cause) in sorted(causes.items()):
+        for name, concern in sorted(concerns.items()):
             router = desired.router(name)
-            if not cause or router is None:
+            if not concern.cause or router is None or paused_by(pauses, router=name):
                 continue
             if name in busy:
                 claimant = claimants.get(name)
                 is_other = claimant is None or claimant.claim is Claim.BESIDE
-                if is_other and state.node in losses.lost:
-                    self._engine.node_lost(tx, busy[name], state.node)
+                if is_other and concern.state.node in losses.lost:
+                    self._engine.node_lost(tx, busy[name], concern.state.node)
                     touched += tx.open_run_of(name) is None
                 continue
-            trial = self._trial(name, state.node)
-            if now < trial.not_before:
-                continue
-            run = self._plan(tx, desired, router, cause, trial, losses, planned)
+            run = self._plan(tx, desired, router, concern, places)
             if run is not None:
-                planned.append(self._engine.start(tx, run))
+                self._engine.start(tx, run)
                 touched += 1
             if touched >= AT_ONCE:
                 break
         return touched
 
-    def _trial(self, router: str, lost: str) -> _Trial:
-        trial = self._trials.get(router)
-        if trial is None or trial.lost != lost:
-            trial = self._trials[router] = _Trial(lost)
-        return trial
-
     def _plan(
-        self,
-        tx: Tx,
-        desired: Desired,
-        router: Router,
-        cause: str,
-        trial: _Trial,
-        losses: Losses,
-        planned: Sequence[Run],
+        self, tx: Tx, desired: Desired, router: Router, concern: _Concern, places: _Places
     ) -> Run | None:
         """The run that brings the router elsewhere; None, and an event, when no node fits."""
+        trial = self._trials.get(router.name)
+        if trial is None or trial.lost != concern.state.node:
+            trial = self._trials[router.name] = _Trial(concern.state.node)
         now = time.monotonic()
-        pause = min(FIRST_PAUSE_S * 2**trial.number, LONGEST_PAUSE_S)
-        trial.number += 1
-        trial.not_before = now + pause
-        node = self._target(tx, desired, router, trial, losses, planned)
-        if not node:
+        if now < trial.not_before:
             return None
-        trial.tried.add(node)
-        state = tx.router_state(router.name)
-        assert state is not None
-        assert state.active is not None
-        following = replace(state, epoch=state.epoch + 1, generation=state.generation + 1)
-        tx.put_router_state(following)
-        ref = InstanceRef(router.name, following.generation)
-        spec = instance_spec(desired, router, ref, following.epoch)
-        tx.add_event(
-            "failover-decided",
-            cause,
-            router=router.name,
-            node=state.node,
-            detail=f"{state.active} of {state.node} is built anew on {node}",
-        )
-        return plan.failover(reconcile.new_run_id(), state.active, node, spec)
+        trial.not_before = now + min(FIRST_PAUSE_S * 2**trial.number, LONGEST_PAUSE_S)
+        trial.number += 1
+        placement = places.place(router, trial.tried)
+        if not placement.node:
+            if trial.number == 1:
+                _tell_not_placed(tx, router, concern, placement)
+            return None
+        trial.tried.add(placement.node)
+        return _built_anew(tx, desired, router, concern.cause, placement)
 
-    def _target(
+
+def _built_anew(tx: Tx, desired: Desired, router: Router, cause: str, placement: Placement) -> Run:
+    state = tx.router_state(router.name)
+    assert state is not None
+    assert state.active is not None
+    following = replace(state, epoch=state.epoch + 1, generation=state.generation + 1)
+    tx.put_router_state(following)
+    ref = InstanceRef(router.name, following.generation)
+    spec = instance_spec(desired, router, ref, following.epoch)
+    tx.add_event(
+        "failover-decided",
+        cause,
+        router=router.name,
+        node=state.node,
+        detail=f"{state.active} of {state.node} is built anew on {placement.explain()}",
+    )
+    return plan.failover(reconcile.new_run_id(), state.active, placement.node, spec)
+
+
+def _tell_not_placed(tx: Tx, router: Router, concern: _Concern, placement: Placement) -> None:
+    tx.add_event(
+        "not-placed",
+        reconcile.NO_NODE,
+        router=router.name,
+        node=concern.state.node,
+        detail=f"{concern.cause}: {placement.explain()}",
+    )
+
+
+class _Places:
+    """Where routers go, in one transaction."""
+
+    def __init__(
         self,
         tx: Tx,
         desired: Desired,
-        router: Router,
-        trial: _Trial,
         losses: Losses,
-        planned: Sequence[Run],
-    ) -> str:
-        """Where to; one that failed before only when there is no other. Empty: nowhere."""
-        out = {node.name for node in desired.nodes} - losses.living | losses.lost.keys()
-        if router.uplink is not None:
-            out |= {node for node, bridge in self._dead if bridge == router.uplink.bridge}
-        for avoid in (out | trial.tried, out):
-            placement = reconcile.placement_of(tx, desired, router, planned=planned, avoid=avoid)
-            if placement.node:
-                return placement.node
-        if trial.number == 1:
-            tx.add_event(
-                "not-placed",
-                reconcile.NO_NODE,
-                router=router.name,
-                node=trial.lost,
-                detail=placement.explain(),
+        claimants: Iterable[Claimant],
+        dead: DeadUplinks,
+    ) -> None:
+        hosted = reconcile.hosted(tx)
+        draining = tx.rollouts.cordoned()
+        candidates = reconcile.candidates(
+            desired, tx.node_states(), hosted, draining, tx.node_health.all(), tx.pauses.all()
+        )
+        self._dead = dead
+        self._sent = Counter(each.node for each in _later(claimants))
+        # What is under way is counted with what was sent, and not with what was there.
+        self._candidates = tuple(
+            replace(
+                c,
+                instances=max(0, c.instances - self._sent[c.node.name]),
+                heard=c.heard and c.node.name in losses.living,
             )
-        return ""
+            for c in candidates
+        )
+        self._placer = Placer(self._candidates, sent=self._sent)
+
+    def place(self, router: Router, tried: Set[str]) -> Placement:
+        """Where to; one that failed before only when there is no other."""
+        bridge = router.uplink.bridge if router.uplink else ""
+        without = {node for node, dead in self._dead if dead == bridge}
+        for avoid in (without | tried, without):
+            placement = self._placer_without(avoid).place(router)
+            if placement.node:
+                break
+        if placement.node:
+            self._placer.take(placement.node)
+            self._sent[placement.node] += 1
+        return placement
+
+    def _placer_without(self, avoid: Set[str]) -> Placer:
+        if not avoid:
+            return self._placer
+        others = [c for c in self._candidates if c.node.name not in avoid]
+        return Placer(others, sent=self._sent)
 
 
 def _later(claimants: Iterable[Claimant]) -> list[Claimant]:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from vrha.config.settings import OwnershipSettings
+from vrha.config.settings import FailoverSettings, OwnershipSettings
 from vrha.core.ownership.commands import Command, Commit, Right, Send, StepDown
 from vrha.core.ownership.leader import Leader
 from vrha.core.ownership.timing import PROFILES
@@ -28,6 +28,7 @@ from vrha.fencing.keys import Keys
 from vrha.model.ownership import Depose, Electorate, Message, Renew
 from vrha.orchestrator.engine import Engine
 from vrha.orchestrator.failover import Failovers, Losses
+from vrha.orchestrator.judging import Judge, Judgement
 from vrha.store import Store
 
 log = logging.getLogger(__name__)
@@ -51,12 +52,14 @@ class Ownership:
         settings: OwnershipSettings,
         engine: Engine,
         failovers: Failovers,
+        failover: FailoverSettings | None = None,
     ) -> None:
         """Raises InputError (`bad-address`), PreconditionError (`address-in-use`, `no-key`)."""
         self._store = store
         self._name = name
         self._engine = engine
         self._failovers = failovers
+        self._settings = failover or FailoverSettings()
         self._timing = PROFILES[settings.profile]
         self._first = Electorate(1, tuple(sorted(settings.voters)))
         self._endpoint = Endpoint(name, settings.listen, settings.peers, Keys(settings.keys))
@@ -66,6 +69,9 @@ class Ownership:
         self._looked = 0.0
         self._retry_at = 0.0
         self._nudged = threading.Event()
+        self._judge = Judge(self._settings, self._timing)
+        self.judgement: Judgement | None = None
+        """What was seen and decided last, while this one leads."""
         self._claimants: tuple[Claimant, ...] = ()
         self._out: frozenset[str] = frozenset()
 
@@ -136,7 +142,10 @@ class Ownership:
         # Nodes know numbers of this leader epoch, when it is taken up again after an error.
         self._numbers += 1_000_000
         leader.number = leader.attempt = self._numbers
-        self._claimants = ()
+        self._judge = Judge(self._settings, self._timing)
+        with self._store.reading() as tx:
+            self._judge.read(tx, time.time())
+            self._claimants = tx.claimants()
         self._out = frozenset()
         return leader
 
@@ -144,6 +153,7 @@ class Ownership:
         with self._store.reading() as tx:
             states = tx.router_briefs()
             self._claimants = tx.claimants()
+            self._judge.read(tx, time.time())
         self._perform(self._elect(leader))
         wanted = wanted_rights(states, self._claimants)
         leader.book.epochs |= {state.router: state.epoch for state in states}
@@ -158,20 +168,20 @@ class Ownership:
                 self._perform(leader.revoke(key, now))
 
     def _look_for_losses(self, leader: Leader) -> None:
-        """Ask about the silent; depose those that others miss too, once somebody can take over."""
+        """Ask about the silent; depose those that are given up, once somebody can take over."""
         now = clock_ms()
-        lost = {}
         for name in leader.silent(now):
-            deposing = leader.nodes[name].deposing is not None
-            if not deposing and not leader.is_missed(name):
+            if leader.nodes[name].deposing is None and not leader.is_missed(name):
                 self._perform(leader.inquire(name, now))
-                continue
-            lost[name] = SILENT
-            if not deposing and self._can_be_replaced(leader, name):
+        self.judgement = self._judge.judge(leader, now)
+        lost = dict.fromkeys(self._judge.recovering, SILENT)
+        for name in sorted(lost):
+            if leader.nodes[name].deposing is None and self._can_be_replaced(leader, name):
                 log.warning("node %s is silent: its lease is being ended", name)
                 self._perform(leader.depose(name, now))
         living = frozenset(name for name in leader.nodes if leader.is_heard(name, now))
-        self._failovers.tell(Losses(lost, living))
+        notes, self._judge.notes = self._judge.notes, []
+        self._failovers.tell(Losses(lost, living), notes)
 
     def _can_be_replaced(self, leader: Leader, name: str) -> bool:
         """Whether something is being built for one of its routers: nothing is muted for nobody."""

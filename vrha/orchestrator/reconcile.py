@@ -307,19 +307,21 @@ def placement_of(
     avoid: Set[str] = frozenset(),
 ) -> Placement:
     """Where an instance of `router` may be built now; `planned` runs are about to start."""
-    hosted = _hosted(tx.router_briefs(), planned) | tx.open_builds()
+    found = hosted(tx, planned)
     # The instance to be replaced makes room: a full node can restart what it hosts.
-    others = {(name, node) for name, node in hosted if name != router.name}
+    others = {(name, node) for name, node in found if name != router.name}
     draining = tx.rollouts.cordoned() | avoid
     health = tx.node_health.all()
     return place(router, candidates(desired, tx.node_states(), others, draining, health), beside)
 
 
-def _hosted(routers: Sequence[RouterState], runs: Sequence[Run]) -> set[tuple[str, str]]:
+def hosted(tx: Tx, planned: Sequence[Run] = ()) -> set[tuple[str, str]]:
     """Routers and the nodes that host them, or are about to."""
-    serving = {(state.router, state.node) for state in routers if state.active}
-    builds = {(r.router, s.step.node) for r in runs for s in r.steps if isinstance(s.step, Build)}
-    return serving | builds
+    serving = {(state.router, state.node) for state in tx.router_briefs() if state.active}
+    builds = {
+        (r.router, s.step.node) for r in planned for s in r.steps if isinstance(s.step, Build)
+    }
+    return serving | builds | tx.open_builds()
 
 
 def candidates(

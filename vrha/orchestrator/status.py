@@ -20,8 +20,20 @@ from vrha.model.views import (
     RouterStatus,
     RouterView,
 )
+from vrha.orchestrator.judging import Judgement
 from vrha.orchestrator.reconcile import SILENT_AFTER_S
 from vrha.store import Tx
+
+
+def brake_of(judgement: Judgement, unix: float) -> BrakeView:
+    """The brake as the leader left it a moment ago; `unix` is now."""
+    return brake_view(judgement.zone, judgement.decided, judgement.at, unix)
+
+
+def sights_of(judgement: Judgement, unix: float) -> Mapping[str, NodeSight]:
+    """The nodes as the leader saw them a moment ago; `unix` is now."""
+    heard, health = judgement.heard_ms_ago, judgement.health
+    return node_sights(judgement.zone, judgement.decided, heard, health, unix)
 
 
 def brake_view(zone: ZoneSight, decided: Decisions, now: float, unix: float) -> BrakeView:
