@@ -60,7 +60,7 @@ Done = tuple[Timings, Evidence]
 
 def _build(hands: Hands, step: Step) -> Done:
     assert isinstance(step, Build)
-    timings = hands.kernel.build(step.spec, step.leases_from)
+    timings = hands.kernel.build(step.spec, step.leases_from, step.leases)
     # Before the check-in: whoever is handed the traffic must be able to speak at once.
     hands.kernel.await_permission(step.spec.ref)
     return timings, NO_EVIDENCE
