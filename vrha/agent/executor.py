@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from vrha import failpoints
 from vrha.agent.epochs import Epochs
+from vrha.agent.herald import Herald
 from vrha.agent.moves import Moves
 from vrha.errors import InputError, PreconditionError, StepError, VrhaError
 from vrha.linux.build import Timings
@@ -20,6 +21,7 @@ from vrha.model.steps import (
     AwaitCheckIn,
     Build,
     Configure,
+    Confirm,
     Destroy,
     Flip,
     Mute,
@@ -28,6 +30,7 @@ from vrha.model.steps import (
     Step,
     Swap,
     Sync,
+    TakeOver,
     Unmute,
     Verify,
 )
@@ -43,6 +46,7 @@ class Hands:
 
     kernel: NodeKernel
     moves: Moves | None = None
+    herald: Herald | None = None
 
     @property
     def moving(self) -> Moves:
@@ -61,9 +65,20 @@ Done = tuple[Timings, Evidence]
 def _build(hands: Hands, step: Step) -> Done:
     assert isinstance(step, Build)
     timings = hands.kernel.build(step.spec, step.leases_from, step.leases)
-    # Before the check-in: whoever is handed the traffic must be able to speak at once.
-    hands.kernel.await_permission(step.spec.ref)
+    if step.ready:
+        hands.kernel.ready(step.spec.ref)
+    else:
+        # Before the check-in: whoever is handed the traffic must be able to speak at once.
+        hands.kernel.await_permission(step.spec.ref)
     return timings, NO_EVIDENCE
+
+
+def _confirm(hands: Hands, step: Step) -> Done:
+    assert isinstance(step, Confirm)
+    hands.kernel.await_permission(step.instance)
+    if hands.herald is None:
+        raise PreconditionError("not-governed", "no watcher governs this node")
+    return (), Evidence(announced_at=hands.herald.confirm(step.instance))
 
 
 def _swap(hands: Hands, step: Step) -> Done:
@@ -146,6 +161,8 @@ def _not_ours(hands: Hands, step: Step) -> Done:
 ACTIONS: dict[type[Step], Callable[[Hands, Step], Done]] = {
     Build: _build,
     AwaitCheckIn: _not_ours,
+    TakeOver: _not_ours,
+    Confirm: _confirm,
     Swap: _swap,
     Offer: _offer,
     Sync: _sync,

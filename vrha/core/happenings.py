@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from vrha.model.runs import Run, RunStatus, StepRecord
 from vrha.model.spec import InstanceRef
-from vrha.model.steps import Flip, Step, Sync
+from vrha.model.steps import Confirm, Flip, Step, Sync
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,8 @@ class Limits:
     sync_s: float = 60.0
     """Of a sync: a second or so for every ten thousand connections."""
     check_in_s: float = 10.0
+    take_over_s: float = 30.0
+    """For the votes on a silent node, and its lease to end."""
     forward_attempts: int = 5
     """Attempts of a step after the point of no return."""
     undo_attempts: int = 5
@@ -25,7 +27,7 @@ class Limits:
 
     def of(self, step: Step) -> float:
         """Seconds that a node has for `step`; a flip may have to catch up and ask another node."""
-        if isinstance(step, Flip):
+        if isinstance(step, Flip | Confirm):
             return 2 * self.step_s
         return self.sync_s if isinstance(step, Sync) else self.step_s
 
@@ -68,11 +70,43 @@ class CheckInFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class TakenOver:
+    """The instance has the only right to speak of its router, by the store."""
+
+    instance: InstanceRef
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """There is no reason for the run any more."""
+
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLost:
+    """Nothing can be expected of that node for now."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed."""
 
 
-Event = Resume | StepDone | StepFailed | CheckedIn | CheckInFailed | Tick
+Event = (
+    Resume
+    | StepDone
+    | StepFailed
+    | CheckedIn
+    | CheckInFailed
+    | TakenOver
+    | Withdrawn
+    | NodeLost
+    | Tick
+)
 
 
 @dataclass(frozen=True, slots=True)

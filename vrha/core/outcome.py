@@ -6,8 +6,20 @@ from dataclasses import replace
 
 from vrha.core.steps import describe, node_of
 from vrha.model.runs import Run, RunKind, RunStatus, StepRecord, StepStatus
+from vrha.model.spec import InstanceSpec
 from vrha.model.state import RouterState
-from vrha.model.steps import Build, Configure, Destroy, Flip, Mute, Relay, Swap, Unmute
+from vrha.model.steps import (
+    Build,
+    Configure,
+    Destroy,
+    Flip,
+    Mute,
+    Relay,
+    Step,
+    Swap,
+    TakeOver,
+    Unmute,
+)
 
 OWNER_UNKNOWN = "owner-unknown"
 """A roll-back could not be confirmed: the old instance serves, the new one, or neither."""
@@ -27,8 +39,18 @@ def outcome_of(run: Run, state: RouterState) -> RouterState:
     if run.kind is RunKind.DELETE:
         gone = run.old == state.active
         return replace(state, active=None, applied=None, node="", failed="") if gone else state
-    step = next(r.step for r in run.steps if isinstance(r.step, Build | Configure))
-    return replace(state, active=run.new, applied=step.spec, node=step.node, failed="")
+    node, spec = next(made for r in run.steps if (made := _made(r.step)) is not None)
+    return replace(state, active=run.new, applied=spec, node=node, failed="")
+
+
+def _made(step: Step) -> tuple[str, InstanceSpec] | None:
+    """Where the step brings what into service."""
+    match step:
+        case Build(node=node, spec=spec) | Configure(node=node, spec=spec):
+            return node, spec
+        case TakeOver(node=node, spec=InstanceSpec() as spec):
+            return node, spec
+    return None
 
 
 def _rolled_back(run: Run, state: RouterState) -> RouterState:

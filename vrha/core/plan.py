@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vrha.model.runs import Run, RunKind, RunStatus, StepRecord, Strategy
 from vrha.model.spec import InstanceRef, InstanceSpec
@@ -11,6 +11,7 @@ from vrha.model.steps import (
     AwaitCheckIn,
     Build,
     Configure,
+    Confirm,
     Destroy,
     Flip,
     Mute,
@@ -20,6 +21,7 @@ from vrha.model.steps import (
     Step,
     Swap,
     Sync,
+    TakeOver,
     Unmute,
     Verify,
 )
@@ -46,6 +48,28 @@ def create(run_id: str, node: str, spec: InstanceSpec) -> Run:
         Announce(node, spec.ref),
     )
     return _run(run_id, RunKind.CREATE, spec, steps, new=spec.ref)
+
+
+def failover(run_id: str, lost: InstanceRef, node: str, spec: InstanceSpec) -> Run:
+    """`lost` is out of reach: it is built anew on `node`, and takes over when that is safe."""
+    new = spec.ref
+    steps = (
+        Build(node, spec, ready=True),
+        AwaitCheckIn(new),
+        TakeOver(node, new),
+        Confirm(node, new),
+    )
+    return _run(run_id, RunKind.FAILOVER, spec, steps, point_of_no_return=3, old=lost, new=new)
+
+
+def promote(run_id: str, lost: InstanceRef, standby: Live, epoch: int) -> Run:
+    """`lost` is out of reach, and an instance that was kept ready takes over when that is safe."""
+    new = standby.ref
+    steps = (TakeOver(standby.node, new, standby.spec), Confirm(standby.node, new))
+    run = _run(
+        run_id, RunKind.FAILOVER, standby.spec, steps, point_of_no_return=1, old=lost, new=new
+    )
+    return replace(run, epoch=epoch)
 
 
 def update(run_id: str, live: Live, spec: InstanceSpec) -> Run:

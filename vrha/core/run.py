@@ -21,11 +21,14 @@ from vrha.core.happenings import (
     Event,
     Finished,
     Limits,
+    NodeLost,
     Result,
     Resume,
     StepDone,
     StepFailed,
+    TakenOver,
     Tick,
+    Withdrawn,
 )
 from vrha.core.outcome import OWNER_UNKNOWN, is_gone
 from vrha.core.steps import describe, node_of, undo_of
@@ -41,6 +44,7 @@ from vrha.model.steps import (
     Relay,
     Swap,
     Sync,
+    TakeOver,
     Unmute,
 )
 
@@ -94,6 +98,46 @@ def _check_in_failed(run: Run, event: Event, now: float, limits: Limits) -> Resu
         return run, ()
     record = next(r for r in run.steps if _concerns(r, event.instance) and _unfinished(r))
     return _failed(run, False, record, event.code, event.detail, now, limits)
+
+
+def _taken_over(run: Run, event: Event, now: float, limits: Limits) -> Result:
+    assert isinstance(event, TakenOver)
+    record = next((r for r in run.steps if _takes(r, event.instance)), None)
+    if record is None or record.status is not StepStatus.STARTED:
+        return run, ()
+    done = replace(record, status=StepStatus.DONE, error="", deadline=None)
+    return _proceed(_with_record(run, False, done), now, limits)
+
+
+def _takes(record: StepRecord, instance: InstanceRef) -> bool:
+    return isinstance(record.step, TakeOver) and record.step.instance == instance
+
+
+def _withdrawn(run: Run, event: Event, now: float, limits: Limits) -> Result:
+    """Back, while that is possible: what has been taken over stays so."""
+    assert isinstance(event, Withdrawn)
+    taken = any(isinstance(r.step, TakeOver) and r.status is StepStatus.DONE for r in run.steps)
+    record = next((r for r in run.steps if _unfinished(r)), None)
+    if record is None or taken or _no_way_back(run):
+        return run, ()
+    return _failed(run, False, record, event.code, event.detail, now, limits)
+
+
+def _node_lost(run: Run, event: Event, now: float, limits: Limits) -> Result:
+    """What the node has been told counts as failed, and is not tried again."""
+    assert isinstance(event, NodeLost)
+    undo = run.status is RunStatus.ROLLING_BACK
+    record = next((r for r in _records(run, undo) if _waits_for(r, event.node)), None)
+    if record is None:
+        return run, ()
+    last = limits.undo_attempts if undo else limits.forward_attempts
+    record = replace(record, attempt=max(record.attempt, last))
+    return _failed(run, undo, record, "node-lost", f"{event.node} is silent", now, limits)
+
+
+def _waits_for(record: StepRecord, node: str) -> bool:
+    waits = record.status is StepStatus.STARTED or _waits_for_retry(record)
+    return waits and node_of(record.step) == node
 
 
 def _step_failed(run: Run, event: Event, now: float, limits: Limits) -> Result:
@@ -199,12 +243,13 @@ def _proceed(run: Run, now: float, limits: Limits) -> Result:
         for record in (r for r in records if r.seq in barred):
             run = _give_up(run, undo, replace(record, error=unsafe))
         return _finish(run)
-    if isinstance(pending[0].step, AwaitCheckIn):
+    if isinstance(pending[0].step, AwaitCheckIn | TakeOver):
+        is_check_in = isinstance(pending[0].step, AwaitCheckIn)
         waiting = replace(
             pending[0],
             status=StepStatus.STARTED,
             attempt=pending[0].attempt + 1,
-            deadline=now + limits.check_in_s,
+            deadline=now + (limits.check_in_s if is_check_in else limits.take_over_s),
         )
         return _with_record(run, undo, waiting), ()
     batch = _batch(run, pending)
@@ -295,7 +340,7 @@ def _current(run: Run, event: StepDone | StepFailed) -> StepRecord | None:
             if r.seq == event.seq
             and r.attempt == event.attempt
             and r.status is StepStatus.STARTED
-            and not isinstance(r.step, AwaitCheckIn)
+            and not isinstance(r.step, AwaitCheckIn | TakeOver)
         ),
         None,
     )
@@ -345,6 +390,9 @@ TRANSITIONS: tuple[Row, ...] = (
     Row(_R, CheckedIn, _checked_in, (_R, _D), "the replacement is complete and ready"),
     Row(_R, CheckInFailed, _check_in_failed, (_B, _R), "the replacement is not fit to serve"),
     Row(_R, StepFailed, _step_failed, (_B, _R, _D), "back while that is possible, else forward"),
+    Row(_R, TakenOver, _taken_over, (_R,), "nobody else has a right to speak any more"),
+    Row(_R, Withdrawn, _withdrawn, (_B, _U, _R), "back while that is possible"),
+    Row(_R, NodeLost, _node_lost, (_B, _R, _D, _U), "as a step that failed for the last time"),
     Row(
         _R,
         Tick,
@@ -355,6 +403,7 @@ TRANSITIONS: tuple[Row, ...] = (
     Row(_B, Resume, _resume, (_B, _U), "as above, for the steps of the way back"),
     Row(_B, StepDone, _step_done, (_B, _U), "after the last step back: rolled back"),
     Row(_B, StepFailed, _step_failed, (_B, _U), "tried again, then given up and named"),
+    Row(_B, NodeLost, _node_lost, (_B, _U), "given up and named"),
     Row(
         _B, Tick, _tick, (_B, _U), "no answer in time counts as failed; what failed is tried again"
     ),

@@ -10,6 +10,7 @@ from vrha.model.steps import (
     AwaitCheckIn,
     Build,
     Configure,
+    Confirm,
     Destroy,
     Flip,
     Mute,
@@ -18,6 +19,7 @@ from vrha.model.steps import (
     Step,
     Swap,
     Sync,
+    TakeOver,
     Unmute,
     Verify,
 )
@@ -28,6 +30,8 @@ def undo_of(step: Step) -> tuple[Step, ...]:
     match step:
         case Build(node=node, spec=spec):
             return (Destroy(node, spec.ref),)
+        case TakeOver() | Confirm():
+            return ()
         case AwaitCheckIn() | Announce() | Offer() | Sync() | Verify() | Relay():
             return ()
         case Flip(node=node, old=old, new=new, from_peer=""):
@@ -53,6 +57,8 @@ def outline(step: Step) -> Step:
             return replace(step, spec=_bare(spec))
         case Configure(spec=spec, previous=previous):
             return replace(step, spec=_bare(spec), previous=_bare(previous))
+        case TakeOver(spec=spec) if spec is not None:
+            return replace(step, spec=_bare(spec))
         case Destroy(spec=spec) if spec is not None:
             return replace(step, spec=_bare(spec))
         case Offer(peer=peer):
@@ -72,6 +78,10 @@ def describe(step: Step) -> str:
     match step:
         case Build(spec=spec):
             return f"build {spec.ref}, muted"
+        case TakeOver(instance=instance):
+            return f"make {instance} the only one that may speak"
+        case Confirm(instance=instance):
+            return f"confirm that {instance} speaks and has announced itself"
         case AwaitCheckIn(instance=instance):
             return f"wait for the check-in of {instance}"
         case Swap(old=old, new=new):
@@ -109,4 +119,4 @@ def _describe_handover(step: Offer | Sync | Flip | Verify | Relay) -> str:
 
 def node_of(step: Step) -> str:
     """The node that carries out `step`; empty for steps of the orchestrator."""
-    return "" if isinstance(step, AwaitCheckIn) else step.node
+    return "" if isinstance(step, AwaitCheckIn | TakeOver) else step.node

@@ -131,6 +131,11 @@ class Switch:
         """Names of all ports that the watcher permits; all of them count where none governs."""
         return self._members(nftwire.GRANTED)
 
+    def speaks(self, ports: Iterable[str]) -> bool:
+        """Whether any of the ports may speak: active, and permitted where somebody governs."""
+        named = self.active() & set(ports)
+        return bool(named & self.granted() if self._governed else named)
+
     def relays(self) -> frozenset[str]:
         """Names of all ports that, while active, may only forward."""
         return self._members(_RELAY)

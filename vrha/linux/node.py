@@ -116,9 +116,22 @@ class NodeKernel:
                 )
             time.sleep(0.005)
 
+<<<<<<< HEAD
     def build(
         self, spec: InstanceSpec, leases_from: InstanceRef | None = None, leases: str = ""
     ) -> Timings:
+=======
+    def ready(self, ref: InstanceRef) -> None:
+        """Let the instance speak from the moment on in which the watcher permits it.
+
+        Raises StepError `not-governed` where it would speak at once; `no-instance`, `mute-failed`.
+        """
+        if not self._governed:
+            raise StepError("not-governed", f"no watcher governs this node: {ref} stays muted")
+        self._switch.change(unmute=build.host_ports(self.instances.spec(ref)))
+
+    def build(self, spec: InstanceSpec, leases_from: InstanceRef | None = None) -> Timings:
+>>>>>>> own
         """Build the instance beside whatever is there, complete and muted.
 
         It begins with the DHCP leases of `leases_from`, or if that is not here with `leases`.
@@ -131,7 +144,7 @@ class NodeKernel:
         watch = Stopwatch()
         if self._is_complete(spec):
             return watch.timings
-        if self.instances.active_ports(spec.ref):
+        if self._switch.speaks(self.instances.active_ports(spec.ref)):
             raise StepError(
                 "instance-active",
                 f"{spec.ref} is active and differs from what is to be built",
@@ -302,9 +315,10 @@ class NodeKernel:
 
     def observe(self) -> tuple[ObservedInstance, ...]:
         """All instances on the node, also the remains of one, as they are in the kernel."""
-        return observed(
-            self._site.route, self._folders, self._switch.active(), self._switch.relays()
-        )
+        active = self._switch.active()
+        if self._governed:
+            active &= self._switch.granted()
+        return observed(self._site.route, self._folders, active, self._switch.relays())
 
     def revive(self, ref: InstanceRef) -> None:
         """Start the dnsmasq of an instance that has lost it; its leases are still in its folder.

@@ -46,6 +46,8 @@ class Evidence:
 
     carried: tuple[Carried, ...] = ()
     measured: tuple[Measured, ...] = ()
+    announced_at: float | None = None
+    """When an instance that was granted to its node first announced itself there (Unix time, s)."""
 
 
 NO_EVIDENCE = Evidence()

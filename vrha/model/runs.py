@@ -16,6 +16,7 @@ class RunKind(StrEnum):
     UPDATE = "update"
     RESTART = "restart"
     MOVE = "move"
+    FAILOVER = "failover"
     DELETE = "delete"
 
 

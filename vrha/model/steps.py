@@ -19,6 +19,9 @@ class Build:
     leases: str = ""
     """Otherwise the leases that it begins with. Known only when the build is sent: what is
     journaled, shown or undone is without them."""
+    ready: bool = False
+    """It speaks the moment its node is granted it, and needs no further command. Only where a
+    watcher governs the node."""
     kind: Literal["build"] = "build"
 
 
@@ -28,6 +31,29 @@ class AwaitCheckIn:
 
     instance: InstanceRef
     kind: Literal["await-check-in"] = "await-check-in"
+
+
+@dataclass(frozen=True, slots=True)
+class TakeOver:
+    """Make the instance the only one of its router with a right to speak.
+
+    Carried out by the orchestrator, as soon as nobody else can have one any more. `spec` is what
+    the instance was built from, where that is not a step of the same run.
+    """
+
+    node: str
+    instance: InstanceRef
+    spec: InstanceSpec | None = None
+    kind: Literal["take-over"] = "take-over"
+
+
+@dataclass(frozen=True, slots=True)
+class Confirm:
+    """Prove that the instance, built ready and granted, speaks and has announced itself."""
+
+    node: str
+    instance: InstanceRef
+    kind: Literal["confirm"] = "confirm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +197,8 @@ class Destroy:
 Step = (
     Build
     | AwaitCheckIn
+    | TakeOver
+    | Confirm
     | Swap
     | Offer
     | Sync

@@ -21,6 +21,7 @@ from vrha.core.happenings import Limits
 from vrha.errors import DeadlineError, InputError, NotLeaderError, UnreachableError
 from vrha.model.messages import Command
 from vrha.orchestrator.engine import Engine, command_place
+from vrha.orchestrator.failover import Failovers
 from vrha.orchestrator.leadership import Leadership
 from vrha.orchestrator.metrics import Metrics
 from vrha.orchestrator.ownership import Ownership
@@ -48,6 +49,7 @@ class Orchestrator:
         self._life = uuid.uuid4().hex[:8]
         self._outbox_filled = threading.Event()
         self._ownership: Ownership | None = None
+        self._failovers: Failovers | None = None
         self._store = Store.open(settings.store_url)
         self._leadership = Leadership(
             self._store,
@@ -82,7 +84,10 @@ class Orchestrator:
         self._declared: frozenset[str] = frozenset()
         name = settings.name or socket.gethostname()
         if settings.ownership.listen:
-            self._ownership = Ownership(self._store, name, settings.ownership)
+            self._failovers = Failovers(self._store, self._engine, self._changed)
+            self._ownership = Ownership(
+                self._store, name, settings.ownership, self._engine, self._failovers
+            )
 
     def run(self, stop: threading.Event) -> None:
         """Stand by until it leads, lead until another one does, and so on until `stop`."""
@@ -121,6 +126,11 @@ class Orchestrator:
             threading.Thread(target=self._send, args=(over,), name="outbox", daemon=True),
             threading.Thread(target=self._tick, args=(over,), name="tick", daemon=True),
         ]
+        if self._failovers is not None:
+            lost = threading.Thread(
+                target=self._failovers.run, args=(over,), name="failover", daemon=True
+            )
+            workers.append(lost)
         threads = [keeper, ender]
         try:
             keeper.start()

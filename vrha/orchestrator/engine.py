@@ -11,8 +11,9 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from vrha import codec, failpoints
 from vrha.core import check_in as judging
@@ -24,12 +25,17 @@ from vrha.core.happenings import (
     Event,
     Finished,
     Limits,
+    NodeLost,
     Resume,
     StepDone,
     StepFailed,
+    TakenOver,
     Tick,
+    Withdrawn,
 )
 from vrha.core.outcome import is_unsettled, outcome_of
+from vrha.core.ownership.commands import Commit
+from vrha.core.ownership.wanted import Claimant
 from vrha.core.run import advance
 from vrha.core.steps import node_of, outline
 from vrha.errors import InputError
@@ -128,6 +134,36 @@ class Engine:
         self._look.set()
         self.advance_rollouts()
 
+    # --- what becomes of rights and nodes ---------------------------------------------------
+
+    def take_over(self, commit: Commit, claimants: Sequence[Claimant]) -> None:
+        """Write rights, and that these instances have taken over, in one transaction.
+
+        Raises as `Store.transaction`.
+        """
+        with self._store.transaction() as tx:
+            tx.commit_rights(commit)
+            for each in claimants:
+                run = tx.run(each.run)
+                if run is None or run.status.terminal:
+                    continue
+                tx.add_event("taken-over", run.kind, run=run.id, router=run.router, node=each.node)
+                self._feed(tx, run, TakenOver(each.instance))
+        self._outbox_filled()
+
+    def withdraw(self, tx: Tx, run_id: str, code: str, detail: str) -> None:
+        """There is no reason for the run any more: back, if that is still possible."""
+        run = tx.run(run_id)
+        if run is not None and not run.status.terminal:
+            self._feed(tx, run, Withdrawn(code, detail))
+
+    def node_lost(self, tx: Tx, run_id: str, node: str) -> None:
+        """What the run has asked of that node will not be done, nor what it asks next."""
+        run = tx.run(run_id)
+        while run is not None and not run.status.terminal:
+            after = self._feed(tx, run, NodeLost(node))
+            run = after if after != run else None
+
     # --- what agents say --------------------------------------------------------------------
 
     def receive(self, body: bytes, sender: str) -> None:
@@ -169,6 +205,7 @@ class Engine:
             tx.add_step_evidence(run.id, report.seq, report.undo, report.evidence)
         place = _place(run, report)
         if report.outcome is Outcome.DONE:
+            self._tell_of_announcement(tx, run, report)
             self._feed(tx, run, StepDone(report.seq, report.undo, report.attempt))
             return place
         log.warning("run %s step %d on %s: %s", run.id, report.seq, report.node, report.detail)
@@ -183,6 +220,19 @@ class Engine:
         failed = StepFailed(report.seq, report.undo, report.attempt, report.code, report.detail)
         self._feed(tx, run, failed)
         return place
+
+    def _tell_of_announcement(self, tx: Tx, run: Run, report: StepReport) -> None:
+        at = report.evidence.announced_at
+        if at is not None:
+            when = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+            tx.add_event(
+                "announced",
+                run.kind,
+                run=run.id,
+                router=run.router,
+                node=report.node,
+                detail=when,
+            )
 
     def _check_in(self, message: CheckIn) -> None:
         with self._store.transaction() as tx:

@@ -1,7 +1,9 @@
 """The leader's side of ownership as a thread: datagrams in, grants out, rights in the store.
 
 It votes too, if it is a voter, also while it stands by. What is granted follows from desired state
-and journal, again and again; nothing here waits for a node.
+and journal, again and again; nothing here waits for a node. Nodes that fall silent are deposed as
+soon as something is being built that can take over from them (`vrha.orchestrator.failover`), and
+what they had is given away when it is certain that they are mute.
 """
 
 from __future__ import annotations
@@ -10,18 +12,22 @@ import logging
 import select
 import threading
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 
 from vrha.config.settings import OwnershipSettings
 from vrha.core.ownership.commands import Command, Commit, Send, StepDown
 from vrha.core.ownership.leader import Leader
 from vrha.core.ownership.timing import PROFILES
 from vrha.core.ownership.voter import Voter
-from vrha.core.ownership.wanted import wanted_rights
+from vrha.core.ownership.wanted import Claim, Claimant, wanted_rights
 from vrha.errors import NotLeaderError, VrhaError
 from vrha.fencing.clock import clock_ms
 from vrha.fencing.endpoint import Endpoint
 from vrha.fencing.keys import Keys
 from vrha.model.ownership import Depose, Electorate, Message, Renew
+from vrha.orchestrator.engine import Engine
+from vrha.orchestrator.failover import Failovers, Losses
 from vrha.store import Store
 
 log = logging.getLogger(__name__)
@@ -30,15 +36,27 @@ LOOK_S = 0.1
 """How often rights are compared with what is wanted, at least."""
 RETRY_S = 0.5
 """Before the store is asked again after it failed."""
+AT_ONCE = 20
+"""Instances that take over in one transaction: the first should not wait for the last."""
+SILENT = "node-silent"
 
 
 class Ownership:
     """One orchestrator's part. `run` returns when `stop` is set."""
 
-    def __init__(self, store: Store, name: str, settings: OwnershipSettings) -> None:
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        settings: OwnershipSettings,
+        engine: Engine,
+        failovers: Failovers,
+    ) -> None:
         """Raises InputError (`bad-address`), PreconditionError (`address-in-use`, `no-key`)."""
         self._store = store
         self._name = name
+        self._engine = engine
+        self._failovers = failovers
         self._timing = PROFILES[settings.profile]
         self._first = Electorate(1, tuple(sorted(settings.voters)))
         self._endpoint = Endpoint(name, settings.listen, settings.peers, Keys(settings.keys))
@@ -48,6 +66,8 @@ class Ownership:
         self._looked = 0.0
         self._retry_at = 0.0
         self._nudged = threading.Event()
+        self._claimants: tuple[Claimant, ...] = ()
+        self._out: frozenset[str] = frozenset()
 
     def nudge(self) -> None:
         """Something may be wanted now that was not before."""
@@ -58,7 +78,7 @@ class Ownership:
         poll = select.poll()
         poll.register(self._endpoint.fileno(), select.POLLIN)
         while not stop.is_set():
-            poll.poll(self._timing.delay_ms / 2)
+            poll.poll(self._wait_ms())
             try:
                 for _, message in self._endpoint.receive():
                     self._take(message)
@@ -73,6 +93,14 @@ class Ownership:
 
     def close(self) -> None:
         self._endpoint.close()
+
+    def _wait_ms(self) -> float:
+        """Until the next look; not beyond the instant at which a node is out."""
+        longest = self._timing.delay_ms / 2
+        if self._leader is None:
+            return longest
+        now = clock_ms()
+        return min([longest, *(at - now for at in self._leader.outs() if at > now)])
 
     def _take(self, message: Message) -> None:
         now = clock_ms()
@@ -96,6 +124,8 @@ class Ownership:
             self._nudged.clear()
             self._looked = now
             self._compare(leader)
+        self._look_for_losses(leader)
+        self._hand_over(leader)
 
     def _begin(self, epoch: int) -> Leader:
         with self._store.transaction() as tx:
@@ -106,14 +136,16 @@ class Ownership:
         # Nodes know numbers of this leader epoch, when it is taken up again after an error.
         self._numbers += 1_000_000
         leader.number = leader.attempt = self._numbers
+        self._claimants = ()
+        self._out = frozenset()
         return leader
 
     def _compare(self, leader: Leader) -> None:
         with self._store.reading() as tx:
             states = tx.router_briefs()
-            runs = tx.open_runs()
+            self._claimants = tx.claimants()
         self._perform(self._elect(leader))
-        wanted = wanted_rights(states, runs)
+        wanted = wanted_rights(states, self._claimants)
         leader.book.epochs |= {state.router: state.epoch for state in states}
         now = clock_ms()
         for key, node in wanted.items():
@@ -122,6 +154,60 @@ class Ownership:
         for key, right in list(leader.book.rights.items()):
             if not right.leaving and wanted.get(key) != right.node:
                 self._perform(leader.revoke(key, now))
+
+    def _look_for_losses(self, leader: Leader) -> None:
+        """Ask about the silent; depose those that others miss too, once somebody can take over."""
+        now = clock_ms()
+        lost = {}
+        for name in leader.silent(now):
+            deposing = leader.nodes[name].deposing is not None
+            if not deposing and not leader.is_missed(name):
+                self._perform(leader.inquire(name, now))
+                continue
+            lost[name] = SILENT
+            if not deposing and self._can_be_replaced(leader, name):
+                log.warning("node %s is silent: its lease is being ended", name)
+                self._perform(leader.depose(name, now))
+        living = frozenset(name for name in leader.nodes if leader.is_heard(name, now))
+        self._failovers.tell(Losses(lost, living))
+
+    def _can_be_replaced(self, leader: Leader, name: str) -> bool:
+        """Whether something is being built for one of its routers: nothing is muted for nobody."""
+        owned = {right.owned for right in leader.book.of(name)}
+        later = (Claim.LATER, Claim.NOW)
+        return any(c.claim in later and c.instance.router in owned for c in self._claimants)
+
+    def _hand_over(self, leader: Leader) -> None:
+        """Give what is complete in place of what is out."""
+        self._tell_who_is_out(leader)
+        ready = [each for each in self._claimants if each.claim is Claim.NOW]
+        while ready:
+            now, some = clock_ms(), ready[:AT_ONCE]
+            ready = ready[AT_ONCE:]
+            commands = leader.reassign({each.key: each.node for each in some}, now)
+            if not commands:
+                continue
+            commit, *others = commands
+            assert isinstance(commit, Commit)
+            given = {right.router for right in commit.rights if right.node and not right.leaving}
+            taking = [each for each in some if each.key in given]
+            self._engine.take_over(commit, taking)
+            self._perform(others)
+            self._met(taking)
+
+    def _met(self, taken: Sequence[Claimant]) -> None:
+        """Known at once, and not only when the store is read again."""
+        runs = {each.run for each in taken}
+        self._claimants = tuple(
+            replace(each, claim=Claim.MET) if each.run in runs else each for each in self._claimants
+        )
+
+    def _tell_who_is_out(self, leader: Leader) -> None:
+        now = clock_ms()
+        out = frozenset(name for name in leader.nodes if leader.is_out(name, now))
+        new, self._out = out - self._out, out
+        for name in sorted(new):
+            log.warning("node %s is mute for certain", name)
 
     def _elect(self, leader: Leader) -> list[Command]:
         """One step towards the voters of the settings: first who comes, then who goes."""

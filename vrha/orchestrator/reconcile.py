@@ -141,8 +141,8 @@ class Wanted:
     dry_run: bool = False
     planned: Sequence[Run] = ()
     """Runs that are about to start."""
-    avoid: str = ""
-    """A node that must not be chosen."""
+    avoid: Set[str] = frozenset()
+    """Nodes that must not be chosen."""
 
 
 def restart(tx: Tx, desired: Desired, router: Router, wanted: Wanted) -> Run:
@@ -300,13 +300,13 @@ def placement_of(
     router: Router,
     beside: str = "",
     planned: Sequence[Run] = (),
-    avoid: str = "",
+    avoid: Set[str] = frozenset(),
 ) -> Placement:
     """Where an instance of `router` may be built now; `planned` runs are about to start."""
     hosted = _hosted(tx.router_briefs(), planned) | tx.open_builds()
     # The instance to be replaced makes room: a full node can restart what it hosts.
     others = {(name, node) for name, node in hosted if name != router.name}
-    draining = tx.rollouts.cordoned() | {avoid}
+    draining = tx.rollouts.cordoned() | avoid
     return place(router, candidates(desired, tx.node_states(), others, draining), beside)
 
 

@@ -298,7 +298,12 @@ def _wanted(
     if request.kind is RolloutKind.RESTART:
         return Wanted(preferred, request.options, RunKind.RESTART, dry_run, planned)
     return Wanted(
-        Strategy.HANDOVER, request.options, RunKind.MOVE, dry_run, planned, avoid=request.node
+        Strategy.HANDOVER,
+        request.options,
+        RunKind.MOVE,
+        dry_run,
+        planned,
+        avoid=frozenset({request.node}),
     )
 
 

@@ -31,8 +31,9 @@ from sqlalchemy.types import TypeEngine
 
 from vrha.errors import PreconditionError
 
-SCHEMA_VERSION = 3
-"""1: without `evidence`, `begins`, `measurements`, rollouts and cordons. 2: without `leader`."""
+SCHEMA_VERSION = 4
+"""1: without `evidence`, `begins`, `measurements`, rollouts and cordons. 2: without `leader`.
+3: without `claims`."""
 
 
 class Words(TypeDecorator[str]):
@@ -260,6 +261,16 @@ rights = Table(
     Column("node", Words(64), nullable=False),
     Column("epoch", _INT, nullable=False),
     Column("leaving", Boolean, nullable=False),
+)
+
+claims = Table(
+    "claims",
+    metadata,
+    Column("run_id", Words(64), primary_key=True),
+    Column("router", Words(64), nullable=False),
+    Column("generation", _INT, nullable=False),
+    Column("node", Words(64), nullable=False),
+    Column("claim", Words(16), nullable=False),
 )
 
 incarnations = Table(

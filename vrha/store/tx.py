@@ -13,6 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from vrha import codec
 from vrha.core.ownership.commands import Commit
 from vrha.core.ownership.leader import Book
+from vrha.core.ownership.wanted import Claimant
 from vrha.errors import NotFoundError, RefusedError
 from vrha.model.evidence import Evidence
 from vrha.model.messages import Inventory
@@ -21,7 +22,7 @@ from vrha.model.runs import Run, StepRecord
 from vrha.model.spec import Desired
 from vrha.model.state import NodeState, RouterState
 from vrha.model.views import Event
-from vrha.store import rights, rows, schema
+from vrha.store import claims, rights, rows, schema
 from vrha.store.reports import Reports
 from vrha.store.rollouts import Rollouts
 from vrha.store.rows import OutboxRow, RunTimes
@@ -255,6 +256,7 @@ class Tx:
         )
 
     def _save_steps(self, run: Run) -> None:
+        claims.save(self._db, run)
         for undo, records in ((False, run.steps), (True, run.undo)):
             saved = {record.seq: record for record in self._records(run.id, undo)}
             for record in records:
@@ -441,6 +443,10 @@ class Tx:
     def book(self, first: Electorate) -> Book:
         """Who may have what active; `first` votes where nobody ever did."""
         return rights.read(self._db, first)
+
+    def claimants(self) -> tuple[Claimant, ...]:
+        """What rights open runs need."""
+        return claims.read(self._db)
 
     def commit_rights(self, commit: Commit) -> None:
         """Raises RefusedError `epoch-behind`."""

@@ -25,6 +25,7 @@ from vrha.fencing.endpoint import Endpoint
 from vrha.fencing.keys import Keys
 from vrha.linux import tools
 from vrha.linux.deadman import DeadMan
+from vrha.linux.hint import Hint
 from vrha.linux.mute import Switch
 from vrha.model.ownership import Ack, Depose, Electorate, Message, Renew
 from vrha.watcher.ports import Ports
@@ -65,6 +66,9 @@ class Watcher:
         self._status = StatusSocket(settings.socket, self._tell)
         self._held.callback(self._status.close)
         self._lease = LeaseFile(settings.socket.with_suffix(".lease"))
+        self._hint = Hint()
+        self._held.callback(self._hint.close)
+        self._granted: frozenset[str] | None = None
         now = clock_ms()
         self._holder = self._begin(now)
         self._voter = Voter(settings.node, self._timing, now)
@@ -83,7 +87,7 @@ class Watcher:
         life = self._lease.read()
         if life is not None and life.incarnation == kept.incarnation and holder.resume(life, now):
             log.info("the lease lasts for %.0f ms more: nothing is muted", life.lease_end - now)
-            self._kernel.grant(self._ports.permitted(holder.routers))
+            self._grant(self._ports.permitted(holder.routers))
             return holder
         self._lease.forget()
         self._kernel.mute()
@@ -132,7 +136,7 @@ class Watcher:
             for _, message in self._endpoint.receive():
                 self._take(message)
         elif what is self._ports:
-            if self._ports.follow():
+            if self._ports.follow() and self._permitted() != self._granted:
                 held = held_of(self._holder.routers)
                 epochs = held_of(self._holder.epochs)
                 self._perform([Permit(held, epochs, self._holder.electorate)])
@@ -171,6 +175,7 @@ class Watcher:
     def _carry_out(self, command: Command) -> None:
         match command:
             case Mute():
+                self._granted = None
                 self._kernel.mute()
                 self._lease.forget()
                 self._state.begins(command.incarnation)
@@ -180,7 +185,7 @@ class Watcher:
                 self._state.learns(command.epochs, command.electorate)
                 # Before the answer: a next process must not go on with what was given up.
                 self._keep_lease()
-                self._kernel.grant(self._ports.permitted(dict(command.routers)))
+                self._grant(self._ports.permitted(dict(command.routers)))
             case Tell():
                 named = self._holder.electorate.voters + self._settings.leaders
                 for to in dict.fromkeys(named):
@@ -189,6 +194,16 @@ class Watcher:
                 self._send(command.to, command.message)
             case _:
                 raise AssertionError(command)
+
+    def _permitted(self) -> frozenset[str]:
+        return self._ports.permitted(self._holder.routers)
+
+    def _grant(self, ports: frozenset[str]) -> None:
+        self._granted = None
+        self._kernel.grant(ports)
+        self._granted = ports
+        # Whoever announces what may speak now need not look again and again.
+        self._hint.give()
 
     def _send(self, to: str, message: Message) -> None:
         if to == self._settings.node:

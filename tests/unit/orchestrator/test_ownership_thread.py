@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from vrha.config.settings import OwnershipSettings
+from vrha.core.happenings import Limits
 from vrha.core.ownership.holder import Holder
 from vrha.core.ownership.timing import PROFILES
 from vrha.fencing.clock import clock_ms
@@ -18,6 +19,9 @@ from vrha.fencing.keys import Keys, make, pairs
 from vrha.model.ownership import Ack, Electorate, Grant, Message
 from vrha.model.spec import InstanceRef
 from vrha.model.state import RouterState
+from vrha.orchestrator.engine import Engine
+from vrha.orchestrator.failover import Failovers
+from vrha.orchestrator.metrics import Metrics
 from vrha.orchestrator.ownership import Ownership
 from vrha.store import Store
 
@@ -90,7 +94,9 @@ class Leading:
             peers={"n1": "127.0.0.1:17461", "n2": "127.0.0.1:17462"},
             keys=folder / "o1",
         )
-        self.ownership = Ownership(store, "o1", settings)
+        engine = Engine(store, Limits(), Metrics(), lambda: None)
+        failovers = Failovers(store, engine, lambda: None)
+        self.ownership = Ownership(store, "o1", settings, engine, failovers)
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self.ownership.run, args=(self.stop,))
 

@@ -6,8 +6,8 @@ in memory, and lost with it. Times are in ms on its own clock.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from vrha.core.ownership.commands import Command, Commit, Right, Send, StepDown
 from vrha.core.ownership.holder import held_of
@@ -107,6 +107,10 @@ class Node:
     stale: bool = True
     answered: int = 0
     deposing: Deposing | None = None
+    asked: int = 0
+    asked_at: float = 0.0
+    sightings: dict[str, float] = field(default_factory=dict)
+    """How long ago voters acknowledged it last, when they answered to `asked`."""
 
 
 class Leader:
@@ -161,6 +165,41 @@ class Leader:
             if self.book.by_node.get(name) and now - node.heard_at >= self.timing.suspect_ms
         ]
 
+    def inquire(self, name: str, now: float) -> list[Command]:
+        """Ask the voters when they last acknowledged a silent node; that ends nothing.
+
+        To depose incarnation 0, which nobody ever was, is a question only.
+        """
+        node = self.nodes[name]
+        if node.asked == 0 or now - node.asked_at >= self.timing.renew_ms:
+            # Who heard it then may not hear it now.
+            self.attempt += 1
+            node.asked, node.asked_at = self.attempt, now
+            node.sightings.clear()
+        ask = Depose(self.name, self.epoch, node.asked, name, 0)
+        return [Send(voter, ask) for voter in self._voters() if voter not in node.sightings]
+
+    def is_missed(self, name: str) -> bool:
+        """Whether a majority of the voters has not acknowledged the node either for as long as two
+        renewals and a round trip take: then not only this leader cannot hear it."""
+        node, timing = self.nodes[name], self.timing
+        least = 2 * timing.renew_ms + timing.delay_ms
+        missing = {voter for voter, age in node.sightings.items() if age >= least}
+        newest = self.book.electorates[-1]
+        return len(missing & set(newest.voters)) >= newest.majority
+
+    def outs(self) -> list[float]:
+        """The instants at which nodes are out, were it or will it be."""
+        deposed = (node.deposing for node in self.nodes.values())
+        return [each.out_at for each in deposed if each is not None and each.out_at is not None]
+
+    def is_heard(self, name: str, now: float) -> bool:
+        """Whether the node renews, and may be granted something."""
+        node = self.nodes.get(name)
+        if node is None or node.seq == 0 or node.deposing is not None:
+            return False
+        return now - node.heard_at < self.timing.suspect_ms
+
     def is_out(self, name: str, now: float) -> bool:
         """Whether nothing that was ever granted to the node can be active any more."""
         deposing = self.nodes[name].deposing if name in self.nodes else None
@@ -209,6 +248,40 @@ class Leader:
         freed = tuple(Right(r.router, "", self.book.next_epoch(r)) for r in self.book.of(name))
         return self._commit(rights=freed) if freed else []
 
+    def reassign(self, moves: Mapping[str, str], now: float) -> list[Command]:
+        """Give instances to nodes, each in place of all others of its router: `moves` is instance
+        to node. One commit for all of them, and then the grants.
+
+        An instance is left out as long as another one of its router may still speak: what is on a
+        node that is out is freed at once; what is on another node is asked back, and is free when
+        that node has proved it.
+        """
+        rights: list[Right] = []
+        asked: list[Right] = []
+        for key, name in sorted(moves.items()):
+            if not self.is_heard(name, now):
+                continue
+            given = Right(key, name, 0)
+            others = [r for k, r in self.book.by_router.get(given.owned, {}).items() if k != key]
+            in_the_way = [r for r in others if not self.is_out(r.node, now)]
+            asked += [
+                replace(r, epoch=self.book.next_epoch(r), leaving=True)
+                for r in in_the_way
+                if not r.leaving
+            ]
+            if in_the_way:
+                continue
+            epoch = self.book.next_epoch(given)
+            rights += [replace(r, node="", epoch=epoch) for r in others]
+            rights.append(replace(given, epoch=epoch + 1))
+        if not rights and not asked:
+            return []
+        concerned = sorted({r.node for r in (*rights, *asked) if r.node})
+        commands = self._commit(rights=(*rights, *asked))
+        for name in concerned:
+            commands += self._grant(name, now)
+        return commands
+
     # ---- voters
 
     def elect(self, voters: Iterable[str], now: float) -> list[Command]:
@@ -245,6 +318,7 @@ class Leader:
         node.deposing = None
         node.seq = renew.seq
         node.heard_at = now
+        node.asked = 0
         commands = self._settle_electorate()
         if node.stale or node.answered != node.number:
             commands += self._grant(renew.node, now)
@@ -321,12 +395,17 @@ class Leader:
             self.attempt += 1
             deposing.attempt, deposing.began = self.attempt, now
             deposing.answers.clear()
-        voters = {voter for each in self.book.electorates for voter in each.voters}
         ask = Depose(self.name, self.epoch, deposing.attempt, name, deposing.incarnation)
-        return [Send(voter, ask) for voter in sorted(voters - deposing.answers.keys())]
+        return [Send(voter, ask) for voter in self._voters() if voter not in deposing.answers]
+
+    def _voters(self) -> list[str]:
+        return sorted({voter for each in self.book.electorates for voter in each.voters})
 
     def _answered(self, answer: Deposed, now: float) -> list[Command]:
         node = self.nodes.get(answer.node)
+        if node is not None and (answer.leader_epoch, answer.attempt) == (self.epoch, node.asked):
+            node.sightings[answer.voter] = answer.age_ms
+            return []
         deposing = node.deposing if node else None
         if node is None or deposing is None or deposing.out_at is not None:
             return []
