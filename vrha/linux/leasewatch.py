@@ -17,7 +17,7 @@ from vrha.linux.names import folder_name, ref_of_folder
 from vrha.model.spec import InstanceRef
 
 # include/uapi/linux/inotify.h
-_IN_MODIFY, _IN_MOVED_TO, _IN_CREATE = 0x2, 0x80, 0x100
+_IN_MODIFY, _IN_MOVED_TO, _IN_CREATE, _IN_DELETE = 0x2, 0x80, 0x100, 0x200
 _IN_Q_OVERFLOW, _IN_IGNORED = 0x4000, 0x8000
 _IN_ONLYDIR, _IN_DONT_FOLLOW = 0x01000000, 0x02000000
 _EVENT = struct.Struct("iIII")
@@ -35,7 +35,7 @@ class LeaseWatch:
         if self._fd < 0:
             raise _no_inotify()
         self._refs: dict[int, InstanceRef] = {}
-        self._root = self._add(str(folders.root), _IN_CREATE | _IN_MOVED_TO)
+        self._root = self._add(str(folders.root), _IN_CREATE | _IN_DELETE)
         if self._root < 0:
             self.close()
             raise _no_inotify()
@@ -51,7 +51,7 @@ class LeaseWatch:
         return refs
 
     def changed(self, seconds: float) -> set[InstanceRef]:
-        """Instances that are new, or whose leases were written; after at most `seconds`."""
+        """Instances that came or went, or whose leases were written; after `seconds` at most."""
         if not select.select([self._fd], [], [], max(seconds, 0))[0]:
             return set()
         found: set[InstanceRef] = set()
@@ -73,7 +73,8 @@ class LeaseWatch:
             ref = ref_of_folder(name)
             if ref is None:
                 return set()
-            self._watch(ref)
+            if mask & _IN_CREATE:
+                self._watch(ref)
             return {ref}
         ref = self._refs.get(watch)
         return {ref} if ref is not None and name == LEASES else set()

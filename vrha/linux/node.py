@@ -116,11 +116,6 @@ class NodeKernel:
                 )
             time.sleep(0.005)
 
-<<<<<<< HEAD
-    def build(
-        self, spec: InstanceSpec, leases_from: InstanceRef | None = None, leases: str = ""
-    ) -> Timings:
-=======
     def ready(self, ref: InstanceRef) -> None:
         """Let the instance speak from the moment on in which the watcher permits it.
 
@@ -130,8 +125,9 @@ class NodeKernel:
             raise StepError("not-governed", f"no watcher governs this node: {ref} stays muted")
         self._switch.change(unmute=build.host_ports(self.instances.spec(ref)))
 
-    def build(self, spec: InstanceSpec, leases_from: InstanceRef | None = None) -> Timings:
->>>>>>> own
+    def build(
+        self, spec: InstanceSpec, leases_from: InstanceRef | None = None, leases: str = ""
+    ) -> Timings:
         """Build the instance beside whatever is there, complete and muted.
 
         It begins with the DHCP leases of `leases_from`, or if that is not here with `leases`.

@@ -23,6 +23,7 @@ from vrha.model.spec import Desired
 from vrha.model.state import NodeState, RouterState
 from vrha.model.views import Event
 from vrha.store import claims, rights, rows, schema
+from vrha.store.leases import LeaseFiles
 from vrha.store.reports import Reports
 from vrha.store.rollouts import Rollouts
 from vrha.store.rows import OutboxRow, RunTimes
@@ -46,6 +47,7 @@ class Tx:
         self._db = connection
         self.rollouts = Rollouts(connection)
         self.reports = Reports(connection)
+        self.leases = LeaseFiles(connection)
         self._memory = memory
         self._desired = desired
 
@@ -126,6 +128,7 @@ class Tx:
             .where(table.c.router == router)
             .values(dropped=True, node="", active=None, applied=None, failed="")
         )
+        self.leases.forget(router)
 
     # Runs
 

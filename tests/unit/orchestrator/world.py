@@ -90,7 +90,9 @@ class FakeKernel:
         self.broken: set[str] = set()
         self.fuse: int | None = None
 
-    def build(self, spec: InstanceSpec, leases_from: InstanceRef | None = None) -> Timings:
+    def build(
+        self, spec: InstanceSpec, leases_from: InstanceRef | None = None, leases: str = ""
+    ) -> Timings:
         self.effect("build")
         if spec.ref in self.instances and self.instances[spec.ref].active:
             raise StepError("instance-active", f"{spec.ref} is active")
