@@ -13,12 +13,15 @@ from vrha.model.messages import Leases, PutLeases
 from vrha.model.spec import InstanceRef
 from vrha.model.state import RouterState
 from vrha.model.steps import Build, Step
-from vrha.store import Tx
+from vrha.store import Store, Tx
 
 APART_S = 5.0
 """Between two pushes to one standby: its dnsmasq starts again for each."""
 VALID_S = 30.0
 """A push that comes later is older than what was pushed since, or will be."""
+
+StandbyOf = Callable[[Tx, str], tuple[str, InstanceRef] | None]
+"""Node and instance that stand by for a router."""
 
 
 def take(tx: Tx, message: Leases) -> bool:
@@ -64,8 +67,7 @@ class _Pushed:
 class Copies:
     """What standbys were given last, in memory: a new orchestrator gives it once more.
 
-    Call `changed` for a router whose leases, or whose standby, are others now. Safe from any
-    thread.
+    Call `changed` for a router whose leases, or whose standby, are others now; from any thread.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -79,29 +81,44 @@ class Copies:
         with self._lock:
             self._waiting.add(router)
 
-    def due(self) -> tuple[str, ...]:
-        """Routers to be pushed now; each is named once for all its changes."""
+    def turn(self, store: Store, standby_of: StandbyOf) -> bool:
+        """Send what has changed, each router `APART_S` apart; whether anything was sent.
+
+        One thread at a time. Raises as `Store.transaction`; all is tried again then.
+        """
         now = self._clock()
         with self._lock:
-            found = [r for r in sorted(self._waiting) if self._may(r, now)]
-            self._waiting.difference_update(found)
-        return tuple(found)
+            due = {router for router in self._waiting if self._may(router, now)}
+            self._waiting -= due
+        if not due:
+            return False
+        sent: dict[str, _Pushed] = {}
+        try:
+            with store.transaction() as tx:
+                for router in sorted(due):
+                    place = standby_of(tx, router)
+                    pushed = None if place is None else self._push(tx, router, *place, now)
+                    if pushed is not None:
+                        sent[router] = pushed
+        except BaseException:
+            with self._lock:
+                self._waiting |= due
+            raise
+        self._pushed |= sent
+        return bool(sent)
 
     def _may(self, router: str, now: float) -> bool:
         last = self._pushed.get(router)
         return last is None or now >= last.at + APART_S
 
-    def push(self, tx: Tx, router: str, node: str, instance: InstanceRef) -> bool:
-        """Send the router's leases to its standby `instance` on `node`; False when it has them."""
+    def _push(
+        self, tx: Tx, router: str, node: str, instance: InstanceRef, now: float
+    ) -> _Pushed | None:
         state = tx.router_state(router)
         body = tx.leases.of(router, state.active if state else None)
-        digest = hashlib.sha256(body.encode()).digest()
+        pushed = _Pushed(now, (node, instance), hashlib.sha256(body.encode()).digest())
         last = self._pushed.get(router)
-        if not body or (last is not None and (last.to, last.digest) == ((node, instance), digest)):
-            return False
-        now = self._clock()
-        message = PutLeases(node, instance, body, VALID_S)
-        tx.enqueue(node, codec.encode(message), now + VALID_S)
-        with self._lock:
-            self._pushed[router] = _Pushed(now, (node, instance), digest)
-        return True
+        if not body or (last and (last.to, last.digest) == (pushed.to, pushed.digest)):
+            return None
+        tx.enqueue(node, codec.encode(PutLeases(node, instance, body, VALID_S)), now + VALID_S)
+        return pushed

@@ -68,6 +68,8 @@ class FakeInstance:
     relay: bool = False
     epoch: int = 0
     macs: tuple[str, ...] = ()
+    leases: str = ""
+    """What it was built with."""
 
     @property
     def activity(self) -> Activity:
@@ -97,7 +99,7 @@ class FakeKernel:
         if spec.ref in self.instances and self.instances[spec.ref].active:
             raise StepError("instance-active", f"{spec.ref} is active")
         macs = tuple(port.mac for port in spec.ports)
-        self.instances[spec.ref] = FakeInstance(epoch=spec.epoch, macs=macs)
+        self.instances[spec.ref] = FakeInstance(epoch=spec.epoch, macs=macs, leases=leases)
         return ()
 
     def await_permission(self, ref: InstanceRef) -> None:
