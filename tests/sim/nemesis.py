@@ -28,6 +28,14 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True)
+class Loss:
+    """A node falls silent for `ms` with all that it has, and its processes are killed."""
+
+    name: str
+    ms: float
+
+
+@dataclass(frozen=True, slots=True)
 class Cut:
     """No datagram passes from any of `these` to any of `those` for `ms`; `both`: nor back."""
 
@@ -113,7 +121,7 @@ class Elect:
 
 
 Fault = (
-    Pause | Kill | Cut | Delay | Echo | Noise | Stumble
+    Pause | Kill | Loss | Cut | Delay | Echo | Noise | Stumble
     | StoreDown | StoreUnsure | WallJump | Move | Elect
 )  # fmt: skip
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from tests.sim.nemesis import Cut, Fault, Kill, Pause
+from tests.sim.nemesis import Cut, Fault, Kill, Loss, Pause
 from tests.system.zonekit import Zone
 from vrha.errors import VrhaError
 from vrha.fencing.endpoint import PORT
@@ -36,6 +37,7 @@ class LabNemesis:
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
         self._pending: dict[threading.Timer, Callable[[], None]] = {}
+        self._names: dict[threading.Timer, str] = {}
 
     def __enter__(self) -> LabNemesis:
         return self
@@ -56,7 +58,9 @@ class LabNemesis:
             case Kill():
                 daemon = self._daemon(fault.name)
                 daemon.kill()
-                self._later(fault.ms, lambda: self._start(daemon))
+                self._later(fault.ms, lambda: self._start(daemon), fault.name)
+            case Loss():
+                self._lose(fault)
             case Cut():
                 self._cut(fault)
             case _:
@@ -67,6 +71,10 @@ class LabNemesis:
         """Whether something that was done still lasts."""
         return bool(self._pending)
 
+    def lasts(self, name: str) -> bool:
+        """Whether what was done to that one still lasts."""
+        return any(self._names.get(timer) == name for timer in self._pending)
+
     def heal(self) -> None:
         for timer, action in list(self._pending.items()):
             timer.cancel()
@@ -75,13 +83,14 @@ class LabNemesis:
             if self._pending.pop(timer, None) is not None:
                 action()
 
-    def _later(self, ms: float, action: Callable[[], None]) -> None:
+    def _later(self, ms: float, action: Callable[[], None], name: str = "") -> None:
         def due() -> None:
             if self._pending.pop(timer, None) is not None:
                 action()
 
         timer = threading.Timer(ms / 1000, due)
         self._pending[timer] = action
+        self._names[timer] = name
         timer.start()
 
     @staticmethod
@@ -94,6 +103,28 @@ class LabNemesis:
         if name.startswith("agent-"):
             return self._lab.agent(name.removeprefix("agent-"))
         return self._lab.watcher(name)
+
+    def _lose(self, fault: Loss) -> None:
+        """Its cables carry nothing any more, with their carrier kept, as a power cut looks from
+        outside."""
+        index = self._lab.nodes.index(fault.name)
+        links = self._lab.run("", ["ip", "-o", "link", "show"]).splitlines()
+        pattern = re.compile(rf"\d+: (n{index}(?:m|s\d+))@.* master (\S+) ")
+        cables = [match.groups() for line in links if (match := pattern.match(line))]
+        daemons = self._lab.watcher(fault.name), self._lab.agent(fault.name)
+        self._ip([f"link set {cable} nomaster" for cable, _ in cables])
+        for daemon in daemons:
+            daemon.kill()
+
+        def back() -> None:
+            self._ip([f"link set {cable} master {switch}" for cable, switch in cables])
+            for daemon in daemons:
+                self._start(daemon)
+
+        self._later(fault.ms, back, fault.name)
+
+    def _ip(self, lines: Sequence[str]) -> None:
+        self._lab.run("", ["ip", "-batch", "-"], stdin="\n".join(lines))
 
     def _cut(self, fault: Cut) -> None:
         """All datagrams of ownership of these nodes, to and from whomever: `those` is everybody."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import Connection, delete, insert, select
 
 from vrha.core.ownership.wanted import Claim, Claimant, claimant_of
@@ -14,8 +16,12 @@ _CLAIMS = schema.claims
 
 def save(connection: Connection, run: Run) -> None:
     """Keep what the run needs now; nothing once it has ended."""
-    connection.execute(delete(_CLAIMS).where(_CLAIMS.c.run_id == run.id))
     claimant = None if run.status.terminal else claimant_of(run)
+    mine = _CLAIMS.c.run_id == run.id
+    row = connection.execute(select(_CLAIMS).where(mine)).first()
+    if claimant == (_claimant(row) if row else None):
+        return
+    connection.execute(delete(_CLAIMS).where(mine))
     if claimant is not None:
         connection.execute(
             insert(_CLAIMS).values(
@@ -31,7 +37,9 @@ def save(connection: Connection, run: Run) -> None:
 def read(connection: Connection) -> tuple[Claimant, ...]:
     """Of all open runs, by router."""
     found = connection.execute(select(_CLAIMS).order_by(_CLAIMS.c.router))
-    return tuple(
-        Claimant(row.run_id, InstanceRef(row.router, row.generation), row.node, Claim(row.claim))
-        for row in found
-    )
+    return tuple(_claimant(row) for row in found)
+
+
+def _claimant(row: Any) -> Claimant:
+    instance = InstanceRef(row.router, row.generation)
+    return Claimant(row.run_id, instance, row.node, Claim(row.claim))

@@ -18,10 +18,13 @@ from vrha.core.happenings import (
     Event,
     Finished,
     Limits,
+    NodeLost,
     Resume,
     StepDone,
     StepFailed,
+    TakenOver,
     Tick,
+    Withdrawn,
 )
 from vrha.core.run import TRANSITIONS, advance, diagram
 from vrha.model.runs import Run, RunStatus, StepStatus, Strategy
@@ -48,6 +51,10 @@ def parallel(node: str = "n1") -> Run:
 
 def serial() -> Run:
     return plan.restart("run", plan.Way(Strategy.SERIAL), LIVE, "n1", spec(NEW))
+
+
+def failover() -> Run:
+    return plan.failover("run", OLD, "n2", spec(NEW))
 
 
 class Driver:
@@ -301,6 +308,9 @@ EVENTS: tuple[Event, ...] = (
     StepFailed(0, False, 1, "broken", ""),
     CheckedIn(NEW),
     CheckInFailed(NEW, "dns-silent", ""),
+    TakenOver(NEW),
+    Withdrawn("node-returned", ""),
+    NodeLost("n1"),
     Tick(),
 )
 
@@ -321,7 +331,9 @@ def test_pairs_without_a_row_change_nothing(status: RunStatus, event: Event) -> 
 def test_every_row_is_reachable_and_leads_where_it_says() -> None:
     """A walk over all short event sequences meets every row and only the targets it names."""
     seen: dict[tuple[RunStatus, type[Event]], set[RunStatus]] = {}
-    frontier = [advance(run, Resume(), 0.0, LIMITS)[0] for run in (serial(), parallel())]
+    frontier = [
+        advance(run, Resume(), 0.0, LIMITS)[0] for run in (serial(), parallel(), failover())
+    ]
     for _ in range(9):
         reached: dict[str, Run] = {}
         for run in frontier:
@@ -339,6 +351,7 @@ def test_every_row_is_reachable_and_leads_where_it_says() -> None:
 def events_for(run: Run) -> list[Event]:
     undo = run.status is RunStatus.ROLLING_BACK
     events: list[Event] = [Tick(), CheckedIn(NEW), CheckInFailed(NEW, "dns-silent", "")]
+    events += [TakenOver(NEW), Withdrawn("node-returned", ""), NodeLost("n1")]
     if all(r.attempt < 2 for r in (*run.steps, *run.undo)):
         events.append(Resume())
     for record in run.undo if undo else run.steps:

@@ -1,0 +1,147 @@
+"""A node is lost: its routers serve elsewhere, nobody has two owners, the return is clean."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.sim.nemesis import Kill, Loss, Pause
+from tests.system.labnemesis import LabNemesis, is_calm
+from tests.system.zonekit import Zone, probing, wait_for, zone
+from vrha.core.ownership.timing import PROFILES
+from vrha.model.probing import Result
+from vrha.model.runs import RunKind, RunStatus
+from vrha.model.views import RunView
+
+pytestmark = [pytest.mark.root, pytest.mark.system]
+
+TIMING = PROFILES["default"]
+GATEWAY = "10.1.1.1"
+LONG_MS = 60_000.0
+
+
+@pytest.fixture(scope="module")
+def watched() -> Iterator[Zone]:
+    with zone("seed-10x10", "failover", watched=True) as made:
+        yield made
+
+
+@pytest.fixture
+def nemesis(watched: Zone) -> Iterator[LabNemesis]:
+    with LabNemesis(watched.lab) as made:
+        yield made
+    wait_for(lambda: is_tidy(watched), 40, "one instance and nothing else")
+
+
+def is_tidy(zone: Zone) -> bool:
+    """Every node is live, and there is nothing of routers but what serves."""
+    if not is_calm(zone) or zone.client.runs(open_only=True):
+        return False
+    return len([each for objects in zone.objects().values() for each in objects]) == (
+        zone.expected_objects()
+    )
+
+
+def failovers(zone: Zone) -> list[RunView]:
+    """Newest first."""
+    return [run for run in zone.client.runs() if run.kind is RunKind.FAILOVER]
+
+
+def lose(zone: Zone, nemesis: LabNemesis, node: str) -> Result:
+    """1 ms probes and a listener for double answers while the node is lost, and comes back."""
+    with probing(zone.streams()) as results, zone.asking("vm2", GATEWAY) as asked:
+        nemesis.strike(Loss(node, LONG_MS))
+        wait_for(lambda: zone.router().node != node, 20, "the router on another node")
+        nemesis.heal()
+        wait_for(lambda: is_tidy(zone), 40, "the end of what the node had")
+    assert asked.results()[GATEWAY].doubles == 0
+    return results[0]
+
+
+def test_a_lost_node_costs_one_gap_within_the_bound(watched: Zone, nemesis: LabNemesis) -> None:
+    before = watched.router()
+    result = lose(watched, nemesis, before.node)
+    after = watched.router()
+    assert after.epoch > before.epoch
+    for one in result.streams:
+        (gap,) = one.loss.gaps
+        assert not gap.unrestored
+        # Less than half of it would mean that nobody waited for the lease.
+        assert TIMING.safe_ms / 2 < gap.length_ms < 2 * TIMING.worst_outage_ms, gap
+    run = failovers(watched)[0]
+    assert run.status is RunStatus.DONE
+    kinds = [event.kind for event in watched.client.events(0, 1000) if event.run == run.id]
+    wanted = ["run-started", "checked-in", "taken-over", "announced", "run-done"]
+    assert [kind for kind in kinds if kind in wanted] == wanted
+
+
+def test_a_node_that_is_back_in_time_keeps_its_routers(watched: Zone, nemesis: LabNemesis) -> None:
+    """Its watcher stands still for less than a lease: a failover begins, and is withdrawn."""
+    before = watched.router()
+    count = len(failovers(watched))
+    nemesis.strike(Pause(before.node, TIMING.suspect_ms + TIMING.renew_ms / 2))
+    wait_for(lambda: len(failovers(watched)) > count, 10, "a failover")
+    wait_for(lambda: is_tidy(watched), 40, "a tidy zone")
+    run = failovers(watched)[0]
+    if run.status is RunStatus.ROLLED_BACK:
+        assert run.reason == "node-returned"
+        assert watched.router().instance == before.instance
+    else:
+        # It stood still for longer: this machine is shared.
+        assert watched.router().node != before.node
+
+
+def test_the_orchestrator_dies_during_a_failover(watched: Zone, nemesis: LabNemesis) -> None:
+    """The next one goes on where it was."""
+    node = watched.router().node
+    count = len(failovers(watched))
+    with watched.asking("vm2", GATEWAY) as asked:
+        nemesis.strike(Loss(node, LONG_MS))
+        wait_for(lambda: len(failovers(watched)) > count, 10, "a failover")
+        nemesis.strike(Kill("orchestrator", 200))
+        wait_for(lambda: not nemesis.lasts("orchestrator"), 10, "an orchestrator")
+        wait_for(lambda: reachable(watched) and watched.router().node != node, 30, "the router")
+        nemesis.heal()
+        wait_for(lambda: is_tidy(watched), 40, "a tidy zone")
+    assert asked.results()[GATEWAY].doubles == 0
+    assert all(run.status.terminal for run in failovers(watched))
+
+
+def test_the_target_is_lost_as_well(watched: Zone, nemesis: LabNemesis) -> None:
+    """With two of three voters gone nobody may take over; with one back, the router serves."""
+    first = watched.router().node
+    count = len(failovers(watched))
+    nemesis.strike(Loss(first, LONG_MS))
+    wait_for(lambda: len(failovers(watched)) > count, 10, "a failover")
+    target = failovers(watched)[0].steps[0].node
+    nemesis.strike(Loss(target, 3000))
+    wait_for(lambda: not nemesis.lasts(target), 20, "the target to be back")
+    wait_for(lambda: watched.router().node != first, 40, "the router on another node")
+    nemesis.heal()
+    wait_for(lambda: is_tidy(watched), 40, "a tidy zone")
+    assert not watched.unreached({"vm1": ["203.0.113.1"]})
+
+
+def test_a_restart_under_way_does_not_hold_a_failover_up(
+    watched: Zone, nemesis: LabNemesis
+) -> None:
+    node = watched.router().node
+    run = watched.client.restart_network(watched.network)
+    began = time.monotonic()
+    nemesis.strike(Loss(node, LONG_MS))
+    wait_for(lambda: watched.router().node != node, 30, "the router on another node")
+    took = time.monotonic() - began
+    assert watched.client.run(run.id).status.terminal
+    # Steps of the restart have ten seconds each; nobody waits for them.
+    assert took < 10
+    nemesis.heal()
+    wait_for(lambda: is_tidy(watched), 40, "a tidy zone")
+
+
+def reachable(zone: Zone) -> bool:
+    try:
+        return zone.client.health().leads
+    except Exception:
+        return False
