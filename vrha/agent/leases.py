@@ -13,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vrha.core.leases import cleaned, holders
-from vrha.errors import StepError, UnreachableError
+from vrha.errors import StepError, VrhaError
+from vrha.linux.files import SPEC
 from vrha.linux.instances import Instances
 from vrha.linux.leasewatch import LeaseWatch
 from vrha.model.messages import Leases
@@ -38,6 +39,9 @@ STOP_S = 0.5
 class _Told:
     at: float
     body: str | None
+    built: int = 0
+    """When its spec was written."""
+    epoch: int = 0
 
 
 class LeaseTeller:
@@ -50,7 +54,7 @@ class LeaseTeller:
         life: str,
         tell: Callable[[Leases], None],
     ) -> None:
-        """`life` names this life of the agent; `tell` raises UnreachableError.
+        """`life` names this life of the agent; `tell` raises VrhaError.
 
         Raises PreconditionError `no-inotify`.
         """
@@ -89,7 +93,7 @@ class LeaseTeller:
             del self._due[ref]
             try:
                 self._tell_of(ref)
-            except UnreachableError as error:
+            except VrhaError as error:
                 log.info("leases of %s not delivered yet: %s", ref, error.code)
                 again = time.monotonic() + RETRY_S
                 self._due = {one: max(at, again) for one, at in self._due.items()} | {ref: again}
@@ -98,8 +102,8 @@ class LeaseTeller:
     def _tell_of(self, ref: InstanceRef) -> None:
         told = self._told[ref]
         try:
-            epoch = self._instances.spec(ref).epoch
-        except StepError:
+            epoch = self._epoch(ref, told)
+        except (StepError, OSError):
             # Gone, or not complete yet: then its spec is written after its leases.
             if self._instances.folders.path(ref).exists():
                 self._due[ref] = time.monotonic() + RETRY_S
@@ -116,4 +120,11 @@ class LeaseTeller:
             return
         self._number += 1
         self._tell(Leases(self._node, ref, epoch, self._life, self._number, body))
-        self._told[ref] = _Told(now, body)
+        told.at, told.body = now, body
+
+    def _epoch(self, ref: InstanceRef, told: _Told) -> int:
+        """From the spec, which may have 20,000 rules: read again only when it was written again."""
+        built = (self._instances.folders.path(ref) / SPEC).stat().st_mtime_ns
+        if built != told.built:
+            told.built, told.epoch = built, self._instances.spec(ref).epoch
+        return told.epoch
