@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from vrha.model.evidence import Measurement
+from vrha.model.pauses import Pause, PauseTarget
 from vrha.model.rollouts import RolloutBrief, RolloutPlan, RolloutRequest, RolloutView
 from vrha.model.runs import AS_CONFIGURED, RestartOptions
 from vrha.model.spec import Desired
@@ -18,6 +19,7 @@ from vrha.model.views import (
     NodeView,
     RouterView,
     RunView,
+    Status,
 )
 
 
@@ -87,6 +89,22 @@ class Service(Protocol):
 
         Raises NotFoundError (`no-such-node`), RefusedError (`rollout-in-progress`).
         """
+
+    def pauses(self) -> tuple[Pause, ...]:
+        """What must not be moved automatically, oldest first."""
+
+    def pause(self, target: PauseTarget, by: str, reason: str) -> Pause:
+        """No automatic moves of `target` any more; replaces an earlier pause of the same.
+
+        Raises InputError (`pause-target`), NotFoundError (`no-such-zone`, `no-such-node`,
+        `no-such-router`).
+        """
+
+    def resume(self, target: PauseTarget, by: str) -> Pause:
+        """End the pause of `target`; the pause it was. Raises NotFoundError (`not-paused`)."""
+
+    def status(self) -> Status:
+        """Everything at a glance."""
 
     def networks(self) -> tuple[NetworkView, ...]: ...
 

@@ -36,6 +36,15 @@ class Loss:
 
 
 @dataclass(frozen=True, slots=True)
+class Unplug:
+    """The cable of a node into one segment carries nothing for `ms`, with its carrier kept."""
+
+    name: str
+    segment: str
+    ms: float
+
+
+@dataclass(frozen=True, slots=True)
 class Cut:
     """No datagram passes from any of `these` to any of `those` for `ms`; `both`: nor back."""
 
@@ -121,7 +130,7 @@ class Elect:
 
 
 Fault = (
-    Pause | Kill | Loss | Cut | Delay | Echo | Noise | Stumble
+    Pause | Kill | Loss | Unplug | Cut | Delay | Echo | Noise | Stumble
     | StoreDown | StoreUnsure | WallJump | Move | Elect
 )  # fmt: skip
 

@@ -8,7 +8,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Sequence
 
-from tests.sim.nemesis import Cut, Fault, Kill, Loss, Pause
+from tests.sim.nemesis import Cut, Fault, Kill, Loss, Pause, Unplug
 from tests.system.zonekit import Zone
 from vrha.errors import VrhaError
 from vrha.fencing.endpoint import PORT
@@ -61,6 +61,8 @@ class LabNemesis:
                 self._later(fault.ms, lambda: self._start(daemon), fault.name)
             case Loss():
                 self._lose(fault)
+            case Unplug():
+                self._unplug(fault)
             case Cut():
                 self._cut(fault)
             case _:
@@ -107,10 +109,7 @@ class LabNemesis:
     def _lose(self, fault: Loss) -> None:
         """Its cables carry nothing any more, with their carrier kept, as a power cut looks from
         outside."""
-        index = self._lab.nodes.index(fault.name)
-        links = self._lab.run("", ["ip", "-o", "link", "show"]).splitlines()
-        pattern = re.compile(rf"\d+: (n{index}(?:m|s\d+))@.* master (\S+) ")
-        cables = [match.groups() for line in links if (match := pattern.match(line))]
+        cables = self._cables(fault.name)
         daemons = self._lab.watcher(fault.name), self._lab.agent(fault.name)
         self._ip([f"link set {cable} nomaster" for cable, _ in cables])
         for daemon in daemons:
@@ -122,6 +121,19 @@ class LabNemesis:
                 self._start(daemon)
 
         self._later(fault.ms, back, fault.name)
+
+    def _unplug(self, fault: Unplug) -> None:
+        cable = next(c for c, segment in self._cables(fault.name) if segment == fault.segment)
+        self._ip([f"link set {cable} nomaster"])
+        plug = [f"link set {cable} master {fault.segment}"]
+        self._later(fault.ms, lambda: self._ip(plug), fault.name)
+
+    def _cables(self, node: str) -> list[tuple[str, str]]:
+        """The ends of its cables in the fabric, and their switches."""
+        index = self._lab.nodes.index(node)
+        links = self._lab.run("", ["ip", "-o", "link", "show"]).splitlines()
+        pattern = re.compile(rf"\d+: (n{index}(?:m|s\d+))@.* master (\S+) ")
+        return [(m[1], m[2]) for line in links if (m := pattern.match(line))]
 
     def _ip(self, lines: Sequence[str]) -> None:
         self._lab.run("", ["ip", "-batch", "-"], stdin="\n".join(lines))

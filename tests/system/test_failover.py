@@ -7,12 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.sim.nemesis import Kill, Loss, Pause
+from tests.sim.nemesis import Kill, Loss, Pause, Unplug
 from tests.system.labnemesis import LabNemesis, is_calm
 from tests.system.zonekit import Zone, probing, wait_for, zone
 from vrha.core.ownership.timing import PROFILES
 from vrha.model.probing import Result
 from vrha.model.runs import RunKind, RunStatus
+from vrha.model.state import Upstream
 from vrha.model.views import RunView
 
 pytestmark = [pytest.mark.root, pytest.mark.system]
@@ -138,6 +139,44 @@ def test_a_restart_under_way_does_not_hold_a_failover_up(
     assert took < 10
     nemesis.heal()
     wait_for(lambda: is_tidy(watched), 40, "a tidy zone")
+
+
+def test_a_dead_uplink_moves_its_routers(watched: Zone, nemesis: LabNemesis) -> None:
+    """The node lives and is heard; what it had is taken back with proof, so nobody waits."""
+    before = watched.router()
+    bridge = uplink_of(watched)
+    wait_for(lambda: bridge in uplinks(watched, before.node), 20, "a gateway that answers")
+    with probing(watched.streams()) as results, watched.asking("vm2", GATEWAY) as asked:
+        nemesis.strike(Unplug(before.node, bridge, LONG_MS))
+        wait_for(lambda: watched.router().node != before.node, 20, "the router on another node")
+        nemesis.heal()
+        wait_for(lambda: is_tidy(watched), 40, "the end of what the node had")
+    assert asked.results()[GATEWAY].doubles == 0
+    for one in results[0].streams:
+        (gap,) = one.loss.gaps
+        assert not gap.unrestored
+    events = [e for e in watched.client.events(0, 1000) if e.kind == "failover-decided"]
+    assert events[-1].reason == "uplink-dead"
+
+
+def test_a_gateway_that_nobody_reaches_moves_nothing(watched: Zone, nemesis: LabNemesis) -> None:
+    before, count = watched.router(), len(failovers(watched))
+    for node in watched.lab.nodes:
+        nemesis.strike(Unplug(node, uplink_of(watched), 3000))
+    wait_for(lambda: not nemesis.pending, 20, "the end of the faults")
+    wait_for(lambda: is_tidy(watched), 40, "a tidy zone")
+    assert watched.router().instance == before.instance
+    assert all(run.status is RunStatus.ROLLED_BACK for run in failovers(watched)[: -count or None])
+
+
+def uplinks(zone: Zone, node: str) -> dict[str, Upstream]:
+    return dict(next(view for view in zone.client.nodes() if view.name == node).uplinks)
+
+
+def uplink_of(zone: Zone) -> str:
+    uplink = zone.desired.routers[0].uplink
+    assert uplink is not None
+    return uplink.bridge
 
 
 def reachable(zone: Zone) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from vrha.errors import NotFoundError, RefusedError
 from vrha.model.evidence import Measurement
+from vrha.model.pauses import Pause, PauseTarget
 from vrha.model.rollouts import (
     Member,
     MemberStatus,
@@ -23,15 +24,20 @@ from vrha.model.runs import AS_CONFIGURED, RestartOptions, RunKind, RunStatus, S
 from vrha.model.spec import Desired
 from vrha.model.views import (
     ApplyResult,
+    BrakeView,
     Change,
     ChangeKind,
     Event,
     Health,
     NetworkView,
+    NodeCondition,
+    NodeStatus,
     NodeView,
+    OpenRun,
     RouterStatus,
     RouterView,
     RunView,
+    Status,
     StepView,
 )
 
@@ -146,6 +152,8 @@ class FakeService:
         self.open: dict[str, RunView] = {}
         self.asked: dict[str, RolloutView] = {}
         self.draining: set[str] = set()
+        self.paused: dict[PauseTarget, Pause] = {}
+        self.watched = True
         self.ends_well = True
         self.moves = True
         self.unplaced = 0
@@ -262,6 +270,49 @@ class FakeService:
             if view.name == node:
                 return view
         raise NotFoundError("no-such-node", f"no node {node}")
+
+    def pauses(self) -> tuple[Pause, ...]:
+        self._called()
+        return tuple(self.paused.values())
+
+    def pause(self, target: PauseTarget, by: str, reason: str) -> Pause:
+        self._called()
+        if target.name == "nope":
+            raise NotFoundError(f"no-such-{target.scope}", f"no {target}")
+        self.paused[target] = Pause(target, "2026-03-01T10:00:00.000+00:00", by, reason)
+        return self.paused[target]
+
+    def resume(self, target: PauseTarget, by: str) -> Pause:
+        self._called()
+        if target not in self.paused:
+            raise NotFoundError("not-paused", f"{target} is not paused", "Paused: nothing.")
+        return self.paused.pop(target)
+
+    def status(self) -> Status:
+        self._called()
+        until = "2026-03-01T10:20:00.000+00:00"
+        heard, silent = NodeCondition.SUPPRESSED, NodeCondition.SILENT
+        since = "2026-03-01T10:00:00.000+00:00"
+        return Status(
+            leader="o2",
+            leader_epoch=7,
+            leads=self.watched,
+            broker=True,
+            brake=BrakeView(True, "mass-silence", since, 0, 1, 2, 1, True)
+            if self.watched
+            else None,
+            pauses=tuple(self.paused.values()),
+            nodes=(
+                NodeStatus("node-1", "east", heard, 120.4, 0.25, 1, True, True, until, ""),
+                NodeStatus("node-2", "west", silent, None, None, 0, False, False, "", "budget"),
+            ),
+            open_runs=tuple(
+                OpenRun(run.id, run.kind, run.router, run.started_at)
+                for run in self.open.values()
+                if not run.status.terminal
+            ),
+            not_served=self.routers(),
+        )
 
     def _known(self, network: str) -> None:
         self._called()

@@ -20,6 +20,7 @@ from vrha.agent.epochs import Epochs
 from vrha.agent.executor import CAPABILITIES, Executor, Hands
 from vrha.agent.herald import Herald
 from vrha.agent.leases import LeaseTeller
+from vrha.agent.lookout import Lookout
 from vrha.agent.moves import Moves
 from vrha.agent.warm import warm_up
 from vrha.bus import topology
@@ -72,11 +73,12 @@ class Agent:
             self._held.callback(self._server.close)
             moves = Moves(self._kernel, self._identity, self._server)
             self._held.callback(moves.close)
+        self._look = threading.Event()
         self._herald = Herald(self._kernel.instances)
         hands = Hands(self._kernel, moves, self._herald)
         self._executor = Executor(self._node, hands, self._epochs)
         self._governed = settings.governed
-        self._look = threading.Event()
+        self._lookout = Lookout(self._kernel.instances, self._look.set)
         self._stop = threading.Event()
         urls = settings.bus.broker_urls()
         self._reports = Publisher(urls)
@@ -100,10 +102,8 @@ class Agent:
             threading.Thread(target=self._leases.run, args=(stop,), name="leases", daemon=True),
         ]
         if self._governed:
-            herald = threading.Thread(
-                target=self._herald.run, args=(stop,), name="herald", daemon=True
-            )
-            threads.append(herald)
+            for name, work in (("herald", self._herald.run), ("lookout", self._lookout.run)):
+                threads.append(threading.Thread(target=work, args=(stop,), name=name, daemon=True))
         for thread in threads:
             thread.start()
         log.info("agent of node %s, pid %d, ready for commands", self._node, os.getpid())
@@ -211,6 +211,7 @@ class Agent:
                 highest_epochs=epochs,
                 sync_address=self._server.address if self._server else "",
                 certificate=self._identity.certificate if self._server else "",
+                uplinks=self._lookout.uplinks(),
             )
             self._publish(self._inventories, inventory)
         except VrhaError as error:

@@ -19,6 +19,7 @@ from vrha.api import errors
 from vrha.api.limit import BodyLimit
 from vrha.codec import decode
 from vrha.model.evidence import Measurement
+from vrha.model.pauses import Pause, PauseScope, PauseTarget
 from vrha.model.rollouts import (
     RolloutBrief,
     RolloutKind,
@@ -37,6 +38,7 @@ from vrha.model.views import (
     NodeView,
     RouterView,
     RunView,
+    Status,
 )
 from vrha.ports import Service
 
@@ -116,6 +118,35 @@ class RolloutBody(BaseModel):
         )
 
 
+class PauseBody(BaseModel):
+    """What vrha must not move by itself, who says so, and why."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    scope: PauseScope = PauseScope.ALL
+    name: str = Field("", max_length=100, description="Of the zone, node or router.")
+    by: str = Field("", max_length=100)
+    reason: str = Field("", max_length=1000)
+
+    @property
+    def target(self) -> PauseTarget:
+        return PauseTarget(self.scope, self.name)
+
+
+class ResumeBody(BaseModel):
+    """Which pause is over, and who says so."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    scope: PauseScope = PauseScope.ALL
+    name: str = Field("", max_length=100, description="Of the zone, node or router.")
+    by: str = Field("", max_length=100)
+
+    @property
+    def target(self) -> PauseTarget:
+        return PauseTarget(self.scope, self.name)
+
+
 async def _body(request: Request) -> bytes:
     return await request.body()
 
@@ -140,7 +171,7 @@ def create_app(service: Service) -> FastAPI:
         "4XX": {"model": errors.Problem, "description": "The request cannot be carried out"},
         "5XX": {"model": errors.Problem, "description": "The orchestrator cannot work"},
     }
-    for part in (_desired, _views, _runs, _rollouts, _operations):
+    for part in (_desired, _views, _runs, _rollouts, _pauses, _operations):
         app.include_router(part(service), responses=problems)
     _describe_bodies(app)
     return app
@@ -282,8 +313,34 @@ def _rollouts(service: Service) -> APIRouter:
     return router
 
 
+def _pauses(service: Service) -> APIRouter:
+    router = APIRouter(prefix="/v1", tags=["pauses"])
+
+    @router.get("/pauses")
+    def pauses() -> tuple[Pause, ...]:
+        """What must not be moved automatically."""
+        return service.pauses()
+
+    @router.post("/pauses")
+    def pause(body: PauseBody) -> Pause:
+        """No automatic moves of that any more; what people ask for goes on."""
+        return service.pause(body.target, body.by, body.reason)
+
+    @router.post("/pauses/resume")
+    def resume(body: ResumeBody) -> Pause:
+        """End that pause; answers with what it was."""
+        return service.resume(body.target, body.by)
+
+    return router
+
+
 def _operations(service: Service) -> APIRouter:
     router = APIRouter(tags=["operations"])
+
+    @router.get("/v1/status")
+    def status() -> Status:
+        """Everything at a glance."""
+        return service.status()
 
     @router.get("/v1/health")
     def health() -> Health:

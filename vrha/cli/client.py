@@ -22,6 +22,7 @@ from vrha.errors import (
     VrhaError,
 )
 from vrha.model.evidence import Measurement
+from vrha.model.pauses import Pause, PauseTarget
 from vrha.model.rollouts import RolloutBrief, RolloutPlan, RolloutRequest, RolloutView
 from vrha.model.runs import AS_CONFIGURED, RestartOptions
 from vrha.model.spec import Desired
@@ -34,6 +35,7 @@ from vrha.model.views import (
     NodeView,
     RouterView,
     RunView,
+    Status,
 )
 
 T = TypeVar("T")
@@ -138,6 +140,20 @@ class Client:
     def undrain(self, node: str) -> NodeView:
         path = f"/v1/nodes/{quote(node, safe='')}/undrain"
         return self._read(NodeView, self._send("POST", path))
+
+    def pauses(self) -> tuple[Pause, ...]:
+        return self._get(tuple[Pause, ...], "/v1/pauses")
+
+    def pause(self, target: PauseTarget, by: str, reason: str) -> Pause:
+        body = json.dumps({**asdict(target), "by": by, "reason": reason}).encode()
+        return self._read(Pause, self._send("POST", "/v1/pauses", body))
+
+    def resume(self, target: PauseTarget, by: str) -> Pause:
+        body = json.dumps({**asdict(target), "by": by}).encode()
+        return self._read(Pause, self._send("POST", "/v1/pauses/resume", body))
+
+    def status(self) -> Status:
+        return self._get(Status, "/v1/status")
 
     def networks(self) -> tuple[NetworkView, ...]:
         return self._get(tuple[NetworkView, ...], "/v1/networks")

@@ -23,9 +23,12 @@ COMMANDS = {
     "network": ("vrha.cli.network:network", "Networks: list, show, restart."),
     "node": ("vrha.cli.node:node", "Nodes and what they host: list, drain, undrain."),
     "orchestrator": ("vrha.cli.orchestrator:orchestrator", "Run the orchestrator."),
+    "pause": ("vrha.cli.pause:pause", "Stop automatic moves of all, a zone, node or router."),
+    "resume": ("vrha.cli.pause:resume", "Let what was paused be moved automatically again."),
     "rollout": ("vrha.cli.rollout:rollout", "Operations over many routers: watch, stop, resume."),
     "router": ("vrha.cli.router:router", "Routers: list, show, why, move."),
     "run": ("vrha.cli.run:run", "Runs: list, show, watch, diagram."),
+    "status": ("vrha.cli.status:status", "Everything at a glance: nodes, brake, pauses, runs."),
     "watcher": ("vrha.cli.watcher:watcher", "The watcher of this node: run, status, keys."),
 }
 """Command to where it lives and its line in the help: `--help` imports none of them."""

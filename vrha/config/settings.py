@@ -25,6 +25,8 @@ from pydantic import (
 )
 
 from vrha.config.values import NAME
+from vrha.core.brake import Rules
+from vrha.core.damping import LONGEST_S, Damping
 from vrha.core.ownership.timing import PROFILES
 from vrha.errors import InputError
 from vrha.model.ownership import VOTER_COUNTS
@@ -168,6 +170,62 @@ class OwnershipSettings(_Table):
         return self
 
 
+Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+"""Of all nodes; at least one is always meant."""
+Penalty = Annotated[float, Field(ge=1, le=1e6, allow_inf_nan=False)]
+
+
+class FailoverSettings(_Table):
+    """What is done about silent nodes when nobody is asked, and what brakes it."""
+
+    enabled: bool = True
+    budget: Share = 0.2
+    """So many nodes may be under recovery at the same time."""
+    mass_silence: Share = 0.3
+    """When more than so many are silent at once, nothing is moved."""
+    window_s: Seconds = 10.0
+    """What falls silent within so long fell silent at once; the brake stays on for so long."""
+    fail_back_s: Annotated[float, Field(ge=0, le=LONGEST_S, allow_inf_nan=False)] = 900.0
+    """For so long a node that was failed over and came back takes no routers by itself."""
+    flap_half_life_s: Annotated[float, Field(ge=1, le=LONGEST_S, allow_inf_nan=False)] = 600.0
+    """Each silence is a penalty of 1000, which halves every so often."""
+    flap_suppress: Penalty = 2000.0
+    """From this penalty on a node takes no routers ..."""
+    flap_reuse: Penalty = 750.0
+    """... until it has come down to this one,"""
+    flap_longest_s: Annotated[float, Field(gt=0, le=LONGEST_S, allow_inf_nan=False)] = 3600.0
+    """or so long after its last silence."""
+
+    @model_validator(mode="after")
+    def _limits_fit(self) -> Self:
+        if self.budget > self.mass_silence:
+            raise ValueError(
+                f"budget ({self.budget}) must not be above mass_silence ({self.mass_silence}):"
+                " so many silent nodes stop every recovery"
+            )
+        if self.flap_reuse >= self.flap_suppress:
+            raise ValueError(
+                f"flap_reuse ({self.flap_reuse:g}) must be below flap_suppress"
+                f" ({self.flap_suppress:g})"
+            )
+        return self
+
+    def rules(self, look_s: float) -> Rules:
+        """What brakes; `look_s` as there: the interval of renewals."""
+        return Rules(self.enabled, self.budget, self.mass_silence, self.window_s, look_s)
+
+    @property
+    def damping(self) -> Damping:
+        """What makes a node one that flaps."""
+        return Damping(
+            self.flap_half_life_s,
+            self.flap_suppress,
+            self.flap_reuse,
+            self.flap_longest_s,
+            self.fail_back_s,
+        )
+
+
 class OrchestratorSettings(_Table):
     """/etc/vrha/orchestrator.toml"""
 
@@ -181,6 +239,7 @@ class OrchestratorSettings(_Table):
     run: RunSettings = RunSettings()
     network: NetworkSettings = NetworkSettings()
     ownership: OwnershipSettings = OwnershipSettings()
+    failover: FailoverSettings = FailoverSettings()
 
     @property
     def preferred(self) -> Strategy:

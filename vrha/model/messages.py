@@ -8,7 +8,7 @@ from typing import Literal
 
 from vrha.model.evidence import NO_EVIDENCE, Evidence
 from vrha.model.spec import InstanceRef
-from vrha.model.state import ObservedInstance, SelfTest
+from vrha.model.state import ObservedInstance, SelfTest, Upstream
 from vrha.model.steps import Step
 
 PROTOCOL_VERSION = 1
@@ -99,6 +99,8 @@ class Inventory:
     """Where other agents reach this one to move routers (`host:port`); empty: nowhere."""
     certificate: str = ""
     """How they recognise it (PEM); made anew at every start of the agent."""
+    uplinks: tuple[tuple[str, Upstream], ...] = ()
+    """Bridges whose upstream gateways have answered before, and whether they do."""
     type: Literal["inventory"] = "inventory"
 
 

@@ -90,3 +90,4 @@ class NodeState:
     highest_epochs: tuple[tuple[str, int], ...] = ()
     sync_address: str = ""
     certificate: str = ""
+    uplinks: tuple[tuple[str, Upstream], ...] = ()

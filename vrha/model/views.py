@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from vrha.model.evidence import NO_EVIDENCE, Evidence, Measurement
+from vrha.model.pauses import Pause
 from vrha.model.runs import RunKind, RunStatus, StepStatus, Strategy
+from vrha.model.state import Upstream
 
 
 class ChangeKind(StrEnum):
@@ -88,6 +90,8 @@ class NodeView:
     version: str
     draining: bool = False
     """It takes no new instances: somebody is emptying it."""
+    uplinks: tuple[tuple[str, Upstream], ...] = ()
+    """Bridges whose upstream gateways have answered before, and whether they do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,3 +167,93 @@ class Health:
     leader: str = ""
     """The name of the orchestrator that leads; empty: none does at the moment."""
     leader_epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSight:
+    """One node as the leases of this moment show it.
+
+    `heard_ms_ago`: since its last renewal; None: never. `suppressed_until` is ISO 8601 in UTC,
+    empty when it does not flap; `hold` says why its routers are left where they are while it is
+    silent.
+    """
+
+    name: str
+    heard_ms_ago: float | None = None
+    silent: bool = False
+    recovering: bool = False
+    suppressed_until: str = ""
+    hold: str = ""
+
+
+class NodeCondition(StrEnum):
+    """How a node is; of several the first in this order."""
+
+    RECOVERING = "recovering"
+    """Its routers are being given to others."""
+    SILENT = "silent"
+    SUPPRESSED = "suppressed"
+    """It is heard, fell silent too often, and takes no routers for now."""
+    HEARD = "heard"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """One node in a status: by its leases where there are some, else by its agent."""
+
+    name: str
+    zone: str
+    condition: NodeCondition
+    heard_ms_ago: float | None
+    agent_heard_seconds_ago: float | None
+    routers: int
+    """How many it serves."""
+    draining: bool
+    paused: bool
+    suppressed_until: str
+    hold: str
+
+
+@dataclass(frozen=True, slots=True)
+class BrakeView:
+    """What brakes automatic failover. `since` is ISO 8601 in UTC, empty while it is off.
+
+    `recovering` nodes of at most `budget`; when more than `limit` are `silent` at once nothing
+    is moved.
+    """
+
+    on: bool
+    reason: str
+    since: str
+    recovering: int
+    budget: int
+    silent: int
+    limit: int
+    enabled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRun:
+    """One run that has not ended."""
+
+    id: str
+    kind: RunKind
+    router: str
+    started_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Everything at a glance. `brake` is None where this orchestrator does not watch leases: it
+    stands by, or there are none."""
+
+    leader: str
+    leader_epoch: int
+    leads: bool
+    broker: bool
+    brake: BrakeView | None
+    pauses: tuple[Pause, ...]
+    nodes: tuple[NodeStatus, ...]
+    open_runs: tuple[OpenRun, ...]
+    not_served: tuple[RouterView, ...]
+    """Routers that are wanted and have nobody who answers for them, as far as is known."""

@@ -60,7 +60,9 @@ class Orchestrator:
         metrics = Metrics()
         run = settings.run
         limits = Limits(step_s=run.step_s, sync_s=run.sync_s, check_in_s=run.check_in_s)
-        self._engine = Engine(self._store, limits, metrics, self._changed)
+        self._engine = Engine(
+            self._store, limits, metrics, self._changed, uplinks_changed=self._uplinks_changed
+        )
         self.service = OrchestratorService(
             self._store,
             self._engine,
@@ -116,6 +118,10 @@ class Orchestrator:
         self._outbox_filled.set()
         if self._ownership is not None:
             self._ownership.nudge()
+
+    def _uplinks_changed(self) -> None:
+        if self._failovers is not None:
+            self._failovers.uplinks_changed()
 
     def _lead(self, stop: threading.Event) -> None:
         """One leadership: take up open runs, then work until `stop`, or until the lead is lost."""
@@ -218,7 +224,7 @@ class Orchestrator:
         """
         with self._store.transaction() as tx:
             nodes = frozenset(node.name for node in tx.desired()[1].nodes)
-            rows = tx.unsent(limit=1)
+            rows = tx.outbox.unsent(limit=1)
         # An agent finds its queue as soon as its node is wanted, before any command for it.
         self._declare(nodes)
         stuck: frozenset[str] = frozenset()
@@ -230,8 +236,8 @@ class Orchestrator:
                 stuck |= {row.node}
             with self._store.transaction() as tx:
                 if settled:
-                    tx.mark_sent([row.id])
-                rows = tx.unsent(1, stuck)
+                    tx.outbox.mark_sent([row.id])
+                rows = tx.outbox.unsent(1, stuck)
         self._publisher.keep_alive()
         return not stuck
 

@@ -76,6 +76,7 @@ class Engine:
         metrics: Metrics,
         outbox_filled: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
+        uplinks_changed: Callable[[], None] = lambda: None,
     ) -> None:
         """`clock` counts seconds; its base may change when the orchestrator starts again."""
         self._clock = clock
@@ -83,6 +84,7 @@ class Engine:
         self._limits = limits
         self._metrics = metrics
         self._outbox_filled = outbox_filled
+        self._uplinks_changed = uplinks_changed
         self._look = threading.Event()
         self.copies = leases.Copies(clock)
         self._looked_at: float | None = None
@@ -106,7 +108,7 @@ class Engine:
         """
         self._resumed_at = time.time()
         with self._store.transaction() as tx:
-            tx.forget_expiring()
+            tx.outbox.forget_expiring()
             tx.not_seen_after(self._resumed_at)
             for run in tx.open_runs():
                 log.info("run %s: resumed", run.id)
@@ -313,6 +315,8 @@ class Engine:
                 self.start(tx, run)
         if previous is None or previous.seen_at < (self._resumed_at or 0.0):
             self._look.set()
+        if previous is None or previous.uplinks != inventory.uplinks:
+            self._uplinks_changed()
 
     def _leases(self, message: Leases) -> None:
         with self._store.transaction() as tx:
@@ -363,7 +367,7 @@ class Engine:
             order=batch.order,
             valid_s=batch.valid_s,
         )
-        tx.enqueue(batch.node, codec.encode(command), batch.expires)
+        tx.outbox.enqueue(batch.node, codec.encode(command), batch.expires)
         failpoints.reach(f"{command_place(command)}.journaled")
 
     def _finish(self, tx: Tx, run: Run) -> None:

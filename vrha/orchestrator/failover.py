@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 from vrha.core import plan
+from vrha.core.failover import DeadUplinks, dead_uplinks
 from vrha.core.instance import instance_spec
 from vrha.core.ownership.wanted import Claim, Claimant
 from vrha.errors import NotLeaderError, VrhaError
@@ -30,6 +31,7 @@ AT_ONCE = 16
 """Runs that begin in one transaction: others must not wait for it for long."""
 LOOK_S = 0.2
 """How often it looks while nodes are lost."""
+UPLINK = "uplink-dead"
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0
 """Before a router whose failover was rolled back gets the next one."""
 
@@ -40,6 +42,10 @@ class Losses:
 
     lost: Mapping[str, str] = field(default_factory=dict)
     living: Set[str] = frozenset()
+
+
+Causes = Mapping[str, tuple[RouterState, str]]
+"""Routers, and why each of them cannot stay where it is; empty: it can."""
 
 
 @dataclass(slots=True)
@@ -60,6 +66,8 @@ class Failovers:
         self._engine = engine
         self._changed = changed
         self._losses = Losses()
+        self._dead: DeadUplinks = frozenset()
+        self._uplinks = threading.Event()
         self._told = threading.Event()
         self._trials: dict[str, _Trial] = {}
 
@@ -70,8 +78,14 @@ class Failovers:
         if news:
             self._told.set()
 
+    def uplinks_changed(self) -> None:
+        """A node has said something new of its uplinks."""
+        self._uplinks.set()
+        self._told.set()
+
     def run(self, stop: threading.Event) -> None:
         """Work until `stop`."""
+        self._uplinks.set()
         while not stop.is_set():
             self._told.wait(LOOK_S)
             self._told.clear()
@@ -92,28 +106,45 @@ class Failovers:
         """One transaction; whether there may be more to do at once. Raises VrhaError."""
         losses = self._losses
         with self._store.reading() as tx:
-            if not losses.lost and not _later(tx.claimants()):
+            if self._uplinks.is_set():
+                self._uplinks.clear()
+                self._dead = dead_uplinks(n for n in tx.node_states() if n.name in losses.living)
+            if not losses.lost and not self._dead and not _later(tx.claimants()):
                 self._trials.clear()
                 return False
         with self._store.transaction() as tx:
-            states = {state.router: state for state in tx.router_briefs()}
+            desired = tx.desired()[1]
+            causes = {
+                state.router: (state, self._cause(desired, state, losses))
+                for state in tx.router_briefs()
+            }
             claimants = {each.instance.router: each for each in tx.claimants()}
-            ended = self._withdraw(tx, states, claimants, losses)
-            begun = self._begin(tx, states, claimants, losses)
+            ended = self._withdraw(tx, causes, claimants, losses)
+            begun = self._begin(tx, desired, causes, claimants, losses)
         return ended + begun > 0
+
+    def _cause(self, desired: Desired, state: RouterState, losses: Losses) -> str:
+        """Why the router cannot stay where it is; empty: it can."""
+        router = desired.router(state.router)
+        if state.active is None or router is None:
+            return ""
+        if state.node in losses.lost:
+            return losses.lost[state.node]
+        uplink = router.uplink
+        return UPLINK if uplink and (state.node, uplink.bridge) in self._dead else ""
 
     def _withdraw(
         self,
         tx: Tx,
-        states: Mapping[str, RouterState],
+        causes: Causes,
         claimants: Mapping[str, Claimant],
         losses: Losses,
     ) -> int:
         """End failovers from nodes that are back, and to nodes that are lost themselves."""
         count = 0
         for each in _later(claimants.values()):
-            state = states.get(each.instance.router)
-            if state is not None and state.node in losses.living and state.node not in losses.lost:
+            state, cause = causes.get(each.instance.router, (None, ""))
+            if state is not None and not cause and state.node in losses.living:
                 detail = f"{state.node} is back before {each.instance} has taken over"
                 self._engine.withdraw(tx, each.run, "node-returned", detail)
                 count += 1
@@ -126,29 +157,30 @@ class Failovers:
     def _begin(
         self,
         tx: Tx,
-        states: Mapping[str, RouterState],
+        desired: Desired,
+        causes: Causes,
         claimants: Mapping[str, Claimant],
         losses: Losses,
     ) -> int:
-        desired = tx.desired()[1]
         busy = tx.open_run_ids()
         planned: list[Run] = []
         now = time.monotonic()
         touched = 0
-        for name, state in sorted(states.items()):
+        for name, (state, cause) in sorted(causes.items()):
             router = desired.router(name)
-            if state.node not in losses.lost or state.active is None or router is None:
+            if not cause or router is None:
                 continue
             if name in busy:
                 claimant = claimants.get(name)
-                if claimant is None or claimant.claim is Claim.BESIDE:
+                is_other = claimant is None or claimant.claim is Claim.BESIDE
+                if is_other and state.node in losses.lost:
                     self._engine.node_lost(tx, busy[name], state.node)
                     touched += tx.open_run_of(name) is None
                 continue
             trial = self._trial(name, state.node)
             if now < trial.not_before:
                 continue
-            run = self._plan(tx, desired, router, trial, losses, planned)
+            run = self._plan(tx, desired, router, cause, trial, losses, planned)
             if run is not None:
                 planned.append(self._engine.start(tx, run))
                 touched += 1
@@ -167,6 +199,7 @@ class Failovers:
         tx: Tx,
         desired: Desired,
         router: Router,
+        cause: str,
         trial: _Trial,
         losses: Losses,
         planned: Sequence[Run],
@@ -189,7 +222,7 @@ class Failovers:
         spec = instance_spec(desired, router, ref, following.epoch)
         tx.add_event(
             "failover-decided",
-            losses.lost[state.node],
+            cause,
             router=router.name,
             node=state.node,
             detail=f"{state.active} of {state.node} is built anew on {node}",
@@ -207,6 +240,8 @@ class Failovers:
     ) -> str:
         """Where to; one that failed before only when there is no other. Empty: nowhere."""
         out = {node.name for node in desired.nodes} - losses.living | losses.lost.keys()
+        if router.uplink is not None:
+            out |= {node for node, bridge in self._dead if bridge == router.uplink.bridge}
         for avoid in (out | trial.tried, out):
             placement = reconcile.placement_of(tx, desired, router, planned=planned, avoid=avoid)
             if placement.node:

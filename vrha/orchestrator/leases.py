@@ -120,5 +120,6 @@ class Copies:
         last = self._pushed.get(router)
         if not body or (last and (last.to, last.digest) == (pushed.to, pushed.digest)):
             return None
-        tx.enqueue(node, codec.encode(PutLeases(node, instance, body, VALID_S)), now + VALID_S)
+        message = PutLeases(node, instance, body, VALID_S)
+        tx.outbox.enqueue(node, codec.encode(message), now + VALID_S)
         return pushed

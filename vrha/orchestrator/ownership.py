@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from vrha.config.settings import OwnershipSettings
-from vrha.core.ownership.commands import Command, Commit, Send, StepDown
+from vrha.core.ownership.commands import Command, Commit, Right, Send, StepDown
 from vrha.core.ownership.leader import Leader
 from vrha.core.ownership.timing import PROFILES
 from vrha.core.ownership.voter import Voter
@@ -148,8 +148,10 @@ class Ownership:
         wanted = wanted_rights(states, self._claimants)
         leader.book.epochs |= {state.router: state.epoch for state in states}
         now = clock_ms()
+        # What they have been asked to give up is for those that take over.
+        taking = {c.instance.router for c in self._claimants if c.claim is Claim.NOW}
         for key, node in wanted.items():
-            if key not in leader.book.rights:
+            if key not in leader.book.rights and Right(key, node, 0).owned not in taking:
                 self._perform(leader.give(key, node, now, beside=True))
         for key, right in list(leader.book.rights.items()):
             if not right.leaving and wanted.get(key) != right.node:

@@ -9,11 +9,12 @@ import secrets
 import time
 import uuid
 from collections import Counter
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from vrha.core import plan
 from vrha.core.choice import HANDOVER, Choice, choose
+from vrha.core.damping import is_delayed, is_suppressed
 from vrha.core.instance import (
     in_disguise,
     instance_spec,
@@ -22,9 +23,12 @@ from vrha.core.instance import (
     same_shape,
 )
 from vrha.core.outcome import OWNER_UNKNOWN, is_unsettled
+from vrha.core.pauses import paused_by
 from vrha.core.placement import Candidate, Placement, place
 from vrha.errors import NotFoundError, RefusedError
+from vrha.model.health import NodeHealth
 from vrha.model.messages import Inventory
+from vrha.model.pauses import Pause
 from vrha.model.runs import AS_CONFIGURED, RestartOptions, Run, RunKind, Strategy
 from vrha.model.spec import Desired, InstanceRef, InstanceSpec, Router
 from vrha.model.state import Activity, NodeState, ObservedInstance, RouterState
@@ -307,7 +311,8 @@ def placement_of(
     # The instance to be replaced makes room: a full node can restart what it hosts.
     others = {(name, node) for name, node in hosted if name != router.name}
     draining = tx.rollouts.cordoned() | avoid
-    return place(router, candidates(desired, tx.node_states(), others, draining), beside)
+    health = tx.node_health.all()
+    return place(router, candidates(desired, tx.node_states(), others, draining, health), beside)
 
 
 def _hosted(routers: Sequence[RouterState], runs: Sequence[Run]) -> set[tuple[str, str]]:
@@ -322,17 +327,23 @@ def candidates(
     nodes: Sequence[NodeState],
     hosted: Set[tuple[str, str]],
     draining: Set[str] = frozenset(),
+    health: Mapping[str, NodeHealth] | None = None,
+    pauses: Sequence[Pause] = (),
 ) -> tuple[Candidate, ...]:
-    """The desired nodes with their load, and whether their agents are heard."""
+    """The desired nodes with their load, whether their agents are heard, and whether they flap."""
     seen = {state.name: state.seen_at for state in nodes}
-    alive = time.time() - SILENT_AFTER_S
+    now = time.time()
     load = Counter(node for _, node in hosted)
+    known = {n.name: (health or {}).get(n.name, NodeHealth(n.name)) for n in desired.nodes}
     return tuple(
         Candidate(
             node,
             load[node.name],
-            heard=seen.get(node.name, 0.0) >= alive,
+            heard=seen.get(node.name, 0.0) >= now - SILENT_AFTER_S,
             draining=node.name in draining,
+            paused=paused_by(pauses, zone=node.zone, node=node.name) is not None,
+            suppressed=is_suppressed(known[node.name], now),
+            delayed=is_delayed(known[node.name], now),
         )
         for node in desired.nodes
     )

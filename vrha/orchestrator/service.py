@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import vrha
 from vrha.core.diff import diff
 from vrha.core.instance import instance_spec
 from vrha.errors import NotFoundError, RefusedError, UnreachableError
 from vrha.model.evidence import Measurement
+from vrha.model.pauses import Pause, PauseTarget
 from vrha.model.rollouts import RolloutBrief, RolloutPlan, RolloutRequest, RolloutView
 from vrha.model.runs import AS_CONFIGURED, RestartOptions, Run, RunKind, Strategy
 from vrha.model.spec import Desired, InstanceRef, Router
 from vrha.model.views import (
     ApplyResult,
+    BrakeView,
     Change,
     Event,
     Health,
     NetworkView,
+    NodeSight,
     NodeView,
     RouterView,
     RunView,
+    Status,
 )
-from vrha.orchestrator import reconcile, rollouts, views
+from vrha.orchestrator import pauses, reconcile, rollouts, status, views
 from vrha.orchestrator.engine import Engine
 from vrha.orchestrator.metrics import Metrics
 from vrha.orchestrator.reconcile import Wanted
@@ -44,13 +48,18 @@ class OrchestratorService:
         outbox_filled: Callable[[], None],
         broker_connected: Callable[[], bool],
         preferred: Strategy,
+        sights: Callable[[], Mapping[str, NodeSight]] = dict,
+        brake: Callable[[], BrakeView | None] = lambda: None,
     ) -> None:
+        """`sights` and `brake`: what leases show now; nothing where this one watches none."""
         self._store = store
         self._engine = engine
         self._metrics = metrics
         self._outbox_filled = outbox_filled
         self._broker_connected = broker_connected
         self._preferred = preferred
+        self._sights = sights
+        self._brake = brake
 
     # --- desired state ----------------------------------------------------------------------
 
@@ -145,6 +154,23 @@ class OrchestratorService:
             rollouts.undrain(tx, node)
         return next(view for view in self.nodes() if view.name == node)
 
+    # --- pauses -----------------------------------------------------------------------------
+
+    def pauses(self) -> tuple[Pause, ...]:
+        with self._store.reading() as tx:
+            return tx.pauses.all()
+
+    def pause(self, target: PauseTarget, by: str, reason: str) -> Pause:
+        with self._store.transaction() as tx:
+            return pauses.pause(tx, target, by, reason)
+
+    def resume(self, target: PauseTarget, by: str) -> Pause:
+        with self._store.transaction() as tx:
+            ended = pauses.resume(tx, target, by)
+        # What waited for it may go on.
+        self._outbox_filled()
+        return ended
+
     def _begin(self, tx: Tx, run: Run) -> RunView:
         run = self._engine.start(tx, run)
         return views.run_view(run, tx.run_times(run.id))
@@ -222,6 +248,23 @@ class OrchestratorService:
     def events(self, after: int = 0, limit: int = 200) -> Sequence[Event]:
         with self._store.reading() as tx:
             return tx.events(after, limit)
+
+    def status(self) -> Status:
+        lead, sights = self._store.lead(), self._sights()
+        with self._store.reading() as tx:
+            desired = tx.desired()[1]
+            routers = _routers(tx, desired)
+            return Status(
+                leader=lead.holder,
+                leader_epoch=lead.epoch,
+                leads=self._store.leader_epoch == lead.epoch,
+                broker=self._broker_connected(),
+                brake=self._brake(),
+                pauses=tx.pauses.all(),
+                nodes=status.nodes(tx, desired, routers, sights, time.time()),
+                open_runs=status.open_runs(tx),
+                not_served=status.not_served(routers, sights),
+            )
 
     def health(self) -> Health:
         with self._store.reading() as tx:

@@ -133,6 +133,7 @@ def node_view(node: Node, state: NodeState | None, now: float, draining: bool = 
         heard_seconds_ago=max(0.0, now - state.seen_at) if state else None,
         version=state.version if state else "",
         draining=draining,
+        uplinks=state.uplinks if state else (),
     )
 
 

@@ -33,7 +33,7 @@ from vrha.errors import PreconditionError
 
 SCHEMA_VERSION = 4
 """1: without `evidence`, `begins`, `measurements`, rollouts and cordons. 2: without `leader`.
-3: without `claims` and `leases`."""
+3: without `claims`, `pauses`, `node_health` and `leases`."""
 
 
 class Words(TypeDecorator[str]):
@@ -241,6 +241,30 @@ cordons = Table(
     metadata,
     Column("node", Words(64), primary_key=True),
     Column("since", Words(32), nullable=False),
+)
+
+pauses = Table(
+    "pauses",
+    metadata,
+    Column("scope", Words(16), primary_key=True),
+    # Of the zone, node or router; empty where all of them are meant.
+    Column("name", Words(100), primary_key=True),
+    Column("since", Words(32), nullable=False),
+    Column("by", Words(), nullable=False),
+    Column("reason", Words(), nullable=False),
+)
+
+node_health = Table(
+    "node_health",
+    metadata,
+    Column("node", Words(64), primary_key=True),
+    Column("penalty", Float(53), nullable=False),
+    # Unix seconds, as all that follow.
+    Column("penalised_at", Float(53), nullable=False),
+    Column("suppressed_until", Float(53), nullable=False),
+    Column("failed_over_at", Float(53), nullable=False),
+    Column("fail_back_until", Float(53), nullable=False),
+    Column("away", Boolean, nullable=False),
 )
 
 leader = Table(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,9 +24,12 @@ from vrha.model.state import NodeState, RouterState
 from vrha.model.views import Event
 from vrha.store import claims, rights, rows, schema
 from vrha.store.leases import LeaseFiles
+from vrha.store.node_health import NodeHealths
+from vrha.store.outbox import Outbox
+from vrha.store.pauses import Pauses
 from vrha.store.reports import Reports
 from vrha.store.rollouts import Rollouts
-from vrha.store.rows import OutboxRow, RunTimes
+from vrha.store.rows import RunTimes
 
 KEPT_EVENTS = 100_000
 KEPT_RUNS = 1_000
@@ -48,6 +51,9 @@ class Tx:
         self.rollouts = Rollouts(connection)
         self.reports = Reports(connection)
         self.leases = LeaseFiles(connection)
+        self.outbox = Outbox(connection)
+        self.pauses = Pauses(connection)
+        self.node_health = NodeHealths(connection)
         self._memory = memory
         self._desired = desired
 
@@ -210,6 +216,15 @@ class Tx:
         table = schema.runs
         found = self._runs(and_(table.c.terminal.is_(False), table.c.deadline <= now))
         return tuple(run for run, _ in reversed(found))
+
+    def open_run_briefs(self) -> tuple[tuple[Run, RunTimes], ...]:
+        """Runs that have not ended without their steps, oldest first."""
+        table = schema.runs
+        query = select(table).where(table.c.terminal.is_(False)).order_by(table.c.number)
+        return tuple(
+            (rows.run_of(row.body, (), ()), RunTimes(row.started_at, row.ended_at))
+            for row in self._db.execute(query)
+        )
 
     def open_run_ids(self) -> Mapping[str, str]:
         """The id of the open run by router."""
@@ -392,30 +407,6 @@ class Tx:
         found = self._db.execute(select(schema.nodes).order_by(schema.nodes.c.name))
         return tuple(_node_state(row) for row in found)
 
-    # Outbox
-
-    def enqueue(self, node: str, body: bytes, expires: float | None = None) -> int:
-        """Queue a message to `node` in this transaction; returns its id.
-
-        It must not be sent after `expires` (seconds of the monotonic clock).
-        """
-        query = insert(schema.outbox).values(node=node, body=body, expires=expires)
-        return int(self._db.execute(query.returning(schema.outbox.c.id)).scalar_one())
-
-    def unsent(self, limit: int = 100, but_to: Collection[str] = ()) -> tuple[OutboxRow, ...]:
-        """The oldest messages that were not marked sent, in order, but those to nodes `but_to`."""
-        table = schema.outbox
-        query = select(table).where(table.c.node.not_in(but_to)).order_by(table.c.id).limit(limit)
-        return tuple(OutboxRow(r.id, r.node, r.body, r.expires) for r in self._db.execute(query))
-
-    def forget_expiring(self) -> None:
-        """Forget messages that expire: their clock ended with the process that wrote them."""
-        self._db.execute(delete(schema.outbox).where(schema.outbox.c.expires.is_not(None)))
-
-    def mark_sent(self, ids: Sequence[int]) -> None:
-        """Forget messages that the broker confirmed, bodies (and tokens in them) included."""
-        self._db.execute(delete(schema.outbox).where(schema.outbox.c.id.in_(ids)))
-
     # Events
 
     def add_event(
@@ -472,6 +463,7 @@ def _node_state(row: Any) -> NodeState:
         highest_epochs=inventory.highest_epochs,
         sync_address=inventory.sync_address,
         certificate=inventory.certificate,
+        uplinks=inventory.uplinks,
     )
 
 

@@ -6,6 +6,8 @@ import pytest
 
 from vrha.config import settings
 from vrha.config.settings import AgentSettings, load_agent, load_orchestrator
+from vrha.core.brake import Rules
+from vrha.core.damping import Damping
 from vrha.errors import InputError
 from vrha.model.runs import Strategy
 
@@ -221,3 +223,45 @@ def test_beats_may_be_late(tmp_path: Path) -> None:
 def test_a_name_is_one_word(tmp_path: Path) -> None:
     problems(load_orchestrator, written(tmp_path, 'name = "o1 leads"'))
     assert load_orchestrator(written(tmp_path, 'name = "db-1.example"'), {}).name == "db-1.example"
+
+
+def test_failover_brakes_by_default(tmp_path: Path) -> None:
+    found = load_orchestrator(written(tmp_path, ""), {}).failover
+    assert found.rules(0.15) == Rules()
+    assert found.damping == Damping()
+
+
+def test_the_brake_by_the_settings(tmp_path: Path) -> None:
+    file = written(
+        tmp_path,
+        """
+        [failover]
+        enabled = false
+        budget = 0.1
+        mass_silence = 0.5
+        fail_back_s = 0
+        flap_half_life_s = 60
+        """,
+    )
+    found = load_orchestrator(file, {"VRHA_FAILOVER__WINDOW_S": "4"}).failover
+    assert found.rules(0.05) == Rules(False, 0.1, 0.5, 4.0, 0.05)
+    assert found.damping == Damping(half_life_s=60, fail_back_s=0)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("failover.budget = 0", "failover.budget: Input should be greater than 0"),
+        ("failover.budget = 20", "failover.budget: Input should be less than or equal to 1"),
+        ("failover.mass_silence = nan", "failover.mass_silence: "),
+        ("failover.fail_back_s = -1", "failover.fail_back_s: "),
+        ("failover.flap_half_life_s = 0.001", "failover.flap_half_life_s: "),
+        ("failover.enable = true", "failover.enable: unknown key"),
+        ("failover.budget = 0.5", "failover: budget (0.5) must not be above mass_silence (0.3)"),
+        ("failover.flap_reuse = 2000", "failover: flap_reuse (2000) must be below flap_suppress"),
+    ],
+)
+def test_a_brake_that_cannot_work(tmp_path: Path, text: str, words: str) -> None:
+    file = written(tmp_path, text)
+    (problem,) = problems(load_orchestrator, file)
+    assert problem.startswith(f"{file}: {words}")

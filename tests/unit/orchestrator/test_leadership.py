@@ -112,7 +112,7 @@ def test_who_is_not_sure_to_lead_sends_nothing(two: tuple[Orchestrator, Orchestr
     lead(two[0])
     fill(two[0], ("n1", b"one", None))
     with two[0]._store.transaction() as tx:
-        (row,) = tx.unsent()
+        (row,) = tx.outbox.unsent()
     deadline = time.monotonic() + 30
     while two[0]._leadership.sure_for() > 0:
         assert time.monotonic() < deadline
@@ -146,7 +146,7 @@ def test_who_takes_over_sends_nothing_by_the_clock_of_the_one_before(
     lead(two[0])
     fill(two[0], ("n1", b"forward", 1e12), ("n1", b"back", None))
     with two[0]._store.transaction() as tx:
-        assert len(tx.unsent()) == 2
+        assert len(tx.outbox.unsent()) == 2
     lead(two[1])
     assert two[1]._take_up(threading.Event())
     assert left(two[1]) == [b"back"]

@@ -146,8 +146,8 @@ def test_a_standby_is_given_every_change_but_not_too_often(world: World) -> None
     def pushed() -> list[str]:
         sent = copies.turn(world.store, lambda tx, router: ("n2", standby))
         with world.store.transaction() as tx:
-            rows = tx.unsent()
-            tx.mark_sent([row.id for row in rows])
+            rows = tx.outbox.unsent()
+            tx.outbox.mark_sent([row.id for row in rows])
         messages = [codec.decode_message(row.body, MAX_DOWN) for row in rows]
         assert all(isinstance(m, PutLeases) and m.instance == standby for m in messages)
         assert sent is bool(messages)

@@ -80,11 +80,11 @@ class Faults(RuleBasedStateMachine):
     def publish(self, copies: int) -> None:
         """The outbox is sent; some of it is lost, or comes twice."""
         with self.world.store.transaction() as tx:
-            rows = tx.unsent(limit=1)
+            rows = tx.outbox.unsent(limit=1)
             if not rows:
                 return
             (row,) = rows
-            tx.mark_sent([row.id])
+            tx.outbox.mark_sent([row.id])
         if not is_over(row, self.world.now):
             self.down[row.node] += [row] * copies
 
@@ -130,7 +130,7 @@ class Faults(RuleBasedStateMachine):
                 while self.up[name]:
                     self.hear(name, 1)
             with self.world.store.transaction() as tx:
-                at_rest = tx.unsent(limit=1) == ()
+                at_rest = tx.outbox.unsent(limit=1) == ()
             if at_rest and not any(self.down.values()):
                 return
 

@@ -59,12 +59,12 @@ def orchestrator(tmp_path: Path, publisher: FakePublisher) -> Orchestrator:
 def fill(orchestrator: Orchestrator, *rows: tuple[str, bytes, float | None]) -> None:
     with orchestrator._store.transaction() as tx:
         for node, body, expires in rows:
-            tx.enqueue(node, body, expires)
+            tx.outbox.enqueue(node, body, expires)
 
 
 def left(orchestrator: Orchestrator) -> list[bytes]:
     with orchestrator._store.transaction() as tx:
-        return [row.body for row in tx.unsent()]
+        return [row.body for row in tx.outbox.unsent()]
 
 
 def test_a_command_that_is_over_is_not_sent(

@@ -85,13 +85,13 @@ class Fleet(World):
             self.heard()
         self.most_at_once = max(self.most_at_once, self.running())
         with self.store.transaction() as tx:
-            rows = [r for r in tx.unsent(1000) if r.node in self.reachable]
+            rows = [r for r in tx.outbox.unsent(1000) if r.node in self.reachable]
             rows = [r for r in rows if not is_over(r, self.now)]
             firsts = {row.node: row for row in reversed(rows)}
             if not firsts:
                 return False
             row = self.random.choice(sorted(firsts.values(), key=lambda r: r.id))
-            tx.mark_sent([row.id])
+            tx.outbox.mark_sent([row.id])
         command = codec.decode_message(row.body, MAX_DOWN)
         assert isinstance(command, Command)
         for body in self.nodes[row.node].take(command):

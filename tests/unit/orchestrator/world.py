@@ -359,13 +359,13 @@ class World:
         with self.store.transaction() as tx:
             rows = [
                 row
-                for row in tx.unsent()
+                for row in tx.outbox.unsent()
                 if row.node in self.reachable and not is_over(row, self.now)
             ]
         if not rows:
             return False
         with self.store.transaction() as tx:
-            tx.mark_sent([rows[0].id])
+            tx.outbox.mark_sent([rows[0].id])
         command = codec.decode_message(rows[0].body, MAX_DOWN)
         assert isinstance(command, Command)
         node = self.nodes[rows[0].node]

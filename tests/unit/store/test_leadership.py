@@ -176,10 +176,10 @@ def test_a_new_leader_remembers_nothing_of_before(two: tuple[Store, Store]) -> N
     first, second = two
     take(first, "o1")
     with first.transaction() as tx:
-        tx.enqueue("n1", b"one")
+        tx.outbox.enqueue("n1", b"one")
     take(second, "o2")
     with second.transaction() as tx:
-        assert [row.body for row in tx.unsent()] == [b"one"]
+        assert [row.body for row in tx.outbox.unsent()] == [b"one"]
 
 
 def test_who_only_reads_cannot_write(store: Store) -> None:

@@ -53,7 +53,7 @@ def test_everything_is_kept_and_the_open_run_goes_on_where_it_was(url: str) -> N
         (run,) = tx.open_runs()
         assert [r.status for r in run.steps] == [StepStatus.DONE] * 4 + [StepStatus.STARTED]
         assert run.steps[-1].step == Destroy("n1", InstanceRef("r1", 2))
-        assert len(tx.unsent()) == 1
+        assert len(tx.outbox.unsent()) == 1
         assert {node.name: node.capabilities for node in tx.node_states()} == {
             "n1": ("parallel",),
             "n2": ("parallel",),

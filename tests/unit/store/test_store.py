@@ -138,24 +138,28 @@ def test_the_newest_inventory_of_a_node_is_kept(store: Store) -> None:
 
 def test_the_outbox_keeps_order_and_never_reuses_an_id(store: Store) -> None:
     with store.transaction() as tx:
-        ids = [tx.enqueue("n1", b"one"), tx.enqueue("n2", b"\x00two"), tx.enqueue("n1", b"three")]
+        ids = [
+            tx.outbox.enqueue("n1", b"one"),
+            tx.outbox.enqueue("n2", b"\x00two"),
+            tx.outbox.enqueue("n1", b"three"),
+        ]
         assert ids == sorted(set(ids))
     with store.transaction() as tx:
-        assert [(row.node, row.body) for row in tx.unsent(2)] == [
+        assert [(row.node, row.body) for row in tx.outbox.unsent(2)] == [
             ("n1", b"one"),
             ("n2", b"\x00two"),
         ]
-        tx.mark_sent(ids)
-        assert tx.unsent() == ()
-        assert tx.enqueue("n1", b"four") > ids[-1]
+        tx.outbox.mark_sent(ids)
+        assert tx.outbox.unsent() == ()
+        assert tx.outbox.enqueue("n1", b"four") > ids[-1]
 
 
 def test_a_sent_body_is_gone_from_the_file(sqlite_store: Store, tmp_path: Path) -> None:
     canary = b"token-canary-73a1"
     with sqlite_store.transaction() as tx:
-        sent = tx.enqueue("n1", canary)
+        sent = tx.outbox.enqueue("n1", canary)
     with sqlite_store.transaction() as tx:
-        tx.mark_sent([sent])
+        tx.outbox.mark_sent([sent])
     sqlite_store.close()
     assert canary not in (tmp_path / "store.db").read_bytes()
 
@@ -183,14 +187,14 @@ def test_a_transaction_that_raises_leaves_nothing(store: Store) -> None:
     def fail() -> None:
         with store.transaction() as tx:
             tx.add_event("x", "y")
-            tx.enqueue("n1", b"z")
+            tx.outbox.enqueue("n1", b"z")
             raise ValueError("mine")
 
     with pytest.raises(ValueError, match="mine"):
         fail()
     with store.transaction() as tx:
         assert tx.events() == ()
-        assert tx.unsent() == ()
+        assert tx.outbox.unsent() == ()
 
 
 def test_a_transaction_inside_a_transaction_is_a_mistake_and_no_deadlock(store: Store) -> None:
@@ -314,7 +318,7 @@ CHILD = textwrap.dedent(
     for i in range(1, 100000):
         with store.transaction() as tx:
             tx.put_router_state(RouterState("r1", i, i))
-            tx.enqueue("n1", str(i).encode())
+            tx.outbox.enqueue("n1", str(i).encode())
         print(i, flush=True)
     """
 )
@@ -334,7 +338,7 @@ def test_what_was_committed_survives_kill_9(url: str, after: int) -> None:
     store = Store.open(url)
     with store.transaction() as tx:
         state = tx.router_state("r1")
-        queued = tx.unsent(100_000)
+        queued = tx.outbox.unsent(100_000)
     store.close()
     assert state is not None
     assert state.epoch >= told[-1]
@@ -357,14 +361,14 @@ MOUNTED = textwrap.dedent(
     def fill(store):
         for i in range(200):
             with store.transaction() as tx:
-                tx.enqueue("n1", b"x" * 50000)
+                tx.outbox.enqueue("n1", b"x" * 50000)
     url = f"sqlite:///{folder}/store.db"
     mount("-t", "tmpfs", "-o", "size=1m", "none")
     if kind == "full":
         store = Store.open(url)
         told = attempt(lambda: fill(store))
         with store.transaction() as tx:
-            rows = tx.unsent(1000)
+            rows = tx.outbox.unsent(1000)
         with open(f"{folder}/filler", "wb") as file:
             try:
                 file.write(b"x" * 2_000_000)
@@ -373,8 +377,8 @@ MOUNTED = textwrap.dedent(
         more = attempt(lambda: Store.open(f"sqlite:///{folder}/other.db"))
         mount("-o", "remount,size=4m")
         with store.transaction() as tx:
-            tx.mark_sent([row.id for row in rows])
-            left = len(tx.unsent())
+            tx.outbox.mark_sent([row.id for row in rows])
+            left = len(tx.outbox.unsent())
         print(json.dumps([told, len(rows), more, left]))
     else:
         Store.open(url).close()
