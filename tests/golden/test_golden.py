@@ -92,6 +92,7 @@ def test_dnsmasq_takes_it(name: str, tmp_path: Path) -> None:
         (files.conf_name, files.conf),
         (files.hosts_name, files.hosts),
         (files.addn_hosts_name, files.addn_hosts),
+        (files.offers_name, "no-ping\n"),
     ):
         (tmp_path / file).write_text(text)
     in_namespace("dnsmasq", "--test", f"--conf-file={tmp_path / files.conf_name}")

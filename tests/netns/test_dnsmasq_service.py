@@ -109,6 +109,7 @@ def _start(vr: Namespace, folder: Path) -> subprocess.Popen[bytes]:
     (folder / files.conf_name).write_text(files.conf)
     (folder / files.hosts_name).write_text(files.hosts)
     (folder / files.addn_hosts_name).write_text(files.addn_hosts)
+    (folder / files.offers_name).write_text("no-ping\n")
     argv = ["dnsmasq", "--keep-in-foreground", f"--conf-file={folder / files.conf_name}"]
     process = vr.run(lambda: subprocess.Popen(argv, stderr=subprocess.DEVNULL))
     deadline = time.monotonic() + DEADLINE

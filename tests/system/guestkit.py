@@ -6,35 +6,47 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Protocol, TypeVar
 
 from tests.system.zonekit import wait_for
 from vrha.lab.zone import Lab
 from vrha.linux import frames
 
-DISCOVER, OFFER, REQUEST, ACK, NAK = 1, 2, 3, 5, 6
+DISCOVER, OFFER, REQUEST, ACK, NAK, RELEASE = 1, 2, 3, 5, 6, 7
 _MAGIC = b"\x63\x82\x53\x63"
 _WAIT_S = 5.0
 ROUTER_ADVERTISEMENT = 134
+
+
+T = TypeVar("T")
+
+
+class Machines(Protocol):
+    """Where the machines are, for instance a lab."""
+
+    def call(self, machine: str, function: Callable[[], T], /) -> T:
+        """What `function` returns in the network of the machine."""
 
 
 @dataclass
 class Dhcp:
     """A DHCP client (RFC 2131) of one machine; its messages go where the state says."""
 
-    lab: Lab
+    lab: Machines
     machine: str
     mac: bytes
     address: str = ""
     server: str = ""
     options: Mapping[int, bytes] = field(default_factory=dict)
 
-    def discover(self) -> int:
-        """A lease from nothing; the type of the last answer."""
-        kind = self._ask({53: bytes([DISCOVER])})
+    def discover(self, wanted: str = "") -> int:
+        """A lease from nothing, if possible for `wanted`; the type of the last answer."""
+        wish = {50: IPv4Address(wanted).packed} if wanted else {}
+        kind = self._ask({53: bytes([DISCOVER]), **wish})
         if kind != OFFER:
             return kind
         offered = {50: IPv4Address(self.address).packed, 54: self.options[54]}
@@ -53,14 +65,24 @@ class Dhcp:
         wanted = {50: IPv4Address(self.address).packed}
         return self._ask({53: bytes([REQUEST]), **wanted})
 
+    def release(self) -> None:
+        """The lease is given back; nothing answers that (section 4.4.6)."""
+        with self.lab.call(self.machine, self._socket) as sock:
+            sock.sendto(
+                self._message({53: bytes([RELEASE]), 54: self.options[54]}, 0, self.address),
+                ("255.255.255.255", 67),
+            )
+
+    def _message(self, options: Mapping[int, bytes], number: int, own: str) -> bytes:
+        head = struct.pack("!BBBBIHH", 1, 1, 6, 0, number, 0, 0 if own else 0x8000)
+        head += IPv4Address(own or "0.0.0.0").packed + bytes(12)
+        body = b"".join(bytes([k, len(v)]) + v for k, v in options.items())
+        return head + self.mac + bytes(10 + 64 + 128) + _MAGIC + body + b"\xff"
+
     def _ask(self, options: Mapping[int, bytes], own: str = "", server: str = "") -> int:
         with self.lab.call(self.machine, self._socket) as sock:
             number = time.monotonic_ns() & 0xFFFFFFFF
-            flags = 0 if own else 0x8000
-            head = struct.pack("!BBBBIHH", 1, 1, 6, 0, number, 0, flags)
-            head += IPv4Address(own or "0.0.0.0").packed + bytes(12)
-            body = b"".join(bytes([k, len(v)]) + v for k, v in options.items())
-            message = head + self.mac + bytes(10 + 64 + 128) + _MAGIC + body + b"\xff"
+            message = self._message(options, number, own)
             until = time.monotonic() + _WAIT_S
             sock.settimeout(0.5)
             while time.monotonic() < until:

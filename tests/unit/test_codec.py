@@ -44,7 +44,7 @@ def large(rules: int) -> InstanceSpec:
 
 def test_every_step_comes_back_as_itself() -> None:
     told = command(
-        Build("n1", small(), InstanceRef("r1", 6)),
+        Build("n1", small(), InstanceRef("r1", 6), "1 2 3 4 *"),
         AwaitCheckIn(REF),
         Swap("n1", REF, InstanceRef("r1", 6)),
         Mute("n1", REF),

@@ -19,6 +19,7 @@ from vrha import codec
 from vrha.agent.epochs import Epochs
 from vrha.agent.executor import CAPABILITIES, Executor, Hands
 from vrha.agent.herald import Herald
+from vrha.agent.leases import LeaseTeller
 from vrha.agent.lookout import Lookout
 from vrha.agent.moves import Moves
 from vrha.agent.warm import warm_up
@@ -28,9 +29,10 @@ from vrha.bus.publisher import Publisher
 from vrha.config.lock import sole_user
 from vrha.config.settings import AgentSettings
 from vrha.core.choice import MOVE
+from vrha.core.leases import cleaned
 from vrha.errors import InputError, UnreachableError, VrhaError
 from vrha.linux.node import NodeKernel
-from vrha.model.messages import Command, Inventory, Message
+from vrha.model.messages import Command, Inventory, Leases, Message, PutLeases
 from vrha.model.state import Activity, ObservedInstance
 from vrha.peer import Identity, PeerServer
 
@@ -81,6 +83,9 @@ class Agent:
         urls = settings.bus.broker_urls()
         self._reports = Publisher(urls)
         self._inventories = Publisher(urls)
+        self._leases = LeaseTeller(
+            self._kernel.instances, self._node, self._life, self._tell_leases
+        )
         self._commands = Consumer(
             urls,
             topology.node_queue(self._node),
@@ -92,7 +97,10 @@ class Agent:
     def run(self, stop: threading.Event) -> None:
         """Work until `stop`; touches nothing on the way out."""
         self._stop = stop
-        threads = [threading.Thread(target=self._tell_inventory, name="inventory", daemon=True)]
+        threads = [
+            threading.Thread(target=self._tell_inventory, name="inventory", daemon=True),
+            threading.Thread(target=self._leases.run, args=(stop,), name="leases", daemon=True),
+        ]
         if self._governed:
             for name, work in (("herald", self._herald.run), ("lookout", self._lookout.run)):
                 threads.append(threading.Thread(target=work, args=(stop,), name=name, daemon=True))
@@ -113,6 +121,9 @@ class Agent:
     def _take(self, body: bytes, headers: Headers) -> None:
         """One command. Raises InputError for what is none; the bus sets it aside."""
         command = codec.decode_message(body, topology.MAX_DOWN)
+        if isinstance(command, PutLeases):
+            self._refresh_leases(command, headers.received)
+            return
         if not isinstance(command, Command):
             raise InputError("unexpected", f"an agent takes commands, not {command.type}")
         with self._kernel_lock:
@@ -120,6 +131,21 @@ class Agent:
         for message in said:
             self._report(message)
         self._look.set()
+
+    def _refresh_leases(self, message: PutLeases, received: float) -> None:
+        if message.node != self._node:
+            raise InputError("wrong-node", f"leases for {message.node} reached {self._node}")
+        if time.monotonic() > received + message.valid_s:
+            return
+        try:
+            with self._kernel_lock:
+                leases = cleaned(message.body).encode()
+                self._kernel.instances.refresh_leases(message.instance, leases)
+        except VrhaError as error:
+            log.warning("leases for %s: %s", message.instance, error)
+
+    def _tell_leases(self, leases: Leases) -> None:
+        self._publish(self._inventories, leases)
 
     def _report(self, message: Message) -> None:
         """Say it, over a restart of the broker if need be; the command stays unacknowledged."""
@@ -139,6 +165,14 @@ class Agent:
                 if time.monotonic() > give_up or self._stop.wait(0.2):
                     raise
                 log.warning("report not delivered yet: %s", error.code)
+
+    def _publish(self, publisher: Publisher, message: Message) -> None:
+        publisher.publish(
+            topology.UP.name,
+            topology.up_key(self._node, message.type),
+            codec.encode(message),
+            message_id=uuid.uuid4().hex,
+        )
 
     def _tell_inventory(self) -> None:
         pause = 0.0
@@ -179,12 +213,7 @@ class Agent:
                 certificate=self._identity.certificate if self._server else "",
                 uplinks=self._lookout.uplinks(),
             )
-            self._inventories.publish(
-                topology.UP.name,
-                topology.up_key(self._node, inventory.type),
-                codec.encode(inventory),
-                message_id=uuid.uuid4().hex,
-            )
+            self._publish(self._inventories, inventory)
         except VrhaError as error:
             log.warning("inventory not delivered: %s", error)
             return False

@@ -64,7 +64,7 @@ Done = tuple[Timings, Evidence]
 
 def _build(hands: Hands, step: Step) -> Done:
     assert isinstance(step, Build)
-    timings = hands.kernel.build(step.spec, step.leases_from)
+    timings = hands.kernel.build(step.spec, step.leases_from, step.leases)
     if step.ready:
         hands.kernel.ready(step.spec.ref)
     else:

@@ -272,7 +272,7 @@ class Moves:
         brought = None
         for _ in range(LEASE_ROUNDS):
             leases = taking.stream.ask(Say.LEASES, Say.LEASES_ARE, ANSWER_S)
-            count = self._at.put_leases(ref, leases)
+            count = self._at.put_leases(ref, leases, complete=True)
             if count is None:
                 break
             brought = count

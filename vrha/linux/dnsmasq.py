@@ -24,6 +24,9 @@ STOP_S = 1.0
 """Seconds that it gets to end by itself."""
 
 _NAMES = DnsmasqFiles("", "", "")
+LEASES = _NAMES.leases_name
+"""Name of the lease file in the instance's folder."""
+_AT_ONCE = b"no-ping\n"
 _QUERY_ID = b"vr"
 
 
@@ -44,6 +47,8 @@ def write_files(folders: InstanceFolders, spec: InstanceSpec) -> bool:
     changed = folders.read(spec.ref, files.conf_name) != conf
     folders.write(spec.ref, files.hosts_name, files.hosts.encode(), 0o644)
     folders.write(spec.ref, files.addn_hosts_name, files.addn_hosts.encode(), 0o644)
+    if folders.read(spec.ref, files.offers_name) is None:
+        offer_at_once(folders, spec.ref)
     if changed:
         folders.write(spec.ref, files.conf_name, conf)
     return changed
@@ -59,15 +64,24 @@ def put_leases(folders: InstanceFolders, ref: InstanceRef, leases: bytes) -> Non
     folders.write(ref, _NAMES.leases_name, leases, 0o644)
 
 
-def copy_leases(folders: InstanceFolders, old: InstanceRef, new: InstanceRef) -> None:
-    """Carry the leases of another instance over; nothing happens when it has none.
+def offer_at_once(folders: InstanceFolders, ref: InstanceRef) -> None:
+    """dnsmasq may offer what it has no lease for; it reads that at its start only."""
+    folders.write(ref, _NAMES.offers_name, _AT_ONCE)
 
-    Must come before the start, dnsmasq reads leases only then. Without them it answers renewals
-    with DHCPNAK, and clients drop their addresses.
+
+def ask_before_offers(folders: InstanceFolders, spec: InstanceSpec) -> None:
+    """dnsmasq must ask by ICMP whether somebody has an address of a range before it offers it.
+
+    That takes 3 s for each new client, one after the other, and meanwhile it answers no other
+    DHCP client (dnsmasq 2.90, src/dhcp.c, do_icmp_ping): only where leases may be unknown.
     """
-    found = leases(folders, old)
-    if found:
-        put_leases(folders, new, found)
+    subnets = [subnet for network in spec.networks for subnet in network.subnets]
+    if any(subnet.dhcp and subnet.cidr.version == 4 for subnet in subnets):
+        folders.write(spec.ref, _NAMES.offers_name, b"")
+
+
+def asks_before_offers(folders: InstanceFolders, ref: InstanceRef) -> bool:
+    return folders.read(ref, _NAMES.offers_name) == b""
 
 
 def check(program: str, folder: Path) -> None:

@@ -124,23 +124,37 @@ class Instances:
         """The DHCP leases of the instance, as its dnsmasq keeps them."""
         return dnsmasq.leases(self.folders, ref)
 
-    def put_leases(self, ref: InstanceRef, leases: bytes) -> int | None:
+    def put_leases(self, ref: InstanceRef, leases: bytes, complete: bool = False) -> int | None:
         """Give the instance these DHCP leases; how many, None when it has them already.
 
-        Its dnsmasq reads them only at its start, so it is started again. Raises StepError
+        `complete`: there are no others, so it need not ask before it offers an address. Its
+        dnsmasq reads both only at its start, so it is started again. Raises StepError
         `dnsmasq-failed`, `no-instance`.
         """
         # Without leases there is only the server's own DUID, which nobody has seen yet.
-        if _granted(leases) <= _granted(self.leases(ref)):
+        has_all = _granted(leases) <= _granted(self.leases(ref))
+        trusts = complete and dnsmasq.asks_before_offers(self.folders, ref)
+        if has_all and not trusts:
             return None
         folder = self.folders.path(ref)
         with self.inside(ref) as inner:
             pid = dnsmasq.pid_of(folder, inner)
             if pid is not None:
                 dnsmasq.stop(pid, inner)
-            dnsmasq.put_leases(self.folders, ref, leases)
+            if trusts:
+                dnsmasq.offer_at_once(self.folders, ref)
+            if not has_all:
+                dnsmasq.put_leases(self.folders, ref, leases)
             dnsmasq.start(self.site.dnsmasq, folder)
-        return len(_granted(leases))
+        return None if has_all else len(_granted(leases))
+
+    def refresh_leases(self, ref: InstanceRef, leases: bytes) -> None:
+        """As `put_leases`, but for an instance that may speak: what it has granted itself counts.
+
+        Raises as `put_leases`.
+        """
+        if not self.switch.speaks(self.active_ports(ref)):
+            self.put_leases(ref, leases)
 
 
 def _granted(leases: bytes) -> set[bytes]:

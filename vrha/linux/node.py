@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vrha import codec
+from vrha.core.leases import cleaned
 from vrha.errors import PreconditionError, StepError
 from vrha.linux import (
     announce,
@@ -124,9 +125,12 @@ class NodeKernel:
             raise StepError("not-governed", f"no watcher governs this node: {ref} stays muted")
         self._switch.change(unmute=build.host_ports(self.instances.spec(ref)))
 
-    def build(self, spec: InstanceSpec, leases_from: InstanceRef | None = None) -> Timings:
+    def build(
+        self, spec: InstanceSpec, leases_from: InstanceRef | None = None, leases: str = ""
+    ) -> Timings:
         """Build the instance beside whatever is there, complete and muted.
 
+        It begins with the DHCP leases of `leases_from`, or if that is not here with `leases`.
         An identical complete one is left as it is; remains of one are destroyed first.
         Raises StepError: `instance-active`, `bridge-missing`, `namespace-exists`, `no-space`,
         `state-dir`, `rules-rejected`, `links-failed`, `addresses-failed`, `sysctl-failed`,
@@ -149,8 +153,7 @@ class NodeKernel:
             with watch.phase("files"):
                 folder = self._folders.make(spec.ref)
                 dnsmasq.write_files(self._folders, spec)
-                if leases_from is not None:
-                    dnsmasq.copy_leases(self._folders, leases_from, spec.ref)
+                self._give_leases(spec, leases_from, leases)
             build.construct(self._site, spec, folder, watch)
             self._folders.write(spec.ref, SPEC, codec.encode(spec))
         except BaseException as error:
@@ -159,6 +162,21 @@ class NodeKernel:
                 raise StepError("build-failed", f"cannot build {spec.ref}: {error}") from error
             raise
         return watch.timings
+
+    def _give_leases(
+        self, spec: InstanceSpec, leases_from: InstanceRef | None, leases: str
+    ) -> None:
+        """Before dnsmasq starts: it reads them only then."""
+        here = leases_from is not None and self._folders.path(leases_from).exists()
+        if here and leases_from is not None:
+            found = self.instances.leases(leases_from)
+        else:
+            found = cleaned(leases).encode()
+            # Whoever served the router before may have granted more than is known here.
+            if spec.ref.generation > 1:
+                dnsmasq.ask_before_offers(self._folders, spec)
+        if found:
+            dnsmasq.put_leases(self._folders, spec.ref, found)
 
     def configure(self, spec: InstanceSpec, previous: InstanceSpec | None = None) -> Timings:
         """Bring a live instance to `spec` in place; repeating it changes nothing.

@@ -104,4 +104,35 @@ class Inventory:
     type: Literal["inventory"] = "inventory"
 
 
-Message = Command | StepReport | CheckIn | Inventory
+@dataclass(frozen=True, slots=True)
+class Leases:
+    """The DHCP leases of an instance, all of them: after every change, and when its agent starts.
+
+    `epoch` is that of its spec. `number` grows with every such message of this life of the agent.
+    """
+
+    node: str
+    instance: InstanceRef
+    epoch: int
+    agent: str
+    number: int
+    body: str
+    """What its dnsmasq keeps in its lease file."""
+    type: Literal["leases"] = "leases"
+
+
+@dataclass(frozen=True, slots=True)
+class PutLeases:
+    """Give a muted instance the leases of the one that serves; nothing is answered.
+
+    `valid_s`: how many seconds after its receipt it may be carried out.
+    """
+
+    node: str
+    instance: InstanceRef
+    body: str
+    valid_s: float
+    type: Literal["put-leases"] = "put-leases"
+
+
+Message = Command | StepReport | CheckIn | Inventory | Leases | PutLeases

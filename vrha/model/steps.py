@@ -16,6 +16,9 @@ class Build:
     spec: InstanceSpec
     leases_from: InstanceRef | None = None
     """An instance whose DHCP leases are carried over, when it lives on the same node."""
+    leases: str = ""
+    """Otherwise the leases that it begins with. Known only when the build is sent: what is
+    journaled, shown or undone is without them."""
     ready: bool = False
     """It speaks the moment its node is granted it, and needs no further command. Only where a
     watcher governs the node."""

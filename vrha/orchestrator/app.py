@@ -306,8 +306,9 @@ def _end_both(stop: threading.Event, over: threading.Event) -> None:
 
 def _place(row: OutboxRow) -> str:
     command = codec.decode_message(row.body, topology.MAX_DOWN)
-    assert isinstance(command, Command)
-    return command_place(command)
+    return (
+        command_place(command) if isinstance(command, Command) else f"orchestrator.{command.type}"
+    )
 
 
 def is_over(row: OutboxRow, now: float) -> bool:

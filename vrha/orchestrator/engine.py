@@ -40,11 +40,19 @@ from vrha.core.run import advance
 from vrha.core.steps import node_of, outline
 from vrha.errors import InputError
 from vrha.model.evidence import NO_EVIDENCE
-from vrha.model.messages import CheckIn, Command, Inventory, Outcome, StepReport
+from vrha.model.messages import (
+    CheckIn,
+    Command,
+    Inventory,
+    Leases,
+    Outcome,
+    PutLeases,
+    StepReport,
+)
 from vrha.model.runs import Run, RunStatus, StepRecord, StepStatus
 from vrha.model.state import RouterState
 from vrha.model.steps import Build
-from vrha.orchestrator import reconcile, rollouts
+from vrha.orchestrator import leases, reconcile, rollouts
 from vrha.orchestrator.metrics import Metrics
 from vrha.render.digest import expected_digest
 from vrha.store import Store, Tx
@@ -78,6 +86,7 @@ class Engine:
         self._outbox_filled = outbox_filled
         self._uplinks_changed = uplinks_changed
         self._look = threading.Event()
+        self.copies = leases.Copies(clock)
         self._looked_at: float | None = None
         self._resumed_at: float | None = None
 
@@ -181,8 +190,10 @@ class Engine:
                 self._check_in(message)
             case Inventory():
                 self._inventory(message)
-            case Command():
-                raise InputError("unexpected", "a command was sent to the orchestrator")
+            case Leases():
+                self._leases(message)
+            case Command() | PutLeases():
+                raise InputError("unexpected", f"the orchestrator takes no {message.type}")
         self._outbox_filled()
         self.advance_rollouts()
 
@@ -307,6 +318,13 @@ class Engine:
         if previous is None or previous.uplinks != inventory.uplinks:
             self._uplinks_changed()
 
+    def _leases(self, message: Leases) -> None:
+        with self._store.transaction() as tx:
+            if not leases.take(tx, message):
+                self._metrics.refused("leases")
+                return
+        self.copies.changed(message.instance.router)
+
     # --- carrying out -----------------------------------------------------------------------
 
     def _feed(self, tx: Tx, run: Run, event: Event) -> Run:
@@ -344,7 +362,7 @@ class Engine:
             attempt=batch.attempt,
             first_seq=records[0].seq,
             undo=batch.undo,
-            steps=tuple(record.step for record in records),
+            steps=tuple(leases.with_leases(tx, record.step) for record in records),
             token=token,
             order=batch.order,
             valid_s=batch.valid_s,

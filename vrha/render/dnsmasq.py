@@ -36,6 +36,8 @@ class DnsmasqFiles:
     hosts_name: str = "dhcp-hosts"
     addn_hosts_name: str = "addn-hosts"
     leases_name: str = "leases"
+    offers_name: str = "offers.conf"
+    """Holds `no-ping`, or nothing where dnsmasq has to ask before it offers an address."""
     pid_name: str = "dnsmasq.pid"
 
 

@@ -33,7 +33,7 @@ from vrha.errors import PreconditionError
 
 SCHEMA_VERSION = 4
 """1: without `evidence`, `begins`, `measurements`, rollouts and cordons. 2: without `leader`.
-3: without `claims`, `pauses` and `node_health`."""
+3: without `claims`, `pauses`, `node_health` and `leases`."""
 
 
 class Words(TypeDecorator[str]):
@@ -310,6 +310,19 @@ electorates = Table(
     metadata,
     Column("version", _INT, primary_key=True, autoincrement=False),
     Column("voters", Words(), nullable=False),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("router", Words(64), primary_key=True),
+    Column("generation", _INT, primary_key=True, autoincrement=False),
+    # In the order in which the instances of the router were heard last.
+    Column("place", _INT, nullable=False),
+    Column("epoch", _INT, nullable=False),
+    Column("agent", Words(128), nullable=False),
+    Column("number", _INT, nullable=False),
+    Column("body", Words(), nullable=False),
 )
 
 events = Table(

@@ -23,6 +23,7 @@ from vrha.model.spec import Desired
 from vrha.model.state import NodeState, RouterState
 from vrha.model.views import Event
 from vrha.store import claims, rights, rows, schema
+from vrha.store.leases import LeaseFiles
 from vrha.store.node_health import NodeHealths
 from vrha.store.outbox import Outbox
 from vrha.store.pauses import Pauses
@@ -49,6 +50,7 @@ class Tx:
         self._db = connection
         self.rollouts = Rollouts(connection)
         self.reports = Reports(connection)
+        self.leases = LeaseFiles(connection)
         self.outbox = Outbox(connection)
         self.pauses = Pauses(connection)
         self.node_health = NodeHealths(connection)
@@ -132,6 +134,7 @@ class Tx:
             .where(table.c.router == router)
             .values(dropped=True, node="", active=None, applied=None, failed="")
         )
+        self.leases.forget(router)
 
     # Runs
 

@@ -151,10 +151,10 @@ class Fleet(World):
         kernel = self.nodes[node].kernel
         build = kernel.build
 
-        def picky(spec, leases_from=None):  # type: ignore[no-untyped-def]
+        def picky(spec, *given):  # type: ignore[no-untyped-def]
             kernel.broken = {"build"} if spec.ref.router in routers else set()
             try:
-                return build(spec, leases_from)
+                return build(spec, *given)
             finally:
                 kernel.broken = set()
 

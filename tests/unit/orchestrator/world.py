@@ -68,6 +68,8 @@ class FakeInstance:
     relay: bool = False
     epoch: int = 0
     macs: tuple[str, ...] = ()
+    leases: str = ""
+    """What it was built with."""
 
     @property
     def activity(self) -> Activity:
@@ -90,12 +92,14 @@ class FakeKernel:
         self.broken: set[str] = set()
         self.fuse: int | None = None
 
-    def build(self, spec: InstanceSpec, leases_from: InstanceRef | None = None) -> Timings:
+    def build(
+        self, spec: InstanceSpec, leases_from: InstanceRef | None = None, leases: str = ""
+    ) -> Timings:
         self.effect("build")
         if spec.ref in self.instances and self.instances[spec.ref].active:
             raise StepError("instance-active", f"{spec.ref} is active")
         macs = tuple(port.mac for port in spec.ports)
-        self.instances[spec.ref] = FakeInstance(epoch=spec.epoch, macs=macs)
+        self.instances[spec.ref] = FakeInstance(epoch=spec.epoch, macs=macs, leases=leases)
         return ()
 
     def await_permission(self, ref: InstanceRef) -> None:
