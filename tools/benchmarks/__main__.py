@@ -20,6 +20,7 @@ NAMES = {
     "rules": "10,000 firewall rules: loading them, and what they cost per packet",
     "dead-man": "the kernel switch that mutes a node by itself: exactness, no revival, cost",
     "ownership": "leases in a real zone: what falls silent, when, and what does not",
+    "failover": "outage when an agent, a node or a cable fails, beside keepalived pairs",
     "ping-gap": "ping-gap: the rate it holds, its accuracy, and what other probers see",
 }
 
