@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -21,7 +21,7 @@ from vrha.errors import DeadlineError, SpecError, VrhaError
 from vrha.lab.scenario import Scenario
 from vrha.lab.zone import Lab
 from vrha.model.spec import Desired
-from vrha.model.views import Event, RouterStatus, RouterView, RunView, StepView
+from vrha.model.views import Event, RouterStatus, RouterView
 from vrha.probe.process import serving
 
 UNSET = "unset"
@@ -33,8 +33,7 @@ LIFE_S = 0.5
 MOVED_S = 15.0
 EVACUATED_S = 60.0
 READY_S = 60.0
-STEPS = {"take_over": "taken-over", "takeover": "taken-over", "announce": "announced"}
-"""Instants that ends of steps stand for where no event says them, by kind of step."""
+NAMES = frozenset(name for names in instants.FAILOVER for name in names)
 
 
 def with_policy(plan: Scenario, policy: str) -> Scenario:
@@ -56,7 +55,7 @@ def missing(plan: Scenario, policy: str) -> str:
     return ""
 
 
-@contextmanager
+@contextlib.contextmanager
 def watched(
     plan: Scenario, profile: str, name: str, progress: Progress
 ) -> Iterator[tuple[Lab, Client]]:
@@ -85,7 +84,7 @@ def take(
         with NodeFaults(lab, plan, node) as faults:
             struck = Struck(lab, client, faults, desired)
             scene = Scene.of(lab, desired)
-            seen = _latest(client)
+            seen = latest_event(client)
             row, fault, wire = under_fault(scene, lambda: struck.strike(cause), struck.back)
             # What a dead or frozen node is written in the journal with, while it is still so.
             row |= journal(client, router, node, seen, fault, wire, bool(row["worst_ms"]))
@@ -94,17 +93,25 @@ def take(
 
 
 class Struck:
-    """What happens to the node that serves the first router."""
+    """What happens to the node that serves all routers."""
 
-    def __init__(self, lab: Lab, client: Client, faults: NodeFaults, desired: Desired) -> None:
+    def __init__(
+        self,
+        lab: Lab,
+        client: Client,
+        faults: NodeFaults,
+        desired: Desired,
+        moved_s: float = MOVED_S,
+    ) -> None:
         self.lab, self.client, self.faults = lab, client, faults
-        self._router = desired.routers[0]
+        self._routers = desired.routers
         self._agent = lab.agent(faults.node)
+        self._moved_s = moved_s
         self._then: Callable[[], bool] = self._moved
 
     def strike(self, cause: str) -> float:
         """Begin it; when it began (Unix time, s)."""
-        uplink = self._router.uplink
+        uplink = self._routers[0].uplink
         match cause:
             case "control":
                 self._then = lambda: True
@@ -136,7 +143,7 @@ class Struck:
         return began
 
     def _again(self) -> bool:
-        """The agent is started again as by init, and heard; the router has not moved."""
+        """The agent is started again as by init, and heard."""
         time.sleep(RESTART_S)
         self._agent.start()
         begun = time.monotonic()
@@ -146,10 +153,10 @@ class Struck:
             ago = node.heard_seconds_ago
             return ago is not None and ago < time.monotonic() - begun
 
-        return happens(heard, MOVED_S) and not self._elsewhere()
+        return happens(heard, MOVED_S)
 
     def _loop(self) -> bool:
-        """The agent is started and killed until the router has left the node."""
+        """The agent is started and killed until the routers have left the node."""
         until = time.monotonic() + EVACUATED_S
         while not self._elsewhere() and time.monotonic() < until:
             time.sleep(RESTART_S)
@@ -159,11 +166,13 @@ class Struck:
         return self._elsewhere()
 
     def _moved(self) -> bool:
-        return happens(self._elsewhere, MOVED_S)
+        return happens(self._elsewhere, self._moved_s)
 
     def _elsewhere(self) -> bool:
-        view = view_of(self.client, self._router.name)
-        return view.node not in ("", self.faults.node) and view.status is RouterStatus.SERVING
+        return all(
+            view.node not in ("", self.faults.node) and view.status is RouterStatus.SERVING
+            for view in self.client.routers()
+        )
 
 
 def journal(
@@ -175,33 +184,53 @@ def journal(
     wire: Mapping[str, float],
     was_out: bool,
 ) -> dict[str, Any]:
-    """The split of a run's outage, from events after `after` and the run that they name."""
-    events = client.events(after, limit=1000)
-    run = next((r for r in client.runs() if r.router == router and _unix(r) >= fault), None)
-    found = named(events, router, node, run.steps if run else ())
-    row: dict[str, Any] = {"run": run.id if run else "", "kind": str(run.kind) if run else ""}
-    row["journal_ms"] = {n: round((at - fault) * 1000, 1) for n, at in found.items()}
-    # What the wire shows is what counts for everybody alike.
-    row["phases_ms"] = instants.split(fault, found | wire) if was_out else {}
-    return row
+    """The split of a run's outage, from events after `after`, and the run that they name."""
+    events = [e for e in events_since(client, after) if _concerns(e, router, node)]
+    found = named(events)
+    run = next((event.run for event in reversed(events) if event.run), "")
+    return {
+        "run": run,
+        "kind": str(client.run(run).kind) if run else "",
+        "journal_ms": {n: round((at - fault) * 1000, 1) for n, at in found.items()},
+        # What the wire shows is what counts for everybody alike.
+        "phases_ms": instants.split(fault, found | wire) if was_out else {},
+    }
 
 
-def named(
-    events: Iterable[Event], router: str, node: str, steps: Iterable[StepView]
-) -> dict[str, float]:
-    """The first instant of each name, from events of the router or its node, else from steps."""
+def named(events: Iterable[Event]) -> dict[str, float]:
+    """The first instant of each name, which may be the kind or the reason of an event.
+
+    What an event is told of later has its instant in the detail (ISO 8601). Unix times, s.
+    """
     found: dict[str, float] = {}
     for event in events:
-        mine = event.router == router if event.router else event.node == node
-        if mine:
-            for word in (event.kind, event.reason):
-                found.setdefault(word, datetime.fromisoformat(event.at).timestamp())
-    for step in steps:
-        if step.kind in STEPS and step.began is not None:
-            spent = dict(step.timings_ms).get("total", 0.0) / 1000
-            found.setdefault(STEPS[step.kind], step.began + spent)
-    wanted = {*instants.FAILOVER, "taken-over"}
-    return {name: at for name, at in found.items() if name in wanted}
+        for word in NAMES.intersection((event.kind, event.reason)):
+            found.setdefault(word, _moment(event.detail) or _moment(event.at) or 0.0)
+    return found
+
+
+def events_since(client: Client, after: int) -> list[Event]:
+    """All events with a number above `after`."""
+    found: list[Event] = []
+    while more := client.events(found[-1].id if found else after, limit=1000):
+        found += more
+    return found
+
+
+def latest_event(client: Client) -> int:
+    """The number of the last event so far; 0 without any."""
+    events = events_since(client, 0)
+    return events[-1].id if events else 0
+
+
+def _concerns(event: Event, router: str, node: str) -> bool:
+    return event.router == router if event.router else event.node == node
+
+
+def _moment(text: str) -> float | None:
+    with contextlib.suppress(ValueError):
+        return datetime.fromisoformat(text).timestamp()
+    return None
 
 
 def await_ready(client: Client, policy: str, timeout_s: float = READY_S) -> None:
@@ -240,15 +269,3 @@ def happens(condition: Callable[[], bool], timeout_s: float) -> bool:
         if time.monotonic() > deadline:
             return False
         time.sleep(0.05)
-
-
-def _latest(client: Client) -> int:
-    """The number of the last event so far."""
-    after = 0
-    while events := client.events(after, limit=1000):
-        after = events[-1].id
-    return after
-
-
-def _unix(run: RunView) -> float:
-    return datetime.fromisoformat(run.started_at).timestamp()

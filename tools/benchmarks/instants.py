@@ -10,10 +10,11 @@ from typing import Any
 
 PHASES = ("detect", "decide", "act", "neighbour")
 
-FAILOVER = ("node-silent", "node-out", "announced", "restored")
-"""Ends of the phases of a failover, by kind of event: the verdict; deposed and waited out; the
-replacement has been announced; the last stream is answered again."""
-VRRP = ("advert", "", "announced", "restored")
+FAILOVER = (("node-silent",), ("node-out", "taken-over"), ("announced",), ("restored",))
+"""What ends the phases of a failover, by kind of event, the first that is known: the verdict;
+deposed and waited out, or the right in the store right after that; the replacement has been
+announced; the last stream is answered again."""
+VRRP = (("advert",), (), ("announced",), ("restored",))
 """The same of a VRRP pair, by what is on the wire: the backup's first advert, which it sends
 when it becomes master. It decides nothing."""
 
@@ -43,18 +44,19 @@ def restored_ms(gaps_ms: Mapping[str, Sequence[Sequence[float]]], fault_ms: floa
 
 
 def split(
-    fault: float, instants: Mapping[str, float], ends: Sequence[str] = FAILOVER
+    fault: float, instants: Mapping[str, float], ends: Sequence[Sequence[str]] = FAILOVER
 ) -> dict[str, float]:
-    """Milliseconds of each phase from `fault` on; `ends` names the instant that ends each.
+    """Milliseconds of each phase from `fault` on; `ends` names what ends each.
 
     A phase whose end is not known is left out, and what it took is in the next one. None is
-    shorter than 0: an instant before that of the phase before it ended with it.
+    shorter than 0: where an instant lies before that of the phase before, it ended with that.
     """
     found: dict[str, float] = {}
     since = fault
-    for phase, end in zip(PHASES, ends, strict=True):
-        if end in instants:
-            until = max(instants[end], since)
+    for phase, names in zip(PHASES, ends, strict=True):
+        known = next((instants[name] for name in names if name in instants), None)
+        if known is not None:
+            until = max(known, since)
             found[phase] = round((until - since) * 1000, 3)
             since = until
     return found

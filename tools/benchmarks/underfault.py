@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,9 +22,12 @@ from vrha.probe.process import ProbeProcess
 
 LEAST_S = 2.0
 """How long a fault is watched at least: longer than any lease of the profiles measured."""
+PERIOD_S = 1.0
+"""The fault comes anywhere within the longest period of those that watch: what is prepared before
+it takes about the same time in every run."""
 LIMIT_S = 12.0
 """How long it is waited until the router is reached again."""
-SETTLE_S = 1.5
+SETTLE_S, MOST_SETTLE_S = 1.5, 6.0
 _ASK_MS = 2.0
 _REPLIED_S = 5.0
 
@@ -69,13 +73,13 @@ def under_fault(
         outer = stack.enter_context(lab.call(OUTSIDE, Announcements))
         probes = stack.enter_context(ProbeProcess(scene.streams, require_reply_s=_REPLIED_S))
         watches = (_watch(lab, scene.guest, scene.gateway), _watch(lab, OUTSIDE, scene.public))
-        time.sleep(WARM_S)
         with watches[0], watches[1]:
+            time.sleep(WARM_S + random.uniform(0, PERIOD_S))
             fault = strike()
             served = back()
             reached = _reached(scene, max(fault + LEAST_S, time.time()), time.time() + LIMIT_S)
             # A connection sends again after twice the time that it has waited for.
-            time.sleep(max(SETTLE_S, 1.0 + time.time() - fault))
+            time.sleep(min(max(SETTLE_S, 1.0 + time.time() - fault), MOST_SETTLE_S))
         result = probes.stop()
         seen = _seen(inner.heard(), scene.gateway, outer.heard(), scene.public, fault)
         adverts = [h for h in inner.heard() if h.kind == "advert" and h.at >= fault]
