@@ -22,6 +22,7 @@ NAMES = {
     "ownership": "leases in a real zone: what falls silent, when, and what does not",
     "failover": "outage when an agent, a node or a cable fails, beside keepalived pairs",
     "dais-54": "a paper's experiment: 54 machines, their agent or their node dies",
+    "mass-failover": "a node of hundreds of routers is lost, against the floor of building them",
     "ping-gap": "ping-gap: the rate it holds, its accuracy, and what other probers see",
 }
 
