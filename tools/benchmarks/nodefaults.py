@@ -1,15 +1,15 @@
 """Faults of a whole node of a lab, as they look from outside, and the end of them.
 
-A silent cable keeps its carrier: the switch's port neither takes nor gives a frame, and the
-addresses that it has learned stay, as behind a switch that did not notice. So nothing tells
-the other nodes of the loss but silence.
+A silent cable keeps its carrier: the switch neither takes a frame from it nor gives it one, and
+the addresses that it has learned there stay. So nothing tells the other nodes of the loss but
+silence. All cables of a node fall silent in one transaction of nftables, which waits for nobody:
+links and ports are changed under a lock that others hold for a long time (RTNL).
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import struct
 import subprocess
 import time
 from collections.abc import Iterable, Sequence
@@ -22,12 +22,21 @@ from vrha.bus.processes import ProcessId
 from vrha.errors import InputError, PreconditionError, VrhaError
 from vrha.lab.scenario import Scenario
 from vrha.lab.zone import Lab
-from vrha.linux import rtnetlink
-from vrha.linux.netlink import Message, Netlink, attr, nest
+from vrha.linux import nftwire
+from vrha.linux.netlink import Netlink
 
-_RTM_SETLINK, _AF_BRIDGE, _IFLA_PROTINFO, _IFLA_BRPORT_STATE = 19, 7, 12, 1
-_DISABLED = 0
-_IFINFO = struct.Struct("=BBHiII")
+_SILENT = "silent"
+_HOOKS = f"""\
+add table bridge {nftwire.TABLE}
+add set bridge {nftwire.TABLE} {_SILENT} {{ type ifname; }}
+add chain bridge {nftwire.TABLE} from_cables {{ type filter hook prerouting priority -300; }}
+add chain bridge {nftwire.TABLE} to_cables {{ type filter hook postrouting priority -300; }}
+flush chain bridge {nftwire.TABLE} from_cables
+flush chain bridge {nftwire.TABLE} to_cables
+add rule bridge {nftwire.TABLE} from_cables iifname @{_SILENT} drop
+add rule bridge {nftwire.TABLE} to_cables oifname @{_SILENT} drop
+"""
+"""In the lab's fabric, which has no router of its own."""
 TABLE = "vrha-bench-cut"
 
 
@@ -45,7 +54,8 @@ def management_cable(scenario: Scenario, node: str) -> str:
 class NodeFaults:
     """Faults of one node; those of cables and stopped processes end with the context.
 
-    Each tells when it began (Unix time, s). Raises NotFoundError `lab-gone`.
+    Each tells when it began (Unix time, s). Raises NotFoundError `lab-gone`, VrhaError
+    `lab-command-failed` where there is no nftables for bridges.
     """
 
     def __init__(self, lab: Lab, scenario: Scenario, node: str) -> None:
@@ -53,9 +63,8 @@ class NodeFaults:
         self._data = data_cables(scenario, node)
         self._management = management_cable(scenario, node)
         self._stopped: list[ProcessId] = []
-        self._silent: list[str] = []
-        self._route: Netlink = lab.call("", rtnetlink.open_route)
-        self._index = {link.name: link.index for link in rtnetlink.links(self._route)}
+        lab.run("", ["nft", "-f", "-"], stdin=_HOOKS)
+        self._nftables = lab.call("", lambda: Netlink(nftwire.NETLINK_NETFILTER))
         self._cutter: Sequence[str] | None = None
 
     def __enter__(self) -> Self:
@@ -67,7 +76,7 @@ class NodeFaults:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with self._route:
+        with self._nftables:
             self.end()
 
     def processes(self) -> list[ProcessId]:
@@ -128,20 +137,15 @@ class NodeFaults:
             with suppress(VrhaError, OSError):
                 self._nft(self._cutter, f"delete table inet {TABLE}")
         self._cutter = None
-        if self._silent:
-            # A lab that went down has no cables any more.
-            with suppress(OSError):
-                self._say(self._silent, rtnetlink.FORWARDING)
-        self._silent = []
+        # A lab that went down has no cables any more.
+        with suppress(OSError):
+            self._nftables.talk(nftwire.transaction(nftwire.flush(_SILENT)))
 
     def _silence(self, cables: Iterable[str]) -> float:
-        self._silent = list(cables)
+        silent = nftwire.add(_SILENT, *nftwire.port_elements(cables))
         began = time.time()
-        self._say(self._silent, _DISABLED)
+        self._nftables.talk(nftwire.transaction(silent))
         return began
-
-    def _say(self, cables: Sequence[str], state: int) -> None:
-        self._route.talk([_state(self._index[cable], state) for cable in cables])
 
     def _nft(self, prefix: Sequence[str], rules: str) -> None:
         pipe = subprocess.PIPE
@@ -150,13 +154,6 @@ class NodeFaults:
         _, said = child.communicate(rules + "\n", timeout=10)
         if child.returncode:
             raise PreconditionError("bench-setup", f"nft: {said.strip()}")
-
-
-def _state(index: int, state: int) -> Message:
-    """Of a bridge's port (net/bridge/br_netlink.c, br_set_port_state); what it learned stays."""
-    header = _IFINFO.pack(_AF_BRIDGE, 0, 0, index, 0, 0)
-    body = header + nest(_IFLA_PROTINFO, attr(_IFLA_BRPORT_STATE, bytes([state])))
-    return Message(_RTM_SETLINK, 0, body)
 
 
 def _pids() -> list[int]:
