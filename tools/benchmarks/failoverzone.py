@@ -198,7 +198,7 @@ def journal(
 
 
 def named(events: Iterable[Event]) -> dict[str, float]:
-    """The first instant of each name, which may be the kind or the reason of an event.
+    """The instant of the first event of each name, which may be the kind or the reason of an event.
 
     What an event is told of later has its instant in the detail (ISO 8601). Unix times, s.
     """

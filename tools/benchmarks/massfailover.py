@@ -129,8 +129,9 @@ def lose(number: int, policy: str, profile: str, name: str, progress: Progress) 
             moments = _heard(listening, addresses, fault)
             row = back([(at - fault) * 1000 for at in moments.values()], number)
             row["answered"], row["owned_twice"] = _asked(lab, addresses)
-            found = named(events_since(client, seen))
-    row["journal_ms"] = {n: round((at - fault) * 1000, 1) for n, at in found.items()}
+            events = events_since(client, seen)
+    for name, order in (("journal_ms", events), ("journal_last_ms", events[::-1])):
+        row[name] = {n: round((at - fault) * 1000, 1) for n, at in named(order).items()}
     if (verdict := row["journal_ms"].get("node-silent")) is not None and "ms" in row:
         row["after_verdict_ms"] = round(row["ms"] - verdict, 1)
     return row
