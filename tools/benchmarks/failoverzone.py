@@ -241,9 +241,9 @@ def await_ready(client: Client, policy: str, timeout_s: float = READY_S) -> None
 
 
 def _stands_by(view: RouterView) -> bool:
-    """Whether a warm instance is ready; what says so may be words or a view of its own."""
+    """Whether a warm instance knows all that the serving one knows."""
     standby = getattr(view, "standby", None)
-    return bool(standby) and getattr(view, "standby_synced", True)
+    return standby is not None and bool(standby.in_sync)
 
 
 def view_of(client: Client, router: str) -> RouterView:
