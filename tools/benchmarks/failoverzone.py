@@ -30,7 +30,7 @@ POLICIES = ("resurrect", "standby", UNSET)
 RESTART_S = 0.1
 LIFE_S = 0.5
 """Of an agent that crashes again and again: long enough to have said hello."""
-MOVED_S = 15.0
+MOVED_S = 20.0
 EVACUATED_S = 60.0
 READY_S = 60.0
 NAMES = frozenset(name for names in instants.FAILOVER for name in names)

@@ -31,6 +31,7 @@ from tools.benchmarks.failoverzone import (
     latest_event,
     missing,
     named,
+    wait,
     watched,
 )
 from tools.benchmarks.nodefaults import NodeFaults
@@ -46,9 +47,11 @@ from vrha.lab.owners import OwnerWatch
 from vrha.lab.zone import Lab
 from vrha.model.rollouts import RolloutKind, RolloutRequest
 from vrha.model.spec import Desired
+from vrha.model.views import RouterStatus
 
 FLOOR = "floor"
-AT_ONCE = 16
+AT_ONCE, TRIES = 8, 5
+"""Routers that are applied at a time, as each command has a deadline."""
 FILLED_S = 900.0
 BACK_S = 180.0
 FLOOR_S = 300.0
@@ -148,10 +151,20 @@ def fill(lab: Lab, client: Client, desired: Desired) -> None:
                 raise DeadlineError("drain-not-ended", f"{other} is not empty")
             time.sleep(0.1)
     for end in range(AT_ONCE, len(desired.routers) + AT_ONCE, AT_ONCE):
-        client.apply(replace(desired, routers=desired.routers[:end]))
-        await_serving(client, FILLED_S)
+        _apply(client, replace(desired, routers=desired.routers[:end]))
     for other in lab.nodes[1:]:
         client.undrain(other)
+
+
+def _apply(client: Client, desired: Desired) -> None:
+    """Apply, and again where something failed on a busy machine. Raises DeadlineError."""
+    settled = (RouterStatus.SERVING, RouterStatus.FAILED)
+    for _ in range(TRIES):
+        client.apply(desired)
+        wait(lambda: all(r.status in settled for r in client.routers()), FILLED_S, "all is applied")
+        if all(router.status is RouterStatus.SERVING for router in client.routers()):
+            return
+    await_serving(client, 0.0)
 
 
 def _heard(listening: Announcements, addresses: Sequence[str], fault: float) -> dict[str, float]:
