@@ -20,6 +20,9 @@ NAMES = {
     "rules": "10,000 firewall rules: loading them, and what they cost per packet",
     "dead-man": "the kernel switch that mutes a node by itself: exactness, no revival, cost",
     "ownership": "leases in a real zone: what falls silent, when, and what does not",
+    "failover": "outage when an agent, a node or a cable fails, beside keepalived pairs",
+    "dais-54": "a paper's experiment: 54 machines, their agent or their node dies",
+    "mass-failover": "a node of hundreds of routers is lost, against the floor of building them",
     "ping-gap": "ping-gap: the rate it holds, its accuracy, and what other probers see",
 }
 
@@ -36,7 +39,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.name == "list":
         for name, text in NAMES.items():
-            print(f"{name:10} {text}")
+            print(f"{name:13} {text}")
         return 0
     signal.signal(signal.SIGTERM, _interrupt)
     module = _module(arguments.name)

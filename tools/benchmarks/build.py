@@ -10,20 +10,14 @@ encode. `vrha-build-first` is the first one in the life of an agent.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
-import shutil
-import socket
 import statistics
-import struct
-import subprocess
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from tools.benchmarks import floor as floor_of
 from tools.benchmarks import options, report
 from tools.benchmarks.ownnode import machine, node_kernel, own_node
 from vrha import codec
@@ -34,23 +28,15 @@ from vrha.config import desired
 from vrha.core.instance import instance_spec
 from vrha.errors import PreconditionError
 from vrha.lab.scenario import load_scenario
-from vrha.linux import netns, processes, rtnetlink, sysctls, tools
-from vrha.linux.addresses import mac_bytes, port_addresses, routes
-from vrha.linux.netlink import NLM_F_REQUEST, Message
-from vrha.linux.rtnetlink import Link, VethEnd
 from vrha.model.messages import CheckIn, Command, StepReport
 from vrha.model.spec import InstanceRef, InstanceSpec
 from vrha.model.state import SelfTest, Upstream
 from vrha.model.steps import Build
 from vrha.render.digest import expected_digest
-from vrha.render.dnsmasq import dnsmasq_files
-from vrha.render.nft import nft_text
 
 NODE = "bench"
 FLOOR, BARE, VRHA, FIRST = "floor", "floor-without-dnsmasq", "vrha-build", "vrha-build-first"
 _WARM_UP = 2
-_HEADER = struct.Struct("=IHHII")
-_QUERY = b"fl\x01\0\0\x01\0\0\0\0\0\0\x05check\x04vrha\x07invalid\0\0\x01\0\x01"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -147,148 +133,12 @@ def _check(spec: InstanceSpec, proof: SelfTest) -> None:
         raise PreconditionError("bench-incomplete", f"the instance is not complete: {proof}")
 
 
-@dataclass
-class _Prepared:
-    """Everything of the floor that can be made before the clock starts."""
-
-    spec: InstanceSpec
-    name: str
-    folder: Path
-    rules: bytes
-    nft: str
-    dnsmasq: list[str]
-    bridges: dict[str, Link]
-    parameters: tuple[tuple[str, str], ...]
-
-
-def _prepare(state: Path, spec: InstanceSpec) -> _Prepared:
-    folder = state / f"floor-{spec.ref.generation}"
-    folder.mkdir(mode=0o711)
-    files = dnsmasq_files(spec, str(folder))
-    for name, text in (
-        (files.conf_name, files.conf),
-        (files.hosts_name, files.hosts),
-        (files.addn_hosts_name, files.addn_hosts),
-    ):
-        (folder / name).write_text(text)
-    with rtnetlink.open_route() as route:
-        found = {p.bridge: rtnetlink.link(route, p.bridge) for p in spec.ports}
-    return _Prepared(
-        spec,
-        f"floor-{spec.ref.generation}",
-        folder,
-        nft_text(spec, fresh=True).encode(),
-        tools.need("nft"),
-        [tools.need("dnsmasq"), f"--conf-file={folder / files.conf_name}"],
-        {name: link for name, link in found.items() if link is not None},
-        (*sysctls.INSTANCE, *sysctls.CONNTRACK),
-    )
-
-
 def _floor(state: Path, spec: InstanceSpec, with_dnsmasq: bool) -> dict[str, Any]:
-    prepared = _prepare(state, spec)
-    home = netns.current()
-    outer = _socket()
+    prepared = floor_of.prepare(state, spec)
     try:
         begin = time.monotonic()
-        inner = netns.create(prepared.name, home)
-        with netns.entered(inner, home):
-            _fill(prepared)
-        _send(outer, _pairs(prepared, inner))
-        with netns.entered(inner, home):
-            _address(spec)
-            _send(outer, [rtnetlink.set_up(f"fl-{p.name}") for p in spec.ports])
-            if with_dnsmasq:
-                subprocess.run(prepared.dnsmasq, check=True, timeout=10)
-                _await_dns()
-        _await_forwarding(spec)
+        floor_of.make(prepared, with_dnsmasq)
         end = time.monotonic()
     finally:
-        _destroy(prepared, home, outer)
+        floor_of.destroy(prepared)
     return {"ms": round((end - begin) * 1000, 3)}
-
-
-def _socket() -> socket.socket:
-    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, rtnetlink.NETLINK_ROUTE)
-    sock.settimeout(10)
-    return sock
-
-
-def _send(sock: socket.socket, messages: list[Message]) -> None:
-    """One send; only the last message asks for an acknowledgement."""
-    parts = []
-    for number, message in enumerate(messages, 1):
-        flags = message.flags | NLM_F_REQUEST | (4 if number == len(messages) else 0)
-        length = 16 + len(message.body)
-        parts.append(_HEADER.pack(length, message.kind, flags, number, 0) + message.body)
-    sock.send(b"".join(parts))
-    answer = sock.recv(65536)
-    code = struct.unpack_from("=i", answer, 16)[0]
-    if code:
-        raise PreconditionError("bench-setup", f"netlink: {os.strerror(-code)}")
-
-
-def _fill(prepared: _Prepared) -> None:
-    with contextlib.closing(_socket()) as sock:
-        _send(sock, [rtnetlink.set_up("lo")])
-    subprocess.run([prepared.nft, "-f", "-"], input=prepared.rules, check=True, timeout=30)
-    for name, value in prepared.parameters:
-        fd = os.open(f"/proc/sys/net/{name}", os.O_WRONLY)
-        os.write(fd, value.encode())
-        os.close(fd)
-
-
-def _pairs(prepared: _Prepared, inner: int) -> list[Message]:
-    return [
-        rtnetlink.new_veth(
-            VethEnd(f"fl-{port.name}", bytes([0xFE, 0, 0, 0, 0, index])),
-            VethEnd(port.name, mac_bytes(port)),
-            inner,
-            prepared.bridges[port.bridge].index,
-            prepared.bridges[port.bridge].mtu,
-            0x7F,
-        )
-        for index, port in enumerate(prepared.spec.ports)
-    ]
-
-
-def _address(spec: InstanceSpec) -> None:
-    index = {port.name: socket.if_nametoindex(port.name) for port in spec.ports}
-    messages = [rtnetlink.set_up(port.name) for port in spec.ports]
-    messages += [
-        rtnetlink.add_address(index[port.name], address)
-        for port in spec.ports
-        for address in port_addresses(port)
-    ]
-    messages += [rtnetlink.add_route(r.cidr, r.via, index[r.port], r.onlink) for r in routes(spec)]
-    with contextlib.closing(_socket()) as sock:
-        _send(sock, messages)
-
-
-def _await_dns() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.connect(("127.0.0.1", 53))
-        sock.settimeout(2)
-        sock.send(_QUERY)
-        sock.recv(512)
-
-
-def _await_forwarding(spec: InstanceSpec) -> None:
-    with rtnetlink.open_route() as route:
-        for port in spec.ports:
-            while (link := rtnetlink.link(route, f"fl-{port.name}")) is not None:
-                if link.port_state == rtnetlink.FORWARDING:
-                    break
-
-
-def _destroy(prepared: _Prepared, home: int, outer: socket.socket) -> None:
-    with contextlib.suppress(PreconditionError):
-        _send(outer, [rtnetlink.delete_group(0x7F)])
-    outer.close()
-    pid_file = prepared.folder / "dnsmasq.pid"
-    if pid_file.exists():
-        with netns.entered_named(prepared.name, home) as inner:
-            processes.end([int(pid_file.read_text())], inner, grace_s=1.0)
-    netns.remove(prepared.name)
-    os.close(home)
-    shutil.rmtree(prepared.folder)

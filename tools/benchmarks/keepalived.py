@@ -142,6 +142,10 @@ class KeepalivedPair:
         self._start_keepalived(master)
         self._await(lambda: self.roles() == (backup, master), f"{master.name} is backup")
 
+    def restart(self, member: Member) -> None:
+        """Start the keepalived of one again that has ended; raises as `Daemon.start`."""
+        self._start_keepalived(member)
+
     def stop(self) -> None:
         """Remove both: processes, namespaces, ports, files. Idempotent."""
         for member in self.members:

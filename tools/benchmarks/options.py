@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
+
+from vrha.errors import InputError
 
 
 def count(text: str) -> int:
@@ -28,3 +31,13 @@ def amount(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError(f"{text!r} is no number")
     return int(text)
+
+
+def words(text: str, known: Iterable[str], what: str) -> list[str]:
+    """Words with commas between them, each once. Raises InputError `unknown-WHAT`."""
+    found = list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+    names = list(known)
+    for word in found:
+        if word not in names:
+            raise InputError(f"unknown-{what}", f"no {what} {word!r}", f"Of {', '.join(names)}.")
+    return found

@@ -253,12 +253,14 @@ class Lab:
         vrha: Sequence[str] = _VRHA,
         env: Mapping[str, str] | None = None,
         watched: bool = False,
+        profile: str = "default",
         failover: Mapping[str, Any] | None = None,
     ) -> None:
         """Start RabbitMQ, the orchestrator and an agent per node; `watched`: a watcher too.
 
-        `run` and `failover` are tables of the orchestrator's settings; `vrha` is the command;
-        `env` is added to the environment of all but the broker, also when they start again.
+        `profile` names the times of watchers (`vrha.core.ownership.timing`). `run` and `failover`
+        are tables of the orchestrator's settings; `vrha` is the command; `env` is added to the
+        environment of all but the broker, also when they start again.
         Returns when the orchestrator's socket is there; agents may still be connecting.
         Raises what PrivateBroker.start and Daemon.start raise.
         """
@@ -276,7 +278,7 @@ class Lab:
         }
         variables = environment(env)
         if watched:
-            watching = Watching(self._watching, self.nodes)
+            watching = Watching(self._watching, self.nodes, profile)
             settings |= {"name": ORCHESTRATOR, "ownership": watching.of_orchestrator()}
             for node in self.nodes:
                 self._start_watcher(watching, node, variables)

@@ -13,6 +13,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 
 from vrha.config.settings import FailoverSettings
 from vrha.core import plan
@@ -87,18 +88,24 @@ class Failovers:
         self._changed = changed
         self._settings = settings or FailoverSettings()
         self._losses = Losses()
-        self._notes: deque[Note] = deque()
+        self._notes: deque[tuple[float, Note]] = deque()
         self._dead: DeadUplinks = frozenset()
         self._uplinks = threading.Event()
         self._told = threading.Event()
         self._trials: dict[str, _Trial] = {}
 
-    def tell(self, losses: Losses, notes: Sequence[Note] = ()) -> None:
-        """What is lost now, and what is to be kept about nodes."""
+    def tell(self, losses: Losses) -> None:
+        """What is lost now."""
         news = losses.lost != self._losses.lost
         self._losses = losses
-        self._notes.extend(notes)
-        if news or notes:
+        if news:
+            self._told.set()
+
+    def note(self, notes: Sequence[Note]) -> None:
+        """What is to be kept about nodes."""
+        now = time.time()
+        self._notes.extend((now, note) for note in notes)
+        if notes:
             self._told.set()
 
     def uplinks_changed(self) -> None:
@@ -179,18 +186,19 @@ class Failovers:
         if not self._notes:
             return
         notes = [self._notes[index] for index in range(len(self._notes))]
-        now = time.time()
         with self._store.transaction() as tx:
             health = dict(tx.node_health.all())
-            for note in notes:
+            for at, note in notes:
                 if isinstance(note, BrakeEvent):
                     tx.add_event(note.kind, note.reason, detail=note.detail)
                     continue
                 turn, name = note
-                known = health.get(name, NodeHealth(name))
-                health[name] = _DAMPING[turn](known, now, self._settings.damping)
-                tx.node_health.put(health[name])
-                tx.add_event(f"node-{turn}", "lease", node=name)
+                if turn in _DAMPING:
+                    known = health.get(name, NodeHealth(name))
+                    health[name] = _DAMPING[turn](known, at, self._settings.damping)
+                    tx.node_health.put(health[name])
+                when = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+                tx.add_event(f"node-{turn}", "lease", node=name, detail=when)
         for _ in notes:
             self._notes.popleft()
 

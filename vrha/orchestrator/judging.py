@@ -31,6 +31,8 @@ class Turn(StrEnum):
 
     SILENT = "silent"
     GIVEN_UP = "given-up"
+    OUT = "out"
+    """Nothing that was granted to it can be active any more."""
     BACK = "back"
 
 

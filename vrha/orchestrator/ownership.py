@@ -28,7 +28,7 @@ from vrha.fencing.keys import Keys
 from vrha.model.ownership import Depose, Electorate, Message, Renew
 from vrha.orchestrator.engine import Engine
 from vrha.orchestrator.failover import Failovers, Losses
-from vrha.orchestrator.judging import Judge, Judgement
+from vrha.orchestrator.judging import Judge, Judgement, Turn
 from vrha.store import Store
 
 log = logging.getLogger(__name__)
@@ -181,7 +181,8 @@ class Ownership:
                 self._perform(leader.depose(name, now))
         living = frozenset(name for name in leader.nodes if leader.is_heard(name, now))
         notes, self._judge.notes = self._judge.notes, []
-        self._failovers.tell(Losses(lost, living), notes)
+        self._failovers.note(notes)
+        self._failovers.tell(Losses(lost, living))
 
     def _can_be_replaced(self, leader: Leader, name: str) -> bool:
         """Whether something is being built for one of its routers: nothing is muted for nobody."""
@@ -220,6 +221,7 @@ class Ownership:
         new, self._out = out - self._out, out
         for name in sorted(new):
             log.warning("node %s is mute for certain", name)
+            self._failovers.note([(Turn.OUT, name)])
 
     def _elect(self, leader: Leader) -> list[Command]:
         """One step towards the voters of the settings: first who comes, then who goes."""
