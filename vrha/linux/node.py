@@ -1,8 +1,11 @@
 """The kernel half of one node: builds, tests, switches, announces, destroys and reports instances.
 
-The process lives in the node's network namespace and sees the node's own /run/netns. One
-`NodeKernel` is used by one thread at a time. Nothing is remembered between calls: what is there
-is read from the kernel and the state folder, so a restart of the process touches nothing.
+The process lives in the node's network namespace and sees the node's own /run/netns. Nothing that
+matters is remembered between calls: what is there is read from the kernel and the state folder, so
+a restart of the process touches nothing.
+
+Threads may build, test and destroy different instances, and observe, all at the same time. The
+rest wants the kernel for itself.
 """
 
 from __future__ import annotations
@@ -41,9 +44,10 @@ from vrha.linux.names import (
     namespace_name,
 )
 from vrha.linux.observe import observed
+from vrha.linux.underway import UnderWay
 from vrha.linux.upstream import UpstreamProbe
 from vrha.model.spec import InstanceRef, InstanceSpec
-from vrha.model.state import ObservedInstance, SelfTest
+from vrha.model.state import Activity, ObservedInstance, SelfTest
 
 _DNS_S = 1.0
 _GRACE_S = 0.2
@@ -83,6 +87,7 @@ class NodeKernel:
             self._governed = governed
             self._switch = mute.Switch(rule_tools.nft, governed)
             stack.callback(self._switch.close)
+            self._under_way = UnderWay()
             self._closer = SlowCloser()
             stack.callback(self._closer.drain)
             self._site = build.Site(home, route, rule_tools, program)
@@ -124,10 +129,14 @@ class NodeKernel:
         `dnsmasq-failed`, `port-not-forwarding`, `tool-timeout`; PreconditionError
         `missing-tool:*`; InputError. Nothing is left behind then.
         """
+        with self._under_way.working_on(spec.ref):
+            return self._build(spec, leases_from)
+
+    def _build(self, spec: InstanceSpec, leases_from: InstanceRef | None) -> Timings:
         watch = Stopwatch()
         if self._is_complete(spec):
             return watch.timings
-        if self.instances.active_ports(spec.ref):
+        if not self.is_muted(spec.ref):
             raise StepError(
                 "instance-active",
                 f"{spec.ref} is active and differs from what is to be built",
@@ -145,11 +154,15 @@ class NodeKernel:
             build.construct(self._site, spec, folder, watch)
             self._folders.write(spec.ref, SPEC, codec.encode(spec))
         except BaseException as error:
-            self.destroy(spec.ref)
+            self._destroy(spec.ref)
             if isinstance(error, OSError):
                 raise StepError("build-failed", f"cannot build {spec.ref}: {error}") from error
             raise
         return watch.timings
+
+    def is_muted(self, ref: InstanceRef) -> bool:
+        """Whether no port of the instance may speak; also when it is not there."""
+        return not self.instances.active_ports(ref)
 
     def configure(self, spec: InstanceSpec, previous: InstanceSpec | None = None) -> Timings:
         """Bring a live instance to `spec` in place; repeating it changes nothing.
@@ -265,6 +278,10 @@ class NodeKernel:
 
         Raises StepError `ports-remain`, `process-stuck`, `mute-failed`; repeat it then.
         """
+        with self._under_way.working_on(ref):
+            return self._destroy(ref)
+
+    def _destroy(self, ref: InstanceRef) -> Timings:
         watch = Stopwatch()
         self.handovers.end(ref)
         with watch.phase("mute"):
@@ -283,10 +300,15 @@ class NodeKernel:
         return watch.timings
 
     def observe(self) -> tuple[ObservedInstance, ...]:
-        """All instances on the node, also the remains of one, as they are in the kernel."""
-        return observed(
-            self._site.route, self._folders, self._switch.active(), self._switch.relays()
-        )
+        """All instances on the node, also the remains of one, as they are in the kernel.
+
+        One that is incomplete because somebody is building or destroying it is left out.
+        """
+        with self._under_way.watched() as busy:
+            found = observed(
+                self._site.route, self._folders, self._switch.active(), self._switch.relays()
+            )
+        return tuple(i for i in found if i.ref not in busy or i.activity is not Activity.PARTIAL)
 
     def revive(self, ref: InstanceRef) -> None:
         """Start the dnsmasq of an instance that has lost it; its leases are still in its folder.
@@ -303,7 +325,8 @@ class NodeKernel:
 
     def _is_complete(self, spec: InstanceSpec) -> bool:
         """Whether exactly this instance is there, with all its ports and its dnsmasq."""
-        if self._folders.read(spec.ref, SPEC) != codec.encode(spec):
+        known = self._folders.read(spec.ref, SPEC)
+        if known is None or known != codec.encode(spec):
             return False
         if build.port_states(self._site.route, spec)[1]:
             return False
@@ -320,7 +343,7 @@ class NodeKernel:
         """Destroy the remains of a muted instance; the folder is the first thing that is made."""
         remains = self._folders.path(ref), netns.path_of(namespace_name(ref))
         if any(os.path.lexists(path) for path in remains):
-            self.destroy(ref)
+            self._destroy(ref)
 
     def _delete_ports(self, ref: InstanceRef) -> None:
         prefix, group = host_port_prefix(ref), link_group(ref)
