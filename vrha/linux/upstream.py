@@ -22,8 +22,8 @@ TRIES = 3
 TRY_S = 0.1
 """Seconds that each try waits."""
 FRESH_S = 0.5
-"""For how many seconds an answer holds for others. Closing a packet socket is an RCU wait, and until
-then it hears all that is asked: hundreds of instances built at once must not all have their own."""
+"""For how many seconds an answer holds for others. Closing a packet socket is an RCU wait, and
+until then it hears all that is asked: hundreds of instances built at once must not all have one."""
 
 
 class Answered:
