@@ -25,7 +25,7 @@ from vrha.linux import (
     live,
     mute,
     netns,
-    processes,
+    removal,
     rtnetlink,
     rules,
     sysctls,
@@ -39,8 +39,6 @@ from vrha.linux.instances import Instances
 from vrha.linux.names import (
     PortTag,
     host_port,
-    host_port_prefix,
-    link_group,
     namespace_name,
 )
 from vrha.linux.observe import observed, outline
@@ -50,13 +48,6 @@ from vrha.model.spec import InstanceRef, InstanceSpec
 from vrha.model.state import Activity, ObservedInstance, SelfTest
 
 _DNS_S = 1.0
-_GRACE_S = 0.2
-"""Seconds between SIGTERM and SIGKILL for what lives in a namespace that is to go."""
-_VANISH_S = 0.5
-"""How long the ports of a namespace that nobody is in may take to vanish: 2 to 30 ms when one goes,
-170 ms when a hundred do."""
-_SWEEPS = 5
-"""How often processes are looked for: one may start another while it is being ended."""
 PERMISSION_S = 5.0
 """For a leader to hear of the node and of the run; it takes some hundred milliseconds at most."""
 
@@ -111,11 +102,9 @@ class NodeKernel:
         """
         if not self._governed:
             return
-        prefix = host_port_prefix(ref)
-        ports = {link.name for link in rtnetlink.links(self._site.route)}
-        ours = {name for name in ports if name.startswith(prefix)}
+        ports = self._ports(ref)
         deadline = time.monotonic() + PERMISSION_S
-        while not ours <= self._switch.granted():
+        while not self._switch.all_granted(ports):
             if time.monotonic() > deadline:
                 raise StepError(
                     "not-permitted",
@@ -140,14 +129,8 @@ class NodeKernel:
         watch = Stopwatch()
         if self._is_complete(spec):
             return watch.timings
-        if not self.is_muted(spec.ref):
-            raise StepError(
-                "instance-active",
-                f"{spec.ref} is active and differs from what is to be built",
-                "Mute or destroy it first.",
-            )
         with watch.phase("clear"):
-            self._clear(spec.ref)
+            self._clear(spec)
         try:
             self._switch.ensure()
             with watch.phase("files"):
@@ -292,52 +275,16 @@ class NodeKernel:
         watch = Stopwatch()
         self.handovers.end(ref)
         with watch.phase("mute"):
-            self.mute(ref)
+            ports = self._ports(ref)
+            if not ports:
+                self.mute(ref)
+            elif self._switch.any_listed(ports):
+                self._switch.change(mute=ports, serve=ports)
         with watch.phase("remove"):
-            if not self._vanishes(ref):
-                self._take_apart(ref)
+            if not removal.vanishes(self.instances, ref, ports):
+                removal.take_apart(self.instances, ref)
             self._folders.remove(ref)
         return watch.timings
-
-    def _vanishes(self, ref: InstanceRef) -> bool:
-        """Whether the ports go with the namespace when its dnsmasq has ended, as they should.
-
-        The kernel takes namespaces away many at a time (net/core/net_namespace.c, cleanup_net),
-        where deleting the ports of each one costs 16 ms under the network lock.
-        """
-        spec = outline(self._folders, ref)
-        ports = [host_port(ref, port.name) for port in spec.ports] if spec else []
-        ports = [name for name in ports if rtnetlink.link(self._site.route, name) is not None]
-        if not ports:
-            return False
-        try:
-            with self.instances.opened(ref) as inner:
-                pid = dnsmasq.pid_of(self._folders.path(ref), inner)
-                if pid is not None:
-                    processes.end([pid], inner, _GRACE_S)
-                place = os.fstat(inner)
-        except StepError:
-            return False
-        netns.remove(namespace_name(ref))
-        until = time.monotonic() + _VANISH_S
-        while any(rtnetlink.link(self._site.route, name) is not None for name in ports):
-            if time.monotonic() > until:
-                # Somebody is still in there.
-                _end_processes(place)
-                return False
-            time.sleep(0.002)
-        return True
-
-    def _take_apart(self, ref: InstanceRef) -> None:
-        """Remove what there may be, one by one."""
-        self._delete_ports(ref)
-        with contextlib.suppress(FileNotFoundError):
-            inner = netns.open_named(namespace_name(ref))
-            try:
-                _end_processes(inner)
-            finally:
-                os.close(inner)
-        netns.remove(namespace_name(ref))
 
     def observe(self) -> tuple[ObservedInstance, ...]:
         """All instances on the node, also the remains of one, as they are in the kernel.
@@ -379,34 +326,28 @@ class NodeKernel:
         finally:
             os.close(inner)
 
-    def _clear(self, ref: InstanceRef) -> None:
-        """Destroy the remains of a muted instance; the folder is the first thing that is made."""
-        remains = self._folders.path(ref), netns.path_of(namespace_name(ref))
-        if any(os.path.lexists(path) for path in remains):
+    def _clear(self, spec: InstanceSpec) -> None:
+        """Destroy the remains of a muted instance; the folder is the first thing that is made.
+
+        Raises StepError `instance-active`.
+        """
+        ref = spec.ref
+        places = self._folders.path(ref), netns.path_of(namespace_name(ref))
+        remains = any(os.path.lexists(path) for path in places)
+        # Without remains only what is about to be born is of interest.
+        active = (
+            not self.is_muted(ref) if remains else self._switch.any_active(build.host_ports(spec))
+        )
+        if active:
+            raise StepError(
+                "instance-active",
+                f"{ref} is active and differs from what is to be built",
+                "Mute or destroy it first.",
+            )
+        if remains:
             self._destroy(ref)
 
-    def _delete_ports(self, ref: InstanceRef) -> None:
-        prefix, group = host_port_prefix(ref), link_group(ref)
-        links = rtnetlink.links(self._site.route)
-        ours = [link for link in links if link.name.startswith(prefix)]
-        if not ours:
-            return
-        in_group = [link for link in links if link.group == group]
-        if in_group == ours:
-            messages = [rtnetlink.delete_group(group)]
-        else:
-            messages = [rtnetlink.delete_link(link.index) for link in ours]
-        with contextlib.suppress(OSError):
-            self._site.route.talk(messages)
-        left = [n.name for n in rtnetlink.links(self._site.route) if n.name.startswith(prefix)]
-        if left:
-            raise StepError("ports-remain", f"ports of {ref} are still there: {', '.join(left)}")
-
-
-def _end_processes(inner: processes.Place) -> None:
-    for _ in range(_SWEEPS):
-        pids = [pid for pid in processes.inside(inner) if pid != os.getpid()]
-        if not pids:
-            return
-        processes.end(pids, inner, _GRACE_S)
-    raise StepError("process-stuck", "processes of the namespace keep starting others")
+    def _ports(self, ref: InstanceRef) -> list[str]:
+        """Host-side ports of a complete instance; none of any other."""
+        spec = outline(self._folders, ref)
+        return [host_port(ref, port.name) for port in spec.ports] if spec else []
