@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from tests.netns.conftest import sh
 from tests.netns.nodekit import inventory, machine, spec_of, until, with_uplink_address
 from vrha.errors import StepError
-from vrha.linux import names, rtnetlink
+from vrha.linux import names, rtnetlink, upstream
 from vrha.linux.node import NodeKernel
 from vrha.model.spec import Backend, Host, InstanceRef, InstanceSpec, Route
 from vrha.model.state import Activity, Upstream
@@ -112,6 +113,20 @@ def test_upstream_that_does_not_answer_is_reported(kernel: NodeKernel) -> None:
     assert kernel.self_test(spec).upstream is Upstream.UNREACHABLE, "IPv6 gateway is missing"
     machine("gw6", "br-up", "2001:db8::1/64")
     assert kernel.self_test(spec).upstream is Upstream.REACHABLE
+
+
+def test_what_the_upstream_has_answered_holds_for_a_moment_and_no_longer(
+    kernel: NodeKernel,
+) -> None:
+    spec = spec_of()
+    kernel.build(spec)
+    machine("gw", "br-up", "203.0.113.1/24", "2001:db8::1/64")
+    asked = time.monotonic()
+    assert kernel.self_test(spec).upstream is Upstream.REACHABLE
+    sh("ip link set p-gw down")
+    if kernel.self_test(spec).upstream is not Upstream.REACHABLE:
+        assert time.monotonic() - asked > upstream.FRESH_S
+    assert until(lambda: kernel.self_test(spec).upstream is Upstream.UNREACHABLE)
 
 
 def test_building_twice_changes_nothing_and_a_new_process_adopts(

@@ -12,6 +12,8 @@ import os
 import threading
 import time
 import uuid
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import vrha
@@ -22,6 +24,8 @@ from vrha.agent.herald import Herald
 from vrha.agent.leases import LeaseTeller
 from vrha.agent.lookout import Lookout
 from vrha.agent.moves import Moves
+from vrha.agent.reports import Reports
+from vrha.agent.turns import Turn, Turns
 from vrha.agent.warm import warm_up
 from vrha.bus import topology
 from vrha.bus.consumer import Consumer, Headers
@@ -30,7 +34,7 @@ from vrha.config.lock import sole_user
 from vrha.config.settings import AgentSettings
 from vrha.core.choice import MOVE
 from vrha.core.leases import cleaned
-from vrha.errors import InputError, UnreachableError, VrhaError
+from vrha.errors import InputError, VrhaError
 from vrha.linux.node import NodeKernel
 from vrha.model.messages import Command, Inventory, Leases, Message, PutLeases
 from vrha.model.state import Activity, ObservedInstance
@@ -41,8 +45,11 @@ log = logging.getLogger(__name__)
 RETRY_S = 0.5
 """Pause after an inventory that did not get through."""
 
-REPORT_FOR_S = 60.0
-"""How long a report is offered to a broker that is away; then the command is taken again."""
+REST = 4
+"""How many times as long as an inventory took it rests at least, before the next."""
+
+REPORT_CONNECTIONS = 4
+"""Enough for reports to come faster than instances are built."""
 
 
 class Agent:
@@ -64,7 +71,7 @@ class Agent:
         self._held.enter_context(sole_user(settings.state_dir, "agent"))
         self._kernel.handovers.tidy()
         self._epochs = Epochs(settings.state_dir / "epochs.json")
-        self._kernel_lock = threading.Lock()
+        self._turns = Turns(lambda: self._stop.is_set())
         self._identity = Identity.new(self._node)
         self._server: PeerServer | None = None
         moves = None
@@ -81,7 +88,12 @@ class Agent:
         self._lookout = Lookout(self._kernel.instances, self._look.set)
         self._stop = threading.Event()
         urls = settings.bus.broker_urls()
-        self._reports = Publisher(urls)
+        self._reports = Reports(
+            urls,
+            self._node,
+            lambda seconds: self._stop.wait(seconds),
+            connections=min(settings.build_workers, REPORT_CONNECTIONS),
+        )
         self._inventories = Publisher(urls)
         self._leases = LeaseTeller(
             self._kernel.instances, self._node, self._life, self._tell_leases
@@ -90,6 +102,7 @@ class Agent:
             urls,
             topology.node_queue(self._node),
             self._take,
+            workers=settings.build_workers,
             declare=(topology.node_queue(self._node),),
             on_connected=self._look.set,
         )
@@ -118,53 +131,52 @@ class Agent:
             self._inventories.close()
             self._held.close()
 
-    def _take(self, body: bytes, headers: Headers) -> None:
-        """One command. Raises InputError for what is none; the bus sets it aside."""
-        command = codec.decode_message(body, topology.MAX_DOWN)
+    def _take(self, body: bytes, headers: Headers) -> Callable[[], None]:
+        """One command; what is left to do. Raises InputError for what is none; the bus sets it
+        aside.
+        """
+        with self._turns.shared():
+            command = codec.decode_message(body, topology.MAX_DOWN)
         if isinstance(command, PutLeases):
-            self._refresh_leases(command, headers.received)
-            return
+            turn = self._turns.line_up(command.instance.router)
+            return partial(self._refresh_leases, command, turn, headers.received)
         if not isinstance(command, Command):
             raise InputError("unexpected", f"an agent takes commands, not {command.type}")
-        with self._kernel_lock:
-            said = self._executor.execute(command, headers.received)
-        for message in said:
-            self._report(message)
+        turn = self._turns.line_up(command.router)
+        return partial(self._carry_out, command, turn, headers.received)
+
+    def _carry_out(self, command: Command, turn: Turn, received: float) -> None:
+        with turn.first():
+            with self._place_for(command):
+                said = self._executor.execute(command, received)
+            for message in said:
+                self._reports.say(message)
         self._look.set()
 
-    def _refresh_leases(self, message: PutLeases, received: float) -> None:
-        if message.node != self._node:
-            raise InputError("wrong-node", f"leases for {message.node} reached {self._node}")
-        if time.monotonic() > received + message.valid_s:
-            return
-        try:
-            with self._kernel_lock:
-                leases = cleaned(message.body).encode()
-                self._kernel.instances.refresh_leases(message.instance, leases)
-        except VrhaError as error:
-            log.warning("leases for %s: %s", message.instance, error)
+    def _refresh_leases(self, message: PutLeases, turn: Turn, received: float) -> None:
+        with turn.first():
+            if message.node != self._node:
+                raise InputError("wrong-node", f"leases for {message.node} reached {self._node}")
+            if time.monotonic() > received + message.valid_s:
+                return
+            try:
+                with self._turns.shared():
+                    leases = cleaned(message.body).encode()
+                    self._kernel.instances.refresh_leases(message.instance, leases)
+            except VrhaError as error:
+                log.warning("leases for %s: %s", message.instance, error)
 
     def _tell_leases(self, leases: Leases) -> None:
         self._publish(self._inventories, leases)
 
-    def _report(self, message: Message) -> None:
-        """Say it, over a restart of the broker if need be; the command stays unacknowledged."""
-        body = codec.encode(message)
-        message_id = uuid.uuid4().hex
-        give_up = time.monotonic() + REPORT_FOR_S
-        while True:
-            try:
-                self._reports.publish(
-                    topology.UP.name,
-                    topology.up_key(self._node, message.type),
-                    body,
-                    message_id=message_id,
-                )
+    @contextlib.contextmanager
+    def _place_for(self, command: Command) -> Iterator[None]:
+        with self._turns.shared():
+            if self._executor.may_run_beside_others(command):
+                yield
                 return
-            except UnreachableError as error:
-                if time.monotonic() > give_up or self._stop.wait(0.2):
-                    raise
-                log.warning("report not delivered yet: %s", error.code)
+        with self._turns.alone():
+            yield
 
     def _publish(self, publisher: Publisher, message: Message) -> None:
         publisher.publish(
@@ -182,33 +194,39 @@ class Agent:
             if self._stop.is_set():
                 return
             self._reports.keep_alive()
+            began = time.monotonic()
             pause = self._inventory_s if self._publish_inventory() else RETRY_S
+            # While hundreds are built, each of them asks for a look at all that are there.
+            self._stop.wait(min((time.monotonic() - began) * REST, self._inventory_s))
 
     def _look_after(self) -> tuple[ObservedInstance, ...]:
         """What is there; a dnsmasq that died is started again, nobody else would."""
-        found = self._kernel.observe()
+        found = self._observe()
         orphaned = [i.ref for i in found if i.activity is Activity.ACTIVE and not i.dnsmasq_alive]
         for ref in orphaned:
             log.warning("%s has lost its dnsmasq", ref)
             try:
-                self._kernel.revive(ref)
+                with self._turns.line_up(ref.router).first(), self._turns.alone():
+                    self._kernel.revive(ref)
             except VrhaError as error:
                 log.error("dnsmasq of %s does not start again: %s", ref, error)
-        return self._kernel.observe() if orphaned else found
+        return self._observe() if orphaned else found
+
+    def _observe(self) -> tuple[ObservedInstance, ...]:
+        with self._turns.looking():
+            return self._kernel.observe()
 
     def _publish_inventory(self) -> bool:
         """Look at the kernel and say what is there; False when that did not get through."""
         try:
-            with self._kernel_lock:
-                instances = self._look_after()
-                epochs = self._epochs.all()
+            instances = self._look_after()
             inventory = Inventory(
                 node=self._node,
                 agent=self._life,
                 version=vrha.__version__,
                 capabilities=(*CAPABILITIES, MOVE) if self._server else CAPABILITIES,
                 instances=instances,
-                highest_epochs=epochs,
+                highest_epochs=self._epochs.all(),
                 sync_address=self._server.address if self._server else "",
                 certificate=self._identity.certificate if self._server else "",
                 uplinks=self._lookout.uplinks(),

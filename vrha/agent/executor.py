@@ -185,6 +185,14 @@ class Executor:
     hands: Hands
     epochs: Epochs
 
+    def may_run_beside_others(self, command: Command) -> bool:
+        """Whether all that the command does is to build, to wait, and to destroy what is muted."""
+        return all(
+            isinstance(step, Build | Confirm)
+            or (isinstance(step, Destroy) and self.hands.kernel.is_muted(step.instance))
+            for step in command.steps
+        )
+
     def execute(self, command: Command, received: float) -> tuple[Message, ...]:
         """Take the steps in order, stop at the first that fails; what there is to say about it.
 
@@ -208,17 +216,17 @@ class Executor:
 
     def _refusal(self, command: Command) -> StepReport | None:
         """Why the command is not taken at all; None when it is, and remembered as the newest."""
-        mark, highest = (command.epoch, command.order), self.epochs.highest(command.router)
-        if mark < highest:
-            code = "stale-epoch" if command.epoch < highest[0] else "stale-command"
-            detail = f"epoch {mark[0]}, order {mark[1]} of {command.router} is over; "
-            detail += f"this node has {highest[0]}, {highest[1]}"
-            return _report(command, 0, Outcome.REFUSED, code, detail)
+        mark = command.epoch, command.order
         try:
-            self.epochs.raise_to(command.router, mark)
+            highest = self.epochs.raise_to(command.router, mark)
         except StepError as error:
             return _report(command, 0, Outcome.FAILED, error.code, error.message)
-        return None
+        if mark == highest:
+            return None
+        code = "stale-epoch" if command.epoch < highest[0] else "stale-command"
+        detail = f"epoch {mark[0]}, order {mark[1]} of {command.router} is over; "
+        detail += f"this node has {highest[0]}, {highest[1]}"
+        return _report(command, 0, Outcome.REFUSED, code, detail)
 
     def _take(
         self, command: Command, index: int, step: Step, received: float

@@ -1,11 +1,13 @@
 """The work that only the first command would pay for, done when the agent starts.
 
 Schemas and templates are compiled at first use, some 50 ms; a first restart after an upgrade of
-the agent should not take longer than the next.
+the agent should not take longer than the next. And the garbage collector need not go through the
+libraries again and again, which is a tenth of the work of a build.
 """
 
 from __future__ import annotations
 
+import gc
 from ipaddress import IPv4Address, IPv4Network
 
 from vrha import codec
@@ -20,7 +22,10 @@ from vrha.render.nft import nft_text
 
 
 def warm_up() -> None:
-    """Compile what commands and builds need; touches nothing outside this process."""
+    """Compile what commands and builds need; touches nothing outside this process.
+
+    What is in memory now will never be collected, see gc.freeze.
+    """
     subnet = Subnet(IPv4Network("192.0.2.0/24"), IPv4Address("192.0.2.1"))
     network = Network("warm", "br-warm", (subnet,))
     router = Router("warm", ("warm",), backend=Backend.IPTABLES)
@@ -32,3 +37,5 @@ def warm_up() -> None:
     iptables_texts(spec)
     expected_digest(spec)
     dnsmasq_files(spec, "/nowhere")
+    gc.collect()
+    gc.freeze()

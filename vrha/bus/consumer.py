@@ -1,8 +1,8 @@
-"""Consuming: one thread keeps the connection alive, another one does the work.
+"""Consuming: one thread keeps the connection alive, others do the work.
 
 The thread of `run` owns the connection: it reads, acknowledges and exchanges heartbeats. The
-handler runs in a worker thread, so however long it takes, the broker never thinks us dead.
-What the worker finishes reaches the connection's thread through an eventfd; nothing polls.
+handler runs in worker threads, so however long it takes, the broker never thinks us dead.
+What a worker finishes reaches the connection's thread through an eventfd; nothing polls.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import select
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from enum import Enum
 from queue import SimpleQueue
@@ -53,6 +53,11 @@ class Headers:
     """When it was read from the connection: seconds of the monotonic clock."""
 
 
+Handler = Callable[[bytes, Headers], Callable[[], None] | None]
+"""Takes one message. It may return what remains to be done: handlers are called one at a time, in
+the order in which the messages came; what remains of one is done beside the others."""
+
+
 class _Verdict(Enum):
     ACCEPTED = "accepted"
     REFUSED = "refused"
@@ -72,14 +77,15 @@ class Counts:
 
 
 class Consumer:
-    """Hands the messages of one queue to `handler`, one after the other, while `run` runs."""
+    """Hands the messages of one queue to `handler`, in their order, while `run` runs."""
 
     def __init__(
         self,
         urls: Sequence[str],
         queue: Queue | str,
-        handler: Callable[[bytes, Headers], None],
+        handler: Handler,
         *,
+        workers: int = 1,
         prefetch: int = 1,
         on_connected: Callable[[], None] | None = None,
         declare: Sequence[Queue] = (),
@@ -90,17 +96,20 @@ class Consumer:
         """`declare` is declared at every connect; without it the queue must exist already.
 
         `on_connected` is called in the thread of `run` each time messages begin to flow.
-        A message is acknowledged after `handler` returned; InputError sends it to the dead
-        letters; any other exception gives it back after a pause, until the queue's delivery
-        limit is reached. Of several consumers of a queue the one with the highest `priority`,
-        asked for at every connect, gets all that it has room for (`prefetch`).
+        A message is acknowledged after `handler` returned, and what that returned; InputError
+        sends it to the dead letters; any other exception gives it back after a pause, until the
+        queue's delivery limit is reached. At most `workers` messages are worked on at a time;
+        with more than one, a message that a new connection brings again may be handled beside
+        what remains of its first delivery. Of several consumers of a queue the one with the
+        highest `priority`, asked for at every connect, gets all that it has room for (`prefetch`).
         Raises InputError (`bus-url`).
         """
         self.counts = Counts()
         self._endpoints = endpoints(urls)
         self._queue = queue.name if isinstance(queue, Queue) else queue
         self._handler = handler
-        self._prefetch = prefetch
+        self._workers = workers
+        self._prefetch = max(prefetch, workers)
         self._on_connected = on_connected
         self._declare = declare
         self._heartbeat_s = heartbeat_s
@@ -115,7 +124,7 @@ class Consumer:
 
     def run(self, stop: threading.Event) -> None:
         """Consume until `stop` is set. Survives everything that broker and handler do."""
-        worker = _Worker(self._handler, self._max_bytes)
+        worker = _Workers(self._handler, self._max_bytes, self._workers)
         pauses = backoff()
         turn = 0
         said: dict[str, float] = {}
@@ -143,7 +152,7 @@ class Consumer:
         log.warning("%s; trying again", trouble)
         return {**said, trouble: now}
 
-    def _consume(self, link: Link, worker: _Worker, stop: threading.Event) -> None:
+    def _consume(self, link: Link, worker: _Workers, stop: threading.Event) -> None:
         session = _Session(link, worker, self.counts)
         try:
             link.declare(self._declare)
@@ -163,7 +172,7 @@ class Consumer:
 class _Session:
     """One connection's life: what is delivered, worked on and settled over it."""
 
-    def __init__(self, link: Link, worker: _Worker, counts: Counts) -> None:
+    def __init__(self, link: Link, worker: _Workers, counts: Counts) -> None:
         self._link = link
         self._worker = worker
         self._counts = counts
@@ -220,14 +229,14 @@ class _Session:
             channel.basic_reject(entry[1], requeue=True)
 
 
-class _Worker:
-    """The thread in which handlers run, and the two queues that lead to it and back.
+class _Workers:
+    """The threads in which handlers run, and the two queues that lead to them and back.
 
     `life` numbers the connections: a delivery of an earlier one is void, the broker delivers
     it again.
     """
 
-    def __init__(self, handler: Callable[[bytes, Headers], None], max_bytes: int) -> None:
+    def __init__(self, handler: Handler, max_bytes: int, count: int) -> None:
         self.wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.idle = threading.Event()
         self.idle.set()
@@ -236,9 +245,13 @@ class _Worker:
         self._life = 0
         self._halted = False
         self._lock = threading.Lock()
+        self._busy = 0
+        self._threads = count
+        self._in_order = threading.Lock()
         self._todo: SimpleQueue[tuple[int, Message, float] | None] = SimpleQueue()
         self._done: list[tuple[int, Message, _Verdict]] = []
-        threading.Thread(target=self._work, name="vrha-handler", daemon=True).start()
+        for _ in range(count):
+            threading.Thread(target=self._work, name="vrha-handler", daemon=True).start()
 
     def submit(self, message: Message) -> None:
         self._todo.put((self._life, message, monotonic()))
@@ -263,36 +276,58 @@ class _Worker:
             return [(message, verdict) for life, message, verdict in done if life == self._life]
 
     def close(self) -> None:
-        """End the thread, once the handler has returned."""
+        """End the threads, once their handlers have returned."""
         self.halt()
         self._todo.put(None)
 
     def _work(self) -> None:
-        # Closed here and nowhere else: a late handler must not write into somebody's descriptor.
         try:
-            while (item := self._todo.get()) is not None:
-                self._take(*item)
+            while self._take():
+                pass
         finally:
-            os.close(self.wakeup)
+            # Passed on to the next thread.
+            self._todo.put(None)
+            with self._lock:
+                self._threads -= 1
+                if not self._threads:
+                    # Here and nowhere else: a late handler must not write into somebody's
+                    # descriptor.
+                    os.close(self.wakeup)
 
-    def _take(self, life: int, message: Message, received: float) -> None:
-        with self._lock:
-            if life != self._life or self._halted:
-                return
-            self.idle.clear()
-        verdict = self._handle(message, received)
+    def _take(self) -> bool:
+        """Wait for a delivery and handle it; False when there are no more."""
+        with ExitStack() as turn:
+            turn.enter_context(self._in_order)
+            item = self._todo.get()
+            if item is None:
+                return False
+            life, message, received = item
+            with self._lock:
+                if life != self._life or self._halted:
+                    return True
+                self._busy += 1
+                self.idle.clear()
+            verdict = self._handle(message, received, turn.close)
         with self._lock:
             self._done.append((life, message, verdict))
             os.eventfd_write(self.wakeup, 1)
-        self.idle.set()
+            self._busy -= 1
+            if not self._busy:
+                self.idle.set()
+        return True
 
-    def _handle(self, message: Message, received: float) -> _Verdict:
+    def _handle(
+        self, message: Message, received: float, let_others: Callable[[], None]
+    ) -> _Verdict:
         headers = _headers(message, received)
         body = bytes(message.body)
         try:
             if len(body) > self._max_bytes:
                 raise InputError("too-large", f"{len(body)} bytes, limit {self._max_bytes}")
-            self._handler(body, headers)
+            rest = self._handler(body, headers)
+            if rest is not None:
+                let_others()
+                rest()
         except InputError as error:
             log.warning(
                 "message %s refused: %s [%s]", headers.message_id, error.message, error.code

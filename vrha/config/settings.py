@@ -261,6 +261,8 @@ class AgentSettings(_Table):
     """How often the agent tells what is on its node."""
     governed: bool = False
     """Whether a watcher holds the lease of this node: nothing is active without its permission."""
+    build_workers: Annotated[int, Field(ge=1, le=256)] = max(4, 4 * (os.cpu_count() or 1))
+    """How many instances are built or destroyed at a time: most of that is waiting."""
     sync_listen: str = ""
     """`address:port` where other agents bring routers to this node; empty: no moves."""
     bus: BusSettings

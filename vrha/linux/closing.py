@@ -13,12 +13,14 @@ class SlowCloser:
     def __init__(self) -> None:
         self._sockets: queue.SimpleQueue[socket.socket | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
 
     def close(self, sock: socket.socket) -> None:
         """Close the socket soon; it must not be used any more."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="closer", daemon=True)
-            self._thread.start()
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="closer", daemon=True)
+                self._thread.start()
         self._sockets.put(sock)
 
     def drain(self) -> None:

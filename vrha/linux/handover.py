@@ -98,7 +98,8 @@ class Handovers:
 
     def end(self, ref: InstanceRef) -> None:
         """`ref` is about to go: stop following it."""
-        for session in [s for s in self._sessions if ref in (s.old, s.new)]:
+        # Others may end theirs at the same time.
+        for session in [s for s in tuple(self._sessions) if ref in (s.old, s.new)]:
             self._sessions.remove(session)
             session.close()
 

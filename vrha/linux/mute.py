@@ -127,6 +127,18 @@ class Switch:
         """Names of all ports that may speak."""
         return self._members(_ACTIVE)
 
+    def any_active(self, ports: Iterable[str]) -> bool:
+        """Whether one of these may speak; among thousands cheaper than to ask for all."""
+        return any(self._has(_ACTIVE, port) for port in ports)
+
+    def any_listed(self, ports: Iterable[str]) -> bool:
+        """Whether one of these is in any set of those that `change` changes."""
+        return any(self._has(_ACTIVE, port) or self._has(_RELAY, port) for port in ports)
+
+    def all_granted(self, ports: Iterable[str]) -> bool:
+        """Whether the watcher permits all of these."""
+        return all(self._has(nftwire.GRANTED, port) for port in ports)
+
     def granted(self) -> frozenset[str]:
         """Names of all ports that the watcher permits; all of them count where none governs."""
         return self._members(nftwire.GRANTED)
@@ -179,6 +191,15 @@ class Switch:
                 return frozenset()
             raise
         return frozenset(name for answer in answers for name in nftwire.ports(answer))
+
+    def _has(self, name: str, port: str) -> bool:
+        body = nftwire.members(name, *nftwire.port_elements([port]))
+        try:
+            return bool(self._netlink.ask(nftwire.kind(nftwire.GETSETELEM), body))
+        except NetlinkError as error:
+            if error.errno == errno.ENOENT:
+                return False
+            raise
 
     def _is_current(self) -> bool:
         body = nftwire.chain(_GOVERNED if self._governed else _LAYOUT)

@@ -10,6 +10,7 @@ import itertools
 import os
 import socket
 import struct
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -88,7 +89,10 @@ def each_attribute(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 class Netlink:
-    """A netlink socket in the network namespace in which the calling thread is now."""
+    """A netlink socket in the network namespace in which the calling thread is now.
+
+    Threads may share it: one conversation at a time, each to its end.
+    """
 
     def __init__(self, protocol: int) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
@@ -98,6 +102,7 @@ class Netlink:
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
         self._socket.bind((0, 0))
         self._seq = itertools.count(1)
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Netlink:
         return self
@@ -131,18 +136,19 @@ class Netlink:
             places[seq] = index
             if message.ack:
                 waiting.add(seq)
-        self._socket.send(b"".join(parts))
         refused: NetlinkError | None = None
-        while waiting:
-            for kind, flags, seq, body in self._receive():
-                waiting.discard(seq)
-                if kind != _NLMSG_ERROR or seq not in places:
-                    continue
-                code = -struct.unpack_from("=i", body)[0]
-                # A batch that cannot be committed is refused as its beginning, which asks for no
-                # acknowledgement (net/netfilter/nfnetlink.c, nfnetlink_rcv_batch).
-                if code and refused is None:
-                    refused = NetlinkError(code, _explanation(flags, body), places[seq])
+        with self._lock:
+            self._socket.send(b"".join(parts))
+            while waiting:
+                for kind, flags, seq, body in self._receive():
+                    waiting.discard(seq)
+                    if kind != _NLMSG_ERROR or seq not in places:
+                        continue
+                    code = -struct.unpack_from("=i", body)[0]
+                    # A batch that cannot be committed is refused as its beginning, which asks for
+                    # no acknowledgement (net/netfilter/nfnetlink.c, nfnetlink_rcv_batch).
+                    if code and refused is None:
+                        refused = NetlinkError(code, _explanation(flags, body), places[seq])
         if refused is not None:
             raise refused
 
@@ -153,22 +159,23 @@ class Netlink:
         """
         seq = next(self._seq) & 0xFFFFFFFF
         flags |= NLM_F_REQUEST
-        self._socket.send(_HEADER.pack(16 + len(body), kind, flags, seq, 0) + body)
         answers: list[bytes] = []
-        while True:
-            for got, got_flags, got_seq, data in self._receive():
-                if got_seq != seq:
-                    continue
-                if got == _NLMSG_DONE:
-                    return answers
-                if got == _NLMSG_ERROR:
-                    code = -struct.unpack_from("=i", data)[0]
-                    if code:
-                        raise NetlinkError(code, _explanation(got_flags, data))
-                    return answers
-                answers.append(data)
-                if not flags & NLM_F_DUMP:
-                    return answers
+        with self._lock:
+            self._socket.send(_HEADER.pack(16 + len(body), kind, flags, seq, 0) + body)
+            while True:
+                for got, got_flags, got_seq, data in self._receive():
+                    if got_seq != seq:
+                        continue
+                    if got == _NLMSG_DONE:
+                        return answers
+                    if got == _NLMSG_ERROR:
+                        code = -struct.unpack_from("=i", data)[0]
+                        if code:
+                            raise NetlinkError(code, _explanation(got_flags, data))
+                        return answers
+                    answers.append(data)
+                    if not flags & NLM_F_DUMP:
+                        return answers
 
     def _receive(self) -> list[tuple[int, int, int, bytes]]:
         try:

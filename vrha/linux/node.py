@@ -1,8 +1,11 @@
 """The kernel half of one node: builds, tests, switches, announces, destroys and reports instances.
 
-The process lives in the node's network namespace and sees the node's own /run/netns. One
-`NodeKernel` is used by one thread at a time. Nothing is remembered between calls: what is there
-is read from the kernel and the state folder, so a restart of the process touches nothing.
+The process lives in the node's network namespace and sees the node's own /run/netns. Nothing that
+matters is remembered between calls: what is there is read from the kernel and the state folder, so
+a restart of the process touches nothing.
+
+Threads may build, test and destroy different instances, and observe, all at the same time. The
+rest wants the kernel for itself.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from vrha.linux import (
     live,
     mute,
     netns,
-    processes,
+    removal,
     rtnetlink,
     rules,
     sysctls,
@@ -37,22 +40,17 @@ from vrha.linux.instances import Instances
 from vrha.linux.names import (
     PortTag,
     host_port,
-    host_port_prefix,
-    link_group,
     namespace_name,
 )
-from vrha.linux.observe import observed
-from vrha.linux.upstream import UpstreamProbe
+from vrha.linux.observe import observed, outline
+from vrha.linux.underway import UnderWay
+from vrha.linux.upstream import Answered, UpstreamProbe
 from vrha.model.spec import InstanceRef, InstanceSpec
-from vrha.model.state import ObservedInstance, SelfTest
+from vrha.model.state import Activity, ObservedInstance, SelfTest
 
 _DNS_S = 1.0
-_GRACE_S = 0.2
-"""Seconds between SIGTERM and SIGKILL for what lives in a namespace that is to go."""
-_SWEEPS = 5
 PERMISSION_S = 5.0
 """For a leader to hear of the node and of the run; it takes some hundred milliseconds at most."""
-"""How often processes are looked for: one may start another while it is being ended."""
 
 ANNOUNCE_MS = (0, 1, 5, 20, 100, 500)
 """When announcements are repeated, in milliseconds: single frames do get lost."""
@@ -84,6 +82,8 @@ class NodeKernel:
             self._governed = governed
             self._switch = mute.Switch(rule_tools.nft, governed)
             stack.callback(self._switch.close)
+            self._under_way = UnderWay()
+            self._answered = Answered()
             self._closer = SlowCloser()
             stack.callback(self._closer.drain)
             self._site = build.Site(home, route, rule_tools, program)
@@ -103,11 +103,9 @@ class NodeKernel:
         """
         if not self._governed:
             return
-        prefix = host_port_prefix(ref)
-        ports = {link.name for link in rtnetlink.links(self._site.route)}
-        ours = {name for name in ports if name.startswith(prefix)}
+        ports = self._ports(ref)
         deadline = time.monotonic() + PERMISSION_S
-        while not ours <= self._switch.granted():
+        while not self._switch.all_granted(ports):
             if time.monotonic() > deadline:
                 raise StepError(
                     "not-permitted",
@@ -137,17 +135,15 @@ class NodeKernel:
         `dnsmasq-failed`, `port-not-forwarding`, `tool-timeout`; PreconditionError
         `missing-tool:*`; InputError. Nothing is left behind then.
         """
+        with self._under_way.working_on(spec.ref):
+            return self._build(spec, leases_from, leases)
+
+    def _build(self, spec: InstanceSpec, leases_from: InstanceRef | None, leases: str) -> Timings:
         watch = Stopwatch()
         if self._is_complete(spec):
             return watch.timings
-        if self._switch.speaks(self.instances.active_ports(spec.ref)):
-            raise StepError(
-                "instance-active",
-                f"{spec.ref} is active and differs from what is to be built",
-                "Mute or destroy it first.",
-            )
         with watch.phase("clear"):
-            self._clear(spec.ref)
+            self._clear(spec)
         try:
             self._switch.ensure()
             with watch.phase("files"):
@@ -157,7 +153,7 @@ class NodeKernel:
             build.construct(self._site, spec, folder, watch)
             self._folders.write(spec.ref, SPEC, codec.encode(spec))
         except BaseException as error:
-            self.destroy(spec.ref)
+            self._destroy(spec.ref)
             if isinstance(error, OSError):
                 raise StepError("build-failed", f"cannot build {spec.ref}: {error}") from error
             raise
@@ -177,6 +173,10 @@ class NodeKernel:
                 dnsmasq.ask_before_offers(self._folders, spec)
         if found:
             dnsmasq.put_leases(self._folders, spec.ref, found)
+
+    def is_muted(self, ref: InstanceRef) -> bool:
+        """Whether no port of the instance may speak; also when it is not there."""
+        return not self._switch.speaks(self.instances.active_ports(ref))
 
     def configure(self, spec: InstanceSpec, previous: InstanceSpec | None = None) -> Timings:
         """Bring a live instance to `spec` in place; repeating it changes nothing.
@@ -219,7 +219,10 @@ class NodeKernel:
         bridge = rtnetlink.link(self._site.route, uplink.bridge) if uplink else None
         gateways = wanted.gateways if wanted is not None and bridge is not None else ()
         probe = UpstreamProbe(
-            uplink.bridge if uplink else "", bridge.mac if bridge else b"", gateways
+            uplink.bridge if uplink else "",
+            bridge.mac if bridge else b"",
+            gateways,
+            self._answered,
         )
         probe.start()
         with self.instances.inside(spec.ref):
@@ -292,29 +295,35 @@ class NodeKernel:
 
         Raises StepError `ports-remain`, `process-stuck`, `mute-failed`; repeat it then.
         """
+        with self._under_way.working_on(ref):
+            return self._destroy(ref)
+
+    def _destroy(self, ref: InstanceRef) -> Timings:
         watch = Stopwatch()
         self.handovers.end(ref)
         with watch.phase("mute"):
-            self.mute(ref)
-        with watch.phase("ports"):
-            self._delete_ports(ref)
-        with watch.phase("processes"), contextlib.suppress(FileNotFoundError):
-            inner = netns.open_named(namespace_name(ref))
-            try:
-                _end_processes(inner)
-            finally:
-                os.close(inner)
+            ports = self._ports(ref)
+            if not ports:
+                self.mute(ref)
+            elif self._switch.any_listed(ports):
+                self._switch.change(mute=ports, serve=ports)
         with watch.phase("remove"):
-            netns.remove(namespace_name(ref))
+            if not removal.vanishes(self.instances, ref, ports):
+                removal.take_apart(self.instances, ref)
             self._folders.remove(ref)
         return watch.timings
 
     def observe(self) -> tuple[ObservedInstance, ...]:
-        """All instances on the node, also the remains of one, as they are in the kernel."""
-        active = self._switch.active()
-        if self._governed:
-            active &= self._switch.granted()
-        return observed(self._site.route, self._folders, active, self._switch.relays())
+        """All instances on the node, also the remains of one, as they are in the kernel.
+
+        One that is incomplete because somebody is building or destroying it is left out.
+        """
+        with self._under_way.watched() as busy:
+            active = self._switch.active()
+            if self._governed:
+                active &= self._switch.granted()
+            found = observed(self._site.route, self._folders, active, self._switch.relays())
+        return tuple(i for i in found if i.ref not in busy or i.activity is not Activity.PARTIAL)
 
     def revive(self, ref: InstanceRef) -> None:
         """Start the dnsmasq of an instance that has lost it; its leases are still in its folder.
@@ -331,7 +340,8 @@ class NodeKernel:
 
     def _is_complete(self, spec: InstanceSpec) -> bool:
         """Whether exactly this instance is there, with all its ports and its dnsmasq."""
-        if self._folders.read(spec.ref, SPEC) != codec.encode(spec):
+        known = self._folders.read(spec.ref, SPEC)
+        if known is None or known != codec.encode(spec):
             return False
         if build.port_states(self._site.route, spec)[1]:
             return False
@@ -344,34 +354,28 @@ class NodeKernel:
         finally:
             os.close(inner)
 
-    def _clear(self, ref: InstanceRef) -> None:
-        """Destroy the remains of a muted instance; the folder is the first thing that is made."""
-        remains = self._folders.path(ref), netns.path_of(namespace_name(ref))
-        if any(os.path.lexists(path) for path in remains):
-            self.destroy(ref)
+    def _clear(self, spec: InstanceSpec) -> None:
+        """Destroy the remains of a muted instance; the folder is the first thing that is made.
 
-    def _delete_ports(self, ref: InstanceRef) -> None:
-        prefix, group = host_port_prefix(ref), link_group(ref)
-        links = rtnetlink.links(self._site.route)
-        ours = [link for link in links if link.name.startswith(prefix)]
-        if not ours:
-            return
-        in_group = [link for link in links if link.group == group]
-        if in_group == ours:
-            messages = [rtnetlink.delete_group(group)]
-        else:
-            messages = [rtnetlink.delete_link(link.index) for link in ours]
-        with contextlib.suppress(OSError):
-            self._site.route.talk(messages)
-        left = [n.name for n in rtnetlink.links(self._site.route) if n.name.startswith(prefix)]
-        if left:
-            raise StepError("ports-remain", f"ports of {ref} are still there: {', '.join(left)}")
+        Raises StepError `instance-active`.
+        """
+        ref = spec.ref
+        places = self._folders.path(ref), netns.path_of(namespace_name(ref))
+        remains = any(os.path.lexists(path) for path in places)
+        # Without remains only what is about to be born is of interest.
+        active = (
+            not self.is_muted(ref) if remains else self._switch.any_active(build.host_ports(spec))
+        )
+        if active:
+            raise StepError(
+                "instance-active",
+                f"{ref} is active and differs from what is to be built",
+                "Mute or destroy it first.",
+            )
+        if remains:
+            self._destroy(ref)
 
-
-def _end_processes(inner: int) -> None:
-    for _ in range(_SWEEPS):
-        pids = [pid for pid in processes.inside(inner) if pid != os.getpid()]
-        if not pids:
-            return
-        processes.end(pids, inner, _GRACE_S)
-    raise StepError("process-stuck", "processes of the namespace keep starting others")
+    def _ports(self, ref: InstanceRef) -> list[str]:
+        """Host-side ports of a complete instance; none of any other."""
+        spec = outline(self._folders, ref)
+        return [host_port(ref, port.name) for port in spec.ports] if spec else []

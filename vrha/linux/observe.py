@@ -44,7 +44,7 @@ def _observe(
     active: frozenset[str],
     relays: frozenset[str],
 ) -> ObservedInstance:
-    spec = _spec(folders.read(ref, SPEC))
+    spec = outline(folders, ref)
     epoch = max((tag.epoch for tag in tags), default=spec.epoch if spec else 0)
     prefix = host_port_prefix(ref)
     try:
@@ -72,15 +72,17 @@ class _Port:
 
 
 @dataclass(frozen=True, slots=True)
-class _Outline:
+class Outline:
     """What is needed of a spec: reading ten thousand rules of each would take seconds."""
 
     epoch: int
     ports: tuple[_Port, ...]
 
 
-def _spec(body: bytes | None) -> _Outline | None:
+def outline(folders: InstanceFolders, ref: InstanceRef) -> Outline | None:
+    """Of the spec of a complete instance; None when it is not complete."""
+    body = folders.read(ref, SPEC)
     try:
-        return codec.decode(_Outline, body) if body is not None else None
+        return codec.decode(Outline, body) if body is not None else None
     except InputError:
         return None

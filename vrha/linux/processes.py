@@ -15,10 +15,14 @@ from collections.abc import Iterable
 
 from vrha.errors import StepError
 
+Place = int | os.stat_result
+"""A network namespace: a file descriptor of it, or what fstat(2) said of one. The latter holds only
+while something keeps the namespace alive, for its inode may be another's afterwards."""
 
-def inside(netns: int) -> list[int]:
-    """Pids of all processes whose main thread is in the namespace of this file descriptor."""
-    wanted = os.fstat(netns)
+
+def inside(netns: Place) -> list[int]:
+    """Pids of all processes whose main thread is in the namespace."""
+    wanted = _identity(netns)
     return [pid for pid in _pids() if _is_in(pid, wanted)]
 
 
@@ -27,13 +31,13 @@ def is_inside(pid: int, netns: int) -> bool:
     return _is_in(pid, os.fstat(netns))
 
 
-def end(pids: Iterable[int], netns: int, grace_s: float, deadline_s: float = 2.0) -> None:
+def end(pids: Iterable[int], netns: Place, grace_s: float, deadline_s: float = 2.0) -> None:
     """End processes of a namespace: SIGTERM, after `grace_s` seconds SIGKILL, and wait.
 
     A pid that meanwhile belongs to a process elsewhere is left alone. Raises StepError
     `process-stuck` for a process that is still there `deadline_s` after SIGKILL.
     """
-    wanted = os.fstat(netns)
+    wanted = _identity(netns)
     fds: dict[int, int] = {}
     try:
         for pid in pids:
@@ -82,6 +86,10 @@ def _await_end(fds: dict[int, int], seconds: float) -> None:
 
 def _pids() -> Iterable[int]:
     return (int(name) for name in os.listdir("/proc") if name.isdigit())
+
+
+def _identity(netns: Place) -> os.stat_result:
+    return os.fstat(netns) if isinstance(netns, int) else netns
 
 
 def _is_in(pid: int, wanted: os.stat_result) -> bool:

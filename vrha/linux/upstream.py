@@ -1,7 +1,7 @@
 """Whether the upstream gateways answer on the uplink bridge of this node.
 
 The question goes out from the bridge device itself, since the replacement that is being tested
-is muted.
+is muted. So the answer is the node's, and holds for all that are tested at about the same time.
 """
 
 from __future__ import annotations
@@ -21,6 +21,24 @@ from vrha.model.state import Upstream
 TRIES = 3
 TRY_S = 0.1
 """Seconds that each try waits."""
+FRESH_S = 0.5
+"""For how many seconds an answer holds for others. Closing a packet socket is an RCU wait, and
+until then it hears all that is asked: hundreds of instances built at once must not all have one."""
+
+
+class Answered:
+    """Which gateways have answered lately."""
+
+    def __init__(self) -> None:
+        self._at: dict[tuple[str, tuple[Address, ...]], float] = {}
+
+    def note(self, bridge: str, gateways: Sequence[Address]) -> None:
+        """All of them have answered just now."""
+        self._at[bridge, tuple(gateways)] = time.monotonic()
+
+    def lately(self, bridge: str, gateways: Sequence[Address]) -> bool:
+        """Whether all of them have."""
+        return time.monotonic() - self._at.get((bridge, tuple(gateways)), -FRESH_S) < FRESH_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +50,14 @@ class _Question:
 class UpstreamProbe:
     """Questions that are under way to all gateways; `start` asks, `finish` waits for answers."""
 
-    def __init__(self, bridge: str, mac: bytes, gateways: Sequence[Address]) -> None:
+    def __init__(
+        self, bridge: str, mac: bytes, gateways: Sequence[Address], answered: Answered
+    ) -> None:
         self._bridge = bridge
-        self._open = [_question(mac, gateway) for gateway in gateways]
+        self._gateways = tuple(gateways)
+        self._answers = answered
+        self._known = answered.lately(bridge, gateways)
+        self._open = [] if self._known else [_question(mac, gateway) for gateway in gateways]
         self._sockets: list[socket.socket] = []
         self._failed = False
 
@@ -54,6 +77,8 @@ class UpstreamProbe:
 
     def finish(self, closer: SlowCloser) -> Upstream:
         """Wait until all gateways have answered, asking again up to three times in 300 ms."""
+        if self._known:
+            return Upstream.REACHABLE
         if not self._open:
             return Upstream.NONE
         try:
@@ -63,6 +88,7 @@ class UpstreamProbe:
                 if attempt:
                     self._ask()
                 if self._answered(time.monotonic() + TRY_S):
+                    self._answers.note(self._bridge, self._gateways)
                     return Upstream.REACHABLE
             return Upstream.UNREACHABLE
         except OSError:
