@@ -41,11 +41,16 @@ class Site:
 
     def __init__(self) -> None:
         self.came: list[bytes] = []
-        self.working: set[bytes] = set()
+        self._working: list[bytes] = []
         self.done: list[bytes] = []
-        self.most = 0
         self._gates: dict[bytes, threading.Event] = {}
         self._lock = threading.Lock()
+
+    @property
+    def working(self) -> set[bytes]:
+        """What is worked on, be it twice."""
+        with self._lock:
+            return set(self._working)
 
     def __call__(self, body: bytes, _headers: Headers) -> Callable[[], None]:
         self.came.append(body)
@@ -53,8 +58,7 @@ class Site:
 
     def _work(self, body: bytes) -> None:
         with self._lock:
-            self.working.add(body)
-            self.most = max(self.most, len(self.working))
+            self._working.append(body)
         try:
             assert self._gate(body).wait(SECONDS)
             if body == b"bad":
@@ -63,7 +67,7 @@ class Site:
                 raise RuntimeError("a bug")
         finally:
             with self._lock:
-                self.working.remove(body)
+                self._working.remove(body)
                 self.done.append(body)
 
     def _gate(self, body: bytes) -> threading.Event:
