@@ -55,6 +55,7 @@ def prepare(state: Path, spec: InstanceSpec) -> Prepared:
         (files.conf_name, files.conf),
         (files.hosts_name, files.hosts),
         (files.addn_hosts_name, files.addn_hosts),
+        (files.offers_name, "no-ping\n"),
     ):
         (folder / name).write_text(text)
     with rtnetlink.open_route() as route:
