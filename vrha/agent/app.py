@@ -12,12 +12,14 @@ import os
 import threading
 import time
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import vrha
 from vrha import codec
 from vrha.agent.epochs import Epochs
 from vrha.agent.executor import CAPABILITIES, Executor, Hands
+from vrha.agent.mirror import Mirrors
 from vrha.agent.moves import Moves
 from vrha.agent.warm import warm_up
 from vrha.bus import topology
@@ -25,7 +27,7 @@ from vrha.bus.consumer import Consumer, Headers
 from vrha.bus.publisher import Publisher
 from vrha.config.lock import sole_user
 from vrha.config.settings import AgentSettings
-from vrha.core.choice import MOVE
+from vrha.core.choice import MOVE, STANDBY
 from vrha.errors import InputError, UnreachableError, VrhaError
 from vrha.linux.node import NodeKernel
 from vrha.model.messages import Command, Inventory, Message
@@ -63,14 +65,19 @@ class Agent:
         self._kernel_lock = threading.Lock()
         self._identity = Identity.new(self._node)
         self._server: PeerServer | None = None
+        self._look = threading.Event()
+        self._mirrors: Mirrors | None = None
         moves = None
         if settings.sync_listen:
             self._server = PeerServer(settings.sync_listen, self._identity)
             self._held.callback(self._server.close)
             moves = Moves(self._kernel, self._identity, self._server)
             self._held.callback(moves.close)
-        self._executor = Executor(self._node, Hands(self._kernel, moves), self._epochs)
-        self._look = threading.Event()
+            at = self._kernel.instances
+            self._mirrors = Mirrors(at, self._identity, self._server, self._look.set)
+            self._held.callback(self._mirrors.close)
+        hands = Hands(self._kernel, moves, self._mirrors)
+        self._executor = Executor(self._node, hands, self._epochs)
         self._stop = threading.Event()
         urls = settings.bus.broker_urls()
         self._reports = Publisher(urls)
@@ -141,15 +148,28 @@ class Agent:
 
     def _look_after(self) -> tuple[ObservedInstance, ...]:
         """What is there; a dnsmasq that died is started again, nobody else would."""
-        found = self._kernel.observe()
-        orphaned = [i.ref for i in found if i.activity is Activity.ACTIVE and not i.dnsmasq_alive]
+        found = self._found()
+        orphaned = [
+            i.ref
+            for i in found
+            if (i.activity is Activity.ACTIVE or i.follows) and not i.dnsmasq_alive
+        ]
         for ref in orphaned:
             log.warning("%s has lost its dnsmasq", ref)
             try:
                 self._kernel.revive(ref)
             except VrhaError as error:
                 log.error("dnsmasq of %s does not start again: %s", ref, error)
-        return self._kernel.observe() if orphaned else found
+        return self._found() if orphaned else found
+
+    def _found(self) -> tuple[ObservedInstance, ...]:
+        """All instances, and which of them follow others."""
+        follows = self._mirrors.follows() if self._mirrors else {}
+        nobody = (None, 0)
+        return tuple(
+            replace(i, follows=follows.get(i.ref, nobody)[0], entries=follows.get(i.ref, nobody)[1])
+            for i in self._kernel.observe()
+        )
 
     def _publish_inventory(self) -> bool:
         """Look at the kernel and say what is there; False when that did not get through."""
@@ -161,7 +181,7 @@ class Agent:
                 node=self._node,
                 agent=self._life,
                 version=vrha.__version__,
-                capabilities=(*CAPABILITIES, MOVE) if self._server else CAPABILITIES,
+                capabilities=(*CAPABILITIES, MOVE, STANDBY) if self._server else CAPABILITIES,
                 instances=instances,
                 highest_epochs=epochs,
                 sync_address=self._server.address if self._server else "",

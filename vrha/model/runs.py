@@ -17,6 +17,8 @@ class RunKind(StrEnum):
     RESTART = "restart"
     MOVE = "move"
     DELETE = "delete"
+    STANDBY = "standby"
+    """A warm instance on another node is built, brought up to date, changed or removed."""
 
 
 class Strategy(StrEnum):

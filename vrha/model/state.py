@@ -56,6 +56,11 @@ class ObservedInstance:
     epoch: int
     activity: Activity
     dnsmasq_alive: bool
+    follows: InstanceRef | None = None
+    """The serving instance on another node whose connections this one, a standby, has; None:
+    it follows none, or has not caught up yet."""
+    entries: int = 0
+    """Connections that a standby has taken over so far and not dropped again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,11 @@ class RouterState:
     """What the active instance was built from, or last configured to."""
     failed: str = ""
     """Why the router is not served although it is wanted; empty when it is."""
+    standby: InstanceRef | None = None
+    """The muted instance that stands by on `standby_node`."""
+    standby_node: str = ""
+    standby_spec: InstanceSpec | None = None
+    """What the standby was built from, or last configured to."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ class Build:
     spec: InstanceSpec
     leases_from: InstanceRef | None = None
     """An instance whose DHCP leases are carried over, when it lives on the same node."""
+    permitted: bool = True
+    """A watcher, where there is one, permits it to speak; not so a standby."""
     kind: Literal["build"] = "build"
 
 
@@ -58,6 +60,8 @@ class Offer:
     old: InstanceRef
     new: InstanceRef
     peer: Peer
+    standby: bool = False
+    """Only tell `new` what `old` learns, for as long as both exist; nothing is handed over."""
     kind: Literal["offer"] = "offer"
 
 
@@ -72,6 +76,8 @@ class Sync:
     old: InstanceRef
     new: InstanceRef
     peer: Peer | None = None
+    standby: bool = False
+    """`new` is a standby of `old`: it stays muted, and tells nothing."""
     kind: Literal["sync"] = "sync"
 
 

@@ -14,7 +14,7 @@ def wanted_rights(states: Iterable[RouterState], open_runs: Iterable[Run]) -> Ma
     """Instance to node: those that serve, and those that an open run builds beside them.
 
     What a run is about to replace keeps its right until the run has ended: a relay, or the way
-    back. The steps of the run see to it that only one of them shows itself.
+    back. The steps of the run see to it that only one of them shows itself. A standby has none.
     """
     wanted = {
         instance_key(state.active): state.node
@@ -23,6 +23,6 @@ def wanted_rights(states: Iterable[RouterState], open_runs: Iterable[Run]) -> Ma
     }
     for run in open_runs:
         for record in run.steps:
-            if isinstance(record.step, Build):
+            if isinstance(record.step, Build) and record.step.permitted:
                 wanted[instance_key(record.step.spec.ref)] = record.step.node
     return wanted
