@@ -20,7 +20,7 @@ from vrha.model.rollouts import (
     StopReason,
 )
 from vrha.model.runs import AS_CONFIGURED, RestartOptions, RunKind, RunStatus, StepStatus, Strategy
-from vrha.model.spec import Desired
+from vrha.model.spec import Desired, Policy
 from vrha.model.views import (
     ApplyResult,
     Change,
@@ -180,6 +180,10 @@ class FakeService:
         self.state = desired
         self.open["r7"] = restart_of("web", None, "r7")
         return ApplyResult(len(self.applied), changes, ("r7",))
+
+    def set_policy(self, router: str, policy: Policy) -> ApplyResult:
+        self.calls.append(("set_policy", router, policy))
+        return ApplyResult(2, (Change(ChangeKind.CHANGE, "router", router, ("policy",)),), ())
 
     def plan_restart(self, network: str, options: RestartOptions = AS_CONFIGURED) -> RunView:
         self._known(network)

@@ -31,7 +31,8 @@ from vrha.core.choice import MOVE, STANDBY
 from vrha.errors import InputError, UnreachableError, VrhaError
 from vrha.linux.node import NodeKernel
 from vrha.model.messages import Command, Inventory, Message
-from vrha.model.state import Activity, ObservedInstance
+from vrha.model.spec import InstanceRef
+from vrha.model.state import Activity, Following, ObservedInstance
 from vrha.peer import Identity, PeerServer
 
 log = logging.getLogger(__name__)
@@ -164,12 +165,16 @@ class Agent:
 
     def _found(self) -> tuple[ObservedInstance, ...]:
         """All instances, and which of them follow others."""
+        found = self._kernel.observe()
         follows = self._mirrors.follows() if self._mirrors else {}
-        nobody = (None, 0)
-        return tuple(
-            replace(i, follows=follows.get(i.ref, nobody)[0], entries=follows.get(i.ref, nobody)[1])
-            for i in self._kernel.observe()
-        )
+        if not follows:
+            return found
+        return tuple(replace(i, follows=self._cost(follows.get(i.ref), i.ref)) for i in found)
+
+    def _cost(self, following: Following | None, ref: InstanceRef) -> Following | None:
+        if following is None:
+            return None
+        return replace(following, memory_kib=self._kernel.instances.memory_kib(ref))
 
     def _publish_inventory(self) -> bool:
         """Look at the kernel and say what is there; False when that did not get through."""

@@ -136,6 +136,8 @@ def _mute(hands: Hands, step: Step) -> Done:
 
 def _unmute(hands: Hands, step: Step) -> Done:
     assert isinstance(step, Unmute)
+    if hands.mirrors is not None:
+        hands.mirrors.take_over(step.instance)
     if hands.moves is not None:
         hands.moves.take_back(step.instance)
     else:

@@ -27,6 +27,7 @@ from vrha.linux.instances import Instances
 from vrha.linux.neighbours import Neighbour
 from vrha.model.evidence import Carried, Evidence
 from vrha.model.spec import InstanceRef
+from vrha.model.state import Following
 from vrha.model.steps import Offer, Sync
 from vrha.peer import Expectation, Identity, PeerLink, PeerServer, dial
 
@@ -76,13 +77,15 @@ class Mirrors:
             if flow is not None:
                 flow.close()
 
-    def follows(self) -> Mapping[InstanceRef, tuple[InstanceRef, int]]:
-        """The standbys that have all that there is: whom they follow, and how many entries."""
-        return {
-            ref: (one.old, one.entries)
-            for ref, one in list(self._followers.items())
-            if not one.ended
-        }
+    def take_over(self, ref: InstanceRef) -> None:
+        """The standby is about to serve: what flows into it would be older than what it sees."""
+        follower = self._followers.pop(ref, None)
+        if follower is not None:
+            follower.close()
+
+    def follows(self) -> Mapping[InstanceRef, Following]:
+        """The standbys that have all that there is."""
+        return {ref: one.following() for ref, one in list(self._followers.items()) if not one.ended}
 
     def offer(self, step: Offer) -> tuple[Timings, Evidence]:
         """Wait in the background for the agent of the standby, then tell it everything.
@@ -239,17 +242,22 @@ class _Follower:
         self._link = link
         self._changed = changed
         self._closing = False
+        self._copied = 0
+        self._since = time.monotonic()
         self.ended = False
         with at.inside(step.new):
             sysctls.apply(sysctls.CONNTRACK)
             self._target = Target()
         self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
 
-    @property
-    def entries(self) -> int:
-        return self._target.held
+    def following(self) -> Following:
+        target = self._target
+        passed = time.monotonic() - self._since
+        return Following(self.old, target.held, target.carried().sent - self._copied, passed)
 
     def start(self) -> None:
+        self._since = time.monotonic()
+        self._copied = self._target.carried().sent
         self._thread.start()
 
     def close(self) -> None:

@@ -49,6 +49,21 @@ class SelfTest:
 
 
 @dataclass(frozen=True, slots=True)
+class Following:
+    """A standby knows all that the serving instance `old` on another node knows, and what it costs.
+
+    `connections` that it has now; `changes` it was told in `seconds` since it caught up;
+    `memory_kib` of its processes.
+    """
+
+    old: InstanceRef
+    connections: int
+    changes: int
+    seconds: float
+    memory_kib: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ObservedInstance:
     """One instance as found on a node."""
 
@@ -56,11 +71,8 @@ class ObservedInstance:
     epoch: int
     activity: Activity
     dnsmasq_alive: bool
-    follows: InstanceRef | None = None
-    """The serving instance on another node whose connections this one, a standby, has; None:
-    it follows none, or has not caught up yet."""
-    entries: int = 0
-    """Connections that a standby has taken over so far and not dropped again."""
+    follows: Following | None = None
+    """A standby: whose connections it has. None: it follows nobody, or has not caught up yet."""
 
 
 @dataclass(frozen=True, slots=True)

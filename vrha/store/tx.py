@@ -17,7 +17,7 @@ from vrha.errors import NotFoundError, RefusedError
 from vrha.model.evidence import Evidence
 from vrha.model.messages import Inventory
 from vrha.model.ownership import Electorate
-from vrha.model.runs import Run, StepRecord
+from vrha.model.runs import Run, RunKind, StepRecord
 from vrha.model.spec import Desired
 from vrha.model.state import NodeState, RouterState
 from vrha.model.views import Event
@@ -232,6 +232,13 @@ class Tx:
         table = schema.runs
         query = select(table.c.router, table.c.id).where(table.c.terminal.is_(False))
         return {row.router: row.id for row in self._db.execute(query)}
+
+    def busy(self) -> Mapping[str, str]:
+        """As `open_run_ids`, without those of standbys: they give way to any other."""
+        table = schema.runs
+        found = self._db.execute(select(table).where(table.c.terminal.is_(False)))
+        runs = (codec.decode(Run, row.body) for row in found)
+        return {run.router: run.id for run in runs if run.kind is not RunKind.STANDBY}
 
     def open_builds(self) -> frozenset[tuple[str, str]]:
         """Routers with an open run that builds an instance, and the node on which it does."""
