@@ -151,6 +151,7 @@ class FakeService:
         self.unplaced = 0
         self.error: Exception | None = None
         self.applied: list[Desired] = []
+        self.policies: dict[str, Policy] = {}
         self.moved: list[tuple[str, RestartOptions]] = []
         self.started: list[tuple[str, Strategy | None]] = []
         self.threads: set[str] = set()
@@ -182,7 +183,8 @@ class FakeService:
         return ApplyResult(len(self.applied), changes, ("r7",))
 
     def set_policy(self, router: str, policy: Policy) -> ApplyResult:
-        self.calls.append(("set_policy", router, policy))
+        self._called()
+        self.policies[router] = policy
         return ApplyResult(2, (Change(ChangeKind.CHANGE, "router", router, ("policy",)),), ())
 
     def plan_restart(self, network: str, options: RestartOptions = AS_CONFIGURED) -> RunView:

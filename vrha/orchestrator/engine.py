@@ -108,6 +108,7 @@ class Engine:
         them look silent.
         """
         self._resumed_at = time.time()
+        self.standbys.idle = False
         with self._store.transaction() as tx:
             tx.forget_expiring()
             tx.not_seen_after(self._resumed_at)
@@ -138,9 +139,10 @@ class Engine:
         return self.standbys.look(tx, self.start)
 
     def _advance_standbys(self) -> None:
-        if self._look_at_standbys.is_set():
+        if self._look_at_standbys.is_set() and not self.standbys.idle:
             self._look_at_standbys.clear()
             with self._store.transaction() as tx:
+                self.standbys.idle = True
                 started = self.look_at_standbys(tx)
             if started:
                 self._outbox_filled()

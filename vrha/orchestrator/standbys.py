@@ -62,6 +62,8 @@ class Standbys:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         """`clock` counts seconds."""
+        self.idle = False
+        """No router had or wanted one, and none has been asked for since."""
         self._clock = clock
         self._lock = threading.Lock()
         self._pauses: dict[str, _Pause] = {}
@@ -83,6 +85,7 @@ class Standbys:
         ]
         if not states:
             return ()
+        self.idle = False
         busy = tx.open_run_ids()
         zone = _zone(tx, desired)
         started = []
