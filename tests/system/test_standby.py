@@ -26,11 +26,10 @@ pytestmark = [pytest.mark.root, pytest.mark.system]
 
 @pytest.fixture(scope="module")
 def made() -> Iterator[Zone]:
-    limits = {"check_in_s": 5.0, "step_s": 8.0, "sync_s": 8.0}
     with tempfile.TemporaryDirectory(prefix="vrha-test-") as folder:
         places = Places(Path(folder))
         name = f"test-standby-{os.getpid()}"
-        with zone(scenario(), name, limits, places.env) as made, made.responding():
+        with zone(scenario(), name, env=places.env) as made, made.responding():
             yield made
 
 

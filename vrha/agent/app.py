@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import resource
 import threading
 import time
 import uuid
@@ -40,6 +41,9 @@ log = logging.getLogger(__name__)
 RETRY_S = 0.5
 """Pause after an inventory that did not get through."""
 
+FILES = 65_536
+"""Descriptors at most: a standby takes two, and one that is told of here five."""
+
 REPORT_FOR_S = 60.0
 """How long a report is offered to a broker that is away; then the command is taken again."""
 
@@ -53,6 +57,7 @@ class Agent:
         Raises RefusedError (`already-running`) when another agent works on the state folder.
         """
         warm_up()
+        _allow_files()
         self._node = settings.node
         self._inventory_s = settings.inventory_s
         self._life = f"{Path('/proc/sys/kernel/random/boot_id').read_text()[:8]}-{uuid.uuid4().hex}"
@@ -202,3 +207,11 @@ class Agent:
             log.warning("inventory not delivered: %s", error)
             return False
         return True
+
+
+def _allow_files() -> None:
+    """As many descriptors as the machine lets this process have: 1024 are soon used up."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

@@ -22,7 +22,8 @@ from vrha.core.standby import Need, Seen, is_in_sync, is_wanted, need, place_sta
 from vrha.core.steps import node_of
 from vrha.model.runs import Run, RunKind, RunStatus
 from vrha.model.spec import Desired, InstanceRef, InstanceSpec, Router
-from vrha.model.state import NodeState, RouterState
+from vrha.model.state import Activity, NodeState, ObservedInstance, RouterState
+from vrha.model.steps import Build
 from vrha.model.views import StandbyView
 from vrha.orchestrator import reconcile
 from vrha.store import Tx
@@ -73,6 +74,8 @@ class Standbys:
         self._open: dict[str, tuple[str, ...]] = {}
         """Nodes that take part in the runs that were started here."""
         self._unplaced: dict[str, str] = {}
+        self._new: set[str] = set()
+        """Routers whose standby was just built, and cannot follow anybody yet."""
 
     def look(self, tx: Tx, start: Start) -> tuple[Run, ...]:
         """Start the runs that are needed now; those that were started."""
@@ -88,6 +91,9 @@ class Standbys:
         self.idle = False
         busy = tx.open_run_ids()
         zone = _zone(tx, desired)
+        if not any(candidate.heard for candidate in zone.candidates):
+            # Rather this orchestrator is cut off, or has stood still, than all nodes at once.
+            return ()
         started = []
         with self._lock:
             self._open = {name: nodes for name, nodes in self._open.items() if name in busy}
@@ -112,8 +118,11 @@ class Standbys:
         with self._lock:
             self._open.pop(run.router, None)
             self._touched[run.router] = time.time()
+            self._new.discard(run.router)
             if run.status is RunStatus.DONE:
                 self._pauses.pop(run.router, None)
+                if any(isinstance(record.step, Build) for record in run.steps):
+                    self._new.add(run.router)
                 return
             failures = self._pauses.get(run.router, _Pause(0, 0.0)).failures + 1
             pause = min(FIRST_PAUSE_S * 2 ** (failures - 1), LONGEST_PAUSE_S)
@@ -138,6 +147,7 @@ class Standbys:
         seen = self._seen(zone, brief)
         mark = (version, brief.epoch)
         if self._in_order.get(brief.router) == mark and _is_in_order(brief, seen):
+            self._unplaced.pop(brief.router, None)
             return None
         state = zone.tx.router_state(brief.router)
         assert state is not None
@@ -147,6 +157,7 @@ class Standbys:
         if what is Need.NOTHING:
             if router is not None and is_wanted(router):
                 self._in_order[brief.router] = mark
+            self._unplaced.pop(brief.router, None)
             return None
         self._in_order.pop(brief.router, None)
         if what is Need.BUILD:
@@ -181,6 +192,9 @@ class Standbys:
     def _seen(self, zone: _Zone, state: RouterState) -> Seen:
         candidate = next((c for c in zone.candidates if c.node.name == state.standby_node), None)
         usable = candidate is not None and candidate.heard and not candidate.draining
+        if state.standby is not None and state.router in self._new:
+            new = ObservedInstance(state.standby, state.epoch, Activity.MUTED, dnsmasq_alive=True)
+            return Seen(usable, (new,))
         node = zone.nodes.get(state.standby_node)
         since = self._touched.get(state.router)
         fresh = node is not None and (since is None or node.seen_at > since + _SETTLED_S)
@@ -191,7 +205,9 @@ def _is_in_order(state: RouterState, seen: Seen) -> bool:
     """Whether nothing has changed in the inventory of a standby that was as wanted."""
     if state.standby is None or not seen.usable:
         return False
-    return seen.found is None or is_in_sync(state, seen.instance(state))
+    there = seen.instance(state)
+    complete = there is not None and there.activity is Activity.MUTED
+    return seen.found is None or (complete and is_in_sync(state, there))
 
 
 def _zone(tx: Tx, desired: Desired) -> _Zone:
