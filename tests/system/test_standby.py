@@ -192,3 +192,17 @@ def test_one_that_has_lost_a_port_is_built_again(standing: Zone) -> None:
     await_in_sync(standing)
     kinds = [run.kind for run in standing.client.runs(limit=20)]
     assert RunKind.STANDBY in kinds
+
+
+def test_a_watcher_permits_it_nothing() -> None:
+    """Not even at the time of its build, and it is no less complete for that."""
+    with zone(scenario(), f"test-standby-w-{os.getpid()}", watched=True) as made:
+        made.client.set_policy("r1", Policy.STANDBY)
+        await_in_sync(made)
+        granted = {
+            node: made.lab.run(node, ["nft", "list", "set", "bridge", "vrha", "granted"])
+            for node in made.lab.nodes
+        }
+        assert host_port_prefix(made.ref("r1")) in granted[made.router("r1").node]
+        prefix = host_port_prefix(standby_ref(made))
+        assert not [node for node, ports in granted.items() if prefix in ports]
