@@ -9,7 +9,7 @@ from vrha.model.evidence import Measurement
 from vrha.model.pauses import Pause, PauseTarget
 from vrha.model.rollouts import RolloutBrief, RolloutPlan, RolloutRequest, RolloutView
 from vrha.model.runs import AS_CONFIGURED, RestartOptions
-from vrha.model.spec import Desired
+from vrha.model.spec import Desired, Policy
 from vrha.model.views import (
     ApplyResult,
     Change,
@@ -37,6 +37,12 @@ class Service(Protocol):
         """Make `desired` the desired state and start the runs that carry it out.
 
         Raises RefusedError (`run-in-progress`) when a router to be changed has an open run.
+        """
+
+    def set_policy(self, router: str, policy: Policy) -> ApplyResult:
+        """Change this one field of the desired state; as `apply`.
+
+        Raises NotFoundError (`no-such-router`).
         """
 
     def plan_restart(self, network: str, options: RestartOptions = AS_CONFIGURED) -> RunView:

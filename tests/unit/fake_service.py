@@ -21,7 +21,7 @@ from vrha.model.rollouts import (
     StopReason,
 )
 from vrha.model.runs import AS_CONFIGURED, RestartOptions, RunKind, RunStatus, StepStatus, Strategy
-from vrha.model.spec import Desired
+from vrha.model.spec import Desired, Policy
 from vrha.model.views import (
     ApplyResult,
     BrakeView,
@@ -159,6 +159,7 @@ class FakeService:
         self.unplaced = 0
         self.error: Exception | None = None
         self.applied: list[Desired] = []
+        self.policies: dict[str, Policy] = {}
         self.moved: list[tuple[str, RestartOptions]] = []
         self.started: list[tuple[str, Strategy | None]] = []
         self.threads: set[str] = set()
@@ -188,6 +189,11 @@ class FakeService:
         self.state = desired
         self.open["r7"] = restart_of("web", None, "r7")
         return ApplyResult(len(self.applied), changes, ("r7",))
+
+    def set_policy(self, router: str, policy: Policy) -> ApplyResult:
+        self._called()
+        self.policies[router] = policy
+        return ApplyResult(2, (Change(ChangeKind.CHANGE, "router", router, ("policy",)),), ())
 
     def plan_restart(self, network: str, options: RestartOptions = AS_CONFIGURED) -> RunView:
         self._known(network)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import resource
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from vrha.agent.executor import CAPABILITIES, Executor, Hands
 from vrha.agent.herald import Herald
 from vrha.agent.leases import LeaseTeller
 from vrha.agent.lookout import Lookout
+from vrha.agent.mirror import Mirrors
 from vrha.agent.moves import Moves
 from vrha.agent.reports import Reports
 from vrha.agent.turns import Turn, Turns
@@ -32,12 +35,13 @@ from vrha.bus.consumer import Consumer, Headers
 from vrha.bus.publisher import Publisher
 from vrha.config.lock import sole_user
 from vrha.config.settings import AgentSettings
-from vrha.core.choice import MOVE
+from vrha.core.choice import MOVE, STANDBY
 from vrha.core.leases import cleaned
 from vrha.errors import InputError, VrhaError
 from vrha.linux.node import NodeKernel
 from vrha.model.messages import Command, Inventory, Leases, Message, PutLeases
-from vrha.model.state import Activity, ObservedInstance
+from vrha.model.spec import InstanceRef
+from vrha.model.state import Activity, Following, ObservedInstance
 from vrha.peer import Identity, PeerServer
 
 log = logging.getLogger(__name__)
@@ -51,6 +55,9 @@ REST = 4
 REPORT_CONNECTIONS = 4
 """Enough for reports to come faster than instances are built."""
 
+FILES = 65_536
+"""Descriptors at most: a standby takes two, and one that is told of here five."""
+
 
 class Agent:
     """One agent. `run` returns when `stop` is set."""
@@ -61,6 +68,7 @@ class Agent:
         Raises RefusedError (`already-running`) when another agent works on the state folder.
         """
         warm_up()
+        _allow_files()
         self._node = settings.node
         self._inventory_s = settings.inventory_s
         self._life = f"{Path('/proc/sys/kernel/random/boot_id').read_text()[:8]}-{uuid.uuid4().hex}"
@@ -74,15 +82,19 @@ class Agent:
         self._turns = Turns(lambda: self._stop.is_set())
         self._identity = Identity.new(self._node)
         self._server: PeerServer | None = None
+        self._look = threading.Event()
+        self._mirrors: Mirrors | None = None
         moves = None
         if settings.sync_listen:
             self._server = PeerServer(settings.sync_listen, self._identity)
             self._held.callback(self._server.close)
             moves = Moves(self._kernel, self._identity, self._server)
             self._held.callback(moves.close)
-        self._look = threading.Event()
+            at = self._kernel.instances
+            self._mirrors = Mirrors(at, self._identity, self._server, self._look.set)
+            self._held.callback(self._mirrors.close)
         self._herald = Herald(self._kernel.instances)
-        hands = Hands(self._kernel, moves, self._herald)
+        hands = Hands(self._kernel, moves, self._mirrors, self._herald)
         self._executor = Executor(self._node, hands, self._epochs)
         self._governed = settings.governed
         self._lookout = Lookout(self._kernel.instances, self._look.set)
@@ -201,8 +213,12 @@ class Agent:
 
     def _look_after(self) -> tuple[ObservedInstance, ...]:
         """What is there; a dnsmasq that died is started again, nobody else would."""
-        found = self._observe()
-        orphaned = [i.ref for i in found if i.activity is Activity.ACTIVE and not i.dnsmasq_alive]
+        found = self._found()
+        orphaned = [
+            i.ref
+            for i in found
+            if (i.activity is Activity.ACTIVE or i.follows) and not i.dnsmasq_alive
+        ]
         for ref in orphaned:
             log.warning("%s has lost its dnsmasq", ref)
             try:
@@ -210,11 +226,21 @@ class Agent:
                     self._kernel.revive(ref)
             except VrhaError as error:
                 log.error("dnsmasq of %s does not start again: %s", ref, error)
-        return self._observe() if orphaned else found
+        return self._found() if orphaned else found
 
-    def _observe(self) -> tuple[ObservedInstance, ...]:
+    def _found(self) -> tuple[ObservedInstance, ...]:
+        """All instances, and which of them follow others."""
         with self._turns.looking():
-            return self._kernel.observe()
+            found = self._kernel.observe()
+        follows = self._mirrors.follows() if self._mirrors else {}
+        if not follows:
+            return found
+        return tuple(replace(i, follows=self._cost(follows.get(i.ref), i.ref)) for i in found)
+
+    def _cost(self, following: Following | None, ref: InstanceRef) -> Following | None:
+        if following is None:
+            return None
+        return replace(following, memory_kib=self._kernel.instances.memory_kib(ref))
 
     def _publish_inventory(self) -> bool:
         """Look at the kernel and say what is there; False when that did not get through."""
@@ -224,7 +250,7 @@ class Agent:
                 node=self._node,
                 agent=self._life,
                 version=vrha.__version__,
-                capabilities=(*CAPABILITIES, MOVE) if self._server else CAPABILITIES,
+                capabilities=(*CAPABILITIES, MOVE, STANDBY) if self._server else CAPABILITIES,
                 instances=instances,
                 highest_epochs=self._epochs.all(),
                 sync_address=self._server.address if self._server else "",
@@ -236,3 +262,11 @@ class Agent:
             log.warning("inventory not delivered: %s", error)
             return False
         return True
+
+
+def _allow_files() -> None:
+    """As many descriptors as the machine lets this process have: 1024 are soon used up."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

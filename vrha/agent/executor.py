@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from vrha import failpoints
 from vrha.agent.epochs import Epochs
 from vrha.agent.herald import Herald
+from vrha.agent.mirror import Mirrors
 from vrha.agent.moves import Moves
 from vrha.errors import InputError, PreconditionError, StepError, VrhaError
 from vrha.linux.build import Timings
 from vrha.linux.node import NodeKernel
 from vrha.model.evidence import NO_EVIDENCE, Evidence
 from vrha.model.messages import CheckIn, Command, Message, Outcome, StepReport
+from vrha.model.spec import InstanceRef
 from vrha.model.steps import (
     Announce,
     AwaitCheckIn,
@@ -42,10 +44,11 @@ CAPABILITIES = ("serial", "parallel", "handover", "nftables", "iptables")
 
 @dataclass(frozen=True, slots=True)
 class Hands:
-    """What carries out steps; `moves` is None where routers do not come from other nodes."""
+    """What carries out steps; no `moves` and `mirrors` where agents do not reach each other."""
 
     kernel: NodeKernel
     moves: Moves | None = None
+    mirrors: Mirrors | None = None
     herald: Herald | None = None
 
     @property
@@ -56,6 +59,22 @@ class Hands:
                 "no-moves", "this agent takes part in no moves", "Set sync_listen in its settings."
             )
         return self.moves
+
+    @property
+    def mirroring(self) -> Mirrors:
+        """Raises PreconditionError `no-moves`."""
+        if self.mirrors is None:
+            raise PreconditionError(
+                "no-moves", "this agent keeps no standbys", "Set sync_listen in its settings."
+            )
+        return self.mirrors
+
+    def leave(self, ref: InstanceRef) -> None:
+        """Nothing flows between the instance and other nodes any more."""
+        if self.moves is not None:
+            self.moves.end(ref)
+        if self.mirrors is not None:
+            self.mirrors.end(ref)
 
 
 Done = tuple[Timings, Evidence]
@@ -75,6 +94,9 @@ def _build(hands: Hands, step: Step) -> Done:
 
 def _confirm(hands: Hands, step: Step) -> Done:
     assert isinstance(step, Confirm)
+    if hands.mirrors is not None:
+        # What still flows in would be older than what it sees itself from now on.
+        hands.mirrors.take_over(step.instance)
     hands.kernel.await_permission(step.instance)
     if hands.herald is None:
         raise PreconditionError("not-governed", "no watcher governs this node")
@@ -89,11 +111,15 @@ def _swap(hands: Hands, step: Step) -> Done:
 
 def _offer(hands: Hands, step: Step) -> Done:
     assert isinstance(step, Offer)
+    if step.standby:
+        return hands.mirroring.offer(step)
     return hands.moving.offer(step)
 
 
 def _sync(hands: Hands, step: Step) -> Done:
     assert isinstance(step, Sync)
+    if step.standby:
+        return hands.mirroring.sync(step)
     if step.peer is not None:
         return hands.moving.sync(step)
     return hands.kernel.handovers.sync(step.old, step.new)
@@ -127,6 +153,8 @@ def _mute(hands: Hands, step: Step) -> Done:
 
 def _unmute(hands: Hands, step: Step) -> Done:
     assert isinstance(step, Unmute)
+    if hands.mirrors is not None:
+        hands.mirrors.take_over(step.instance)
     if hands.moves is not None:
         hands.moves.take_back(step.instance)
     else:
@@ -149,8 +177,7 @@ def _configure(hands: Hands, step: Step) -> Done:
 
 def _destroy(hands: Hands, step: Step) -> Done:
     assert isinstance(step, Destroy)
-    if hands.moves is not None:
-        hands.moves.end(step.instance)
+    hands.leave(step.instance)
     return hands.kernel.destroy(step.instance), NO_EVIDENCE
 
 

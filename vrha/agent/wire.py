@@ -32,6 +32,8 @@ class Say(IntEnum):
     """From the old one, once."""
     COPIED = 12
     """All connections that there were have been sent."""
+    BEAT = 13
+    """To a standby, again and again: the serving instance's agent lives."""
     FLUSH = 20
     """Question of the new one: send what waits, then answer."""
     FLUSHED = 21

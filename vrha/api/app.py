@@ -28,7 +28,7 @@ from vrha.model.rollouts import (
     RolloutView,
 )
 from vrha.model.runs import RestartOptions, Strategy
-from vrha.model.spec import Desired
+from vrha.model.spec import Desired, Policy
 from vrha.model.views import (
     ApplyResult,
     Change,
@@ -80,6 +80,14 @@ class RestartRequest(BaseModel):
     @property
     def options(self) -> RestartOptions:
         return RestartOptions(self.strategy, self.node, self.hold, self.max_lost)
+
+
+class RouterChange(BaseModel):
+    """What is to be changed of a router."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    policy: Policy = Field(description="What makes it serve again when its node is lost.")
 
 
 class RolloutBody(BaseModel):
@@ -194,6 +202,11 @@ def _desired(service: Service) -> APIRouter:
     def apply(body: Body) -> ApplyResult:
         """Make the body the desired state and start the runs that carry it out."""
         return service.apply(decode(Desired, body, closed=True))
+
+    @router.patch("/routers/{name}")
+    def change_router(name: Name, change: RouterChange) -> ApplyResult:
+        """Change one router in the desired state, and start the runs that carry it out."""
+        return service.set_policy(name, change.policy)
 
     return router
 

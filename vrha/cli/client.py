@@ -25,7 +25,7 @@ from vrha.model.evidence import Measurement
 from vrha.model.pauses import Pause, PauseTarget
 from vrha.model.rollouts import RolloutBrief, RolloutPlan, RolloutRequest, RolloutView
 from vrha.model.runs import AS_CONFIGURED, RestartOptions
-from vrha.model.spec import Desired
+from vrha.model.spec import Desired, Policy
 from vrha.model.views import (
     ApplyResult,
     Change,
@@ -103,6 +103,11 @@ class Client:
 
     def apply(self, desired: Desired) -> ApplyResult:
         return self._read(ApplyResult, self._send("PUT", "/v1/desired", encode(desired)))
+
+    def set_policy(self, router: str, policy: Policy) -> ApplyResult:
+        path = f"/v1/routers/{quote(router, safe='')}"
+        body = json.dumps({"policy": policy.value}).encode()
+        return self._read(ApplyResult, self._send("PATCH", path, body))
 
     def plan_restart(self, network: str, options: RestartOptions = AS_CONFIGURED) -> RunView:
         return self._start("networks", network, "restart", options, dry_run=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from vrha.cli.measuring import MEASURE_WAITS, measure_options, measuring
+from vrha.cli.options import duration
 from vrha.cli.output import clean, output_options, record, show, table
 from vrha.cli.restarting import (
     handover_options,
@@ -17,13 +20,15 @@ from vrha.cli.restarting import (
     waiting_options,
 )
 from vrha.cli.settings import Settings
-from vrha.errors import NotFoundError
+from vrha.errors import DeadlineError, NotFoundError
+from vrha.model.spec import Policy
 
 if TYPE_CHECKING:
     from vrha.cli.client import Client
-    from vrha.model.views import RouterView, RunView
+    from vrha.model.views import RouterView, RunView, StandbyView
 
 _LAST_RUNS = 3
+_LOOK_S = 0.1
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -42,7 +47,7 @@ def list_routers(settings: Settings) -> None:
         settings,
         routers,
         lambda: table(
-            ("NAME", "STATUS", "INSTANCE", "NODE", "EPOCH", "NETWORKS", "RUN", "REASON"),
+            ("NAME", "STATUS", "INSTANCE", "NODE", "EPOCH", "NETWORKS", "STANDBY", "RUN", "REASON"),
             map(_row, routers),
         ),
     )
@@ -56,8 +61,55 @@ def show_router(settings: Settings, name: str) -> None:
     """Show one router."""
     client = settings.client()
     found = _find(client, name)
-    fields = ("name", "status", "reason", "instance", "node", "epoch", "networks", "run")
-    show(settings, found, lambda: record((field, getattr(found, field)) for field in fields))
+    show(settings, found, lambda: record(_fields(found)))
+
+
+@router.command("set")
+@click.argument("name")
+@click.option(
+    "--policy",
+    required=True,
+    type=click.Choice([policy.value for policy in Policy]),
+    help="What makes it serve again when its node is lost: resurrect builds a new instance"
+    " elsewhere, standby keeps one there that knows all connections.",
+)
+@click.option("--wait", is_flag=True, help="Wait until the standby is in sync, or gone.")
+@click.option("--timeout", type=duration, default="60s", show_default=True)
+@output_options
+@click.pass_obj
+def set_router(settings: Settings, name: str, policy: str, wait: bool, timeout: float) -> None:
+    """Change a router in the desired state.
+
+    The file that was applied last is not changed: `vrha apply` of it takes this back.
+    """
+    client = settings.client()
+    deadline = time.monotonic() + timeout
+    result = client.set_policy(name, Policy(policy))
+    if wait:
+        _await_standby(client, name, Policy(policy), deadline, timeout)
+    runs = f", runs {' '.join(result.runs)}" if result.runs else ""
+    what = f"desired state {result.version}: policy of {name} is {policy}{runs}"
+    show(settings, result, lambda: what)
+
+
+def _await_standby(
+    client: Client, name: str, policy: Policy, deadline: float, timeout: float
+) -> None:
+    """Raises DeadlineError (`standby-not-ready`)."""
+    while True:
+        standby = _find(client, name).standby
+        if policy is Policy.STANDBY and standby is not None and standby.in_sync:
+            return
+        if policy is Policy.RESURRECT and standby is None:
+            return
+        if time.monotonic() > deadline:
+            why = f": {standby.why}" if standby is not None and standby.why else ""
+            raise DeadlineError(
+                "standby-not-ready",
+                f"after {timeout:g} s the standby of {name} is not as it should be{why}",
+                f"`vrha router show {name}` and `vrha run list` tell more.",
+            )
+        time.sleep(_LOOK_S)
 
 
 @router.command()
@@ -112,7 +164,40 @@ def move(
 def _row(found: RouterView) -> tuple[object, ...]:
     networks = ",".join(found.networks)
     place = (found.instance, found.node, found.epoch)
-    return (found.name, found.status, *place, networks, found.run, found.reason)
+    return (found.name, found.status, *place, networks, _brief(found), found.run, found.reason)
+
+
+def _brief(found: RouterView) -> str:
+    standby = found.standby
+    if standby is None:
+        return ""
+    if not standby.instance:
+        return "none yet"
+    return f"{standby.node}" + ("" if standby.in_sync else " (not in sync)")
+
+
+def _fields(found: RouterView) -> Iterator[tuple[str, object]]:
+    for field in ("name", "status", "reason", "instance", "node", "epoch", "networks", "run"):
+        yield field, getattr(found, field)
+    yield "policy", found.policy
+    standby = found.standby
+    if standby is None:
+        yield "cost", "nothing until a node is lost; then a new instance is built"
+    elif not standby.instance:
+        yield "standby", f"none: {standby.why}" if standby.why else "none yet"
+    else:
+        known = "knows all connections" if standby.in_sync else "not in sync"
+        yield "standby", f"{standby.instance} on {standby.node}, {known}"
+        yield "cost", _cost(standby)
+
+
+def _cost(standby: StandbyView) -> str:
+    """What the standby takes, in words."""
+    words = f"one more instance on {standby.node}: a namespace and a dnsmasq"
+    if standby.memory_kib:
+        words += f" ({standby.memory_kib} KiB)"
+    words += f"; {standby.connections} connections held twice"
+    return f"{words}, {standby.changes_per_second:.1f} changes per second carried over"
 
 
 def _sentence(run: RunView) -> str:

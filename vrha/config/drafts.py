@@ -22,6 +22,7 @@ from vrha.model.spec import (
     Interface,
     Network,
     Node,
+    Policy,
     PortForward,
     Protocol,
     Route,
@@ -96,6 +97,7 @@ class RouterDraft:
     backend: Backend
     zone: str
     labels: dict[str, str]
+    policy: Policy
 
     def build(self) -> Router:
         assert self.name is not None
@@ -115,6 +117,7 @@ class RouterDraft:
             backend=self.backend,
             zone=self.zone,
             labels=self.labels,
+            policy=self.policy,
         )
 
 
@@ -265,6 +268,7 @@ def router(place: Place) -> RouterDraft | None:
         "backend",
         "zone",
         "labels",
+        "policy",
     )
     if fields is None:
         return None
@@ -283,6 +287,7 @@ def router(place: Place) -> RouterDraft | None:
         backend=optional(fields["backend"], lambda p: values.choice(p, Backend), Backend.NFTABLES),
         zone=optional(fields["zone"], values.name, ""),
         labels=values.labels(fields["labels"]),
+        policy=optional(fields["policy"], lambda p: values.choice(p, Policy), Policy.RESURRECT),
     )
 
 

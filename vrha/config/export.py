@@ -13,6 +13,7 @@ from vrha.model.spec import (
     Ingress,
     Network,
     Node,
+    Policy,
     PortForward,
     PortRange,
     Router,
@@ -102,6 +103,7 @@ def _router(r: Router) -> dict[str, Any]:
         backend=r.backend.value,
         zone=r.zone,
         labels=dict(r.labels),
+        policy=None if r.policy is Policy.RESURRECT else r.policy.value,
     )
 
 

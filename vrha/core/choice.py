@@ -14,6 +14,8 @@ HANDOVER = "handover"
 """Capability of an agent: handovers on its node."""
 MOVE = "move"
 """Capability of an agent: handovers to and from other nodes."""
+STANDBY = "standby"
+"""Capability of an agent: instances that follow those of other nodes."""
 
 
 @dataclass(frozen=True, slots=True)

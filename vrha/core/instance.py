@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 
-from vrha.model.spec import Desired, InstanceRef, InstanceSpec, PortSpec, Router
+from vrha.model.spec import Desired, InstanceRef, InstanceSpec, Policy, PortSpec, Router
 
 
 def mac_of(ref: InstanceRef, port: str) -> str:
@@ -59,11 +59,11 @@ def in_disguise(live: InstanceSpec, wanted: InstanceSpec) -> InstanceSpec:
 
 
 def _faceless(spec: InstanceSpec) -> InstanceSpec:
-    """The spec without the identity of its instance and without what only placement reads."""
+    """The spec without the identity of its instance and without what no node reads."""
     return replace(
         spec,
         ref=InstanceRef(spec.router.name, 0),
         epoch=0,
-        router=replace(spec.router, zone="", labels={}),
+        router=replace(spec.router, zone="", labels={}, policy=Policy.RESURRECT),
         ports=tuple(replace(port, mac="") for port in spec.ports),
     )

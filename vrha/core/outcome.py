@@ -34,12 +34,17 @@ def is_unsettled(state: RouterState) -> bool:
 
 def outcome_of(run: Run, state: RouterState) -> RouterState:
     """The router's state after the ended `run`."""
+    if run.kind is RunKind.STANDBY:
+        return _stood_by(run, state) if run.status is RunStatus.DONE else state
     if run.status is RunStatus.ROLLED_BACK:
         return _rolled_back(run, state)
     if run.kind is RunKind.DELETE:
-        gone = run.old == state.active
-        return replace(state, active=None, applied=None, node="", failed="") if gone else state
+        if run.old != state.active:
+            return state
+        return _alone(replace(state, active=None, applied=None, node="", failed=""))
     node, spec = next(made for r in run.steps if (made := _made(r.step)) is not None)
+    if run.new == state.standby:
+        state = _alone(state)
     return replace(state, active=run.new, applied=spec, node=node, failed="")
 
 
@@ -51,6 +56,22 @@ def _made(step: Step) -> tuple[str, InstanceSpec] | None:
         case TakeOver(node=node, spec=InstanceSpec() as spec):
             return node, spec
     return None
+
+
+def _stood_by(run: Run, state: RouterState) -> RouterState:
+    for record in run.steps:
+        if isinstance(record.step, Build | Configure):
+            step = record.step
+            return replace(
+                state, standby=step.spec.ref, standby_node=step.node, standby_spec=step.spec
+            )
+    removes = isinstance(run.steps[0].step, Destroy)
+    return _alone(state) if removes and run.new == state.standby else state
+
+
+def _alone(state: RouterState) -> RouterState:
+    """The state with nobody standing by."""
+    return replace(state, standby=None, standby_node="", standby_spec=None)
 
 
 def _rolled_back(run: Run, state: RouterState) -> RouterState:

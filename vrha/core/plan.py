@@ -78,15 +78,68 @@ def update(run_id: str, live: Live, spec: InstanceSpec) -> Run:
     return _run(run_id, RunKind.UPDATE, spec, steps, old=live.ref, new=live.ref)
 
 
-def delete(run_id: str, live: Live, epoch: int) -> Run:
-    """The instance goes and nothing takes its place."""
-    steps = (Mute(live.node, live.ref), Destroy(live.node, live.ref))
+def delete(run_id: str, live: Live, epoch: int, standby: Live | None = None) -> Run:
+    """The instance goes and nothing takes its place, nor does what stands by."""
+    steps: tuple[Step, ...] = (Mute(live.node, live.ref), Destroy(live.node, live.ref))
+    if standby is not None:
+        steps = (*steps, Destroy(standby.node, standby.ref))
     return _removal(run_id, live.ref, epoch, steps, point_of_no_return=1)
 
 
 def reap(run_id: str, node: str, instance: InstanceRef, epoch: int) -> Run:
     """An instance goes that nothing names. Never undone: it must not come back to life (I6)."""
     return _removal(run_id, instance, epoch, (Destroy(node, instance),), point_of_no_return=0)
+
+
+def standby(run_id: str, node: str, spec: InstanceSpec, replaced: Live | None = None) -> Run:
+    """A complete instance beside the serving one, muted; what stood by before it goes."""
+    steps: tuple[Step, ...] = (Build(node, spec, ready=True), AwaitCheckIn(spec.ref))
+    point = None
+    if replaced is not None:
+        point = len(steps)
+        steps = (*steps, Destroy(replaced.node, replaced.ref))
+    return _standby(run_id, spec.ref, spec.epoch, steps, point)
+
+
+def follow(run_id: str, live: Live, standby: Live, epoch: int, peers: tuple[Peer, Peer]) -> Run:
+    """The standby learns all that `live` knows, and goes on learning; `peers`: its agent, and
+    that of the standby."""
+    old, new = live.ref, standby.ref
+    steps = (
+        Offer(live.node, old, new, peers[1], standby=True),
+        Sync(standby.node, old, new, peers[0], standby=True),
+    )
+    return _standby(run_id, new, epoch, steps)
+
+
+def reconfigure(run_id: str, standby: Live, spec: InstanceSpec) -> Run:
+    """The standby becomes `spec` in place."""
+    return _standby(run_id, spec.ref, spec.epoch, (Configure(standby.node, spec, standby.spec),))
+
+
+def stand_down(run_id: str, standby: Live, epoch: int) -> Run:
+    """Nobody stands by any more."""
+    return _standby(run_id, standby.ref, epoch, (Destroy(standby.node, standby.ref),), 0)
+
+
+def _standby(
+    run_id: str,
+    instance: InstanceRef,
+    epoch: int,
+    steps: tuple[Step, ...],
+    point_of_no_return: int | None = None,
+) -> Run:
+    return Run(
+        id=run_id,
+        kind=RunKind.STANDBY,
+        router=instance.router,
+        epoch=epoch,
+        strategy=None,
+        status=RunStatus.RUNNING,
+        steps=tuple(StepRecord(seq, step) for seq, step in enumerate(steps)),
+        point_of_no_return=point_of_no_return,
+        new=instance,
+    )
 
 
 def _removal(

@@ -76,8 +76,8 @@ def _bare(spec: InstanceSpec) -> InstanceSpec:
 def describe(step: Step) -> str:
     """One line for people."""
     match step:
-        case Build(spec=spec):
-            return f"build {spec.ref}, muted"
+        case Build(spec=spec, ready=ready):
+            return f"build {spec.ref}, muted" + (", ready to speak" if ready else "")
         case TakeOver(instance=instance):
             return f"make {instance} the only one that may speak"
         case Confirm(instance=instance):
@@ -102,8 +102,8 @@ def describe(step: Step) -> str:
 
 def _describe_handover(step: Offer | Sync | Flip | Verify | Relay) -> str:
     match step:
-        case Offer(old=old, peer=peer):
-            return f"offer {old} to {peer.node}"
+        case Offer(old=old, peer=peer, standby=standby):
+            return f"tell {peer.node} of {old}" if standby else f"offer {old} to {peer.node}"
         case Sync(old=old, new=new):
             return f"carry connections and neighbours of {old} into {new}, and follow them"
         case Flip(old=old, new=new, hold=hold):

@@ -11,31 +11,44 @@ import socket
 import struct
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from typing import Final
 
 from vrha.errors import StepError
-from vrha.linux.ctwire import Change, Kind, change_of, is_ahead, is_sound, key_of, timeout_and_id
-from vrha.linux.netlink import NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL
+from vrha.linux.ctsocket import (
+    ANSWER_BUFFER,
+    DELETE,
+    DUMP_SIZE,
+    GET,
+    HEADER,
+    NEW,
+    NLM_F_REQUEST,
+    NLMSG_ERROR,
+    dumped,
+    messages_in,
+    open_socket,
+)
+from vrha.linux.ctwire import (
+    Change,
+    Kind,
+    change_of,
+    ends_within,
+    is_ahead,
+    is_sound,
+    key_of,
+    timeout_and_id,
+)
+from vrha.linux.netlink import NLM_F_CREATE, NLM_F_EXCL
 from vrha.model.evidence import Carried
 
-_NETLINK_NETFILTER: Final = 12
-_NEW, _GET, _DELETE = 0x100, 0x101, 0x102
 _GROUPS = 0b111
 """NFNLGRP_CONNTRACK_NEW, _UPDATE, _DESTROY."""
-_NLM_F_REQUEST, _NLMSG_ERROR, _NLMSG_DONE = 0x1, 2, 3
-_SOL_NETLINK, _NETLINK_CAP_ACK = 270, 10
-_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
-_HEADER = struct.Struct("=IHHII")
-_ANY_FAMILY = b"\0\0\0\0"
 
 _EVENT_BUFFER: Final = 64 << 20
 """Bytes; about 1 kB per waiting event."""
-_ANSWER_BUFFER: Final = 16 << 20
-_EVENT_SIZE, _DUMP_SIZE = 1 << 13, 1 << 16
+_EVENT_SIZE = 1 << 13
 _AT_ONCE, _ASKED_AT_ONCE = 500, 200
 _EVENTS_AT_MOST, _FLUSHED_AT_MOST = 50_000, 1_000_000
-_TIMEOUT_S: Final = 10.0
 _OWN_TRAFFIC_S: Final = 2.0
 """An entry that lives this much longer than was asked for has seen packets of its own."""
 
@@ -66,13 +79,12 @@ class Source:
 
     def __init__(self, receive_bytes: int = _EVENT_BUFFER) -> None:
         """Subscribe; from now on nothing is missed. Raises StepError `conntrack-socket`."""
-        self._events = _open(_GROUPS, receive_bytes)
+        self._events = open_socket(_GROUPS, receive_bytes)
         try:
-            self._dumps = _open(0, _ANSWER_BUFFER)
+            self._dumps = open_socket(0, ANSWER_BUFFER)
         except StepError:
             self._events.close()
             raise
-        self._dumps.settimeout(_TIMEOUT_S)
         self._own_ports: set[int] = set()
         self._given: set[bytes] = set()
         self._touched: set[bytes] | None = None
@@ -108,7 +120,7 @@ class Source:
         touched: set[bytes] = set()
         self._touched = touched
         try:
-            yield from self._chunks(self._dumped(), touched)
+            yield from self._chunks(dumped(self._dumps), touched)
         finally:
             self._touched = None
 
@@ -145,7 +157,7 @@ class Source:
             key = key_of(body)
             if touched is not None:
                 touched.add(key)
-            if kind == _DELETE:
+            if kind == DELETE:
                 entries.pop(key, None)
                 if key in self._given:
                     gone[key] = None
@@ -159,6 +171,21 @@ class Source:
                 self._given.add(key)
                 changes.append(change)
         return changes
+
+    def fleeting(self, below_s: int) -> list[Change]:
+        """Entries that would end within `below_s` seconds if no packet came.
+
+        Packets that prolong them are no events. What `pending` gives afterwards is newer. Raises
+        StepError `conntrack-dump`.
+        """
+        found: list[Change] = []
+        for body in dumped(self._dumps):
+            change = (
+                change_of(Kind.SET, key_of(body), (body,)) if ends_within(body, below_s) else None
+            )
+            if change is not None and change.key in self._given:
+                found.append(change)
+        return found
 
     def _received(self, at_most: int) -> Iterator[tuple[int, bytes]]:
         """Types and bodies of the events that wait, without those of our own doing."""
@@ -175,30 +202,9 @@ class Source:
                     ) from error
                 self._overrun = True
                 continue
-            length, kind, _, _, port = _HEADER.unpack_from(data)
+            length, kind, _, _, port = HEADER.unpack_from(data)
             if port not in own:
                 yield kind, data[16:length]
-
-    def _dumped(self) -> list[bytes]:
-        sequence = time.monotonic_ns() & 0xFFFFFFFF
-        flags = _NLM_F_REQUEST | NLM_F_DUMP
-        bodies: list[bytes] = []
-        try:
-            self._dumps.send(_HEADER.pack(20, _GET, flags, sequence, 0) + _ANY_FAMILY)
-            while True:
-                for kind, got, body in _messages(self._dumps.recv(_DUMP_SIZE)):
-                    if got != sequence:
-                        continue
-                    if kind == _NLMSG_DONE:
-                        return bodies
-                    if kind == _NLMSG_ERROR:
-                        code = -struct.unpack_from("=i", body)[0]
-                        raise OSError(code, errno.errorcode.get(code, str(code)))
-                    bodies.append(body)
-        except OSError as error:
-            raise StepError(
-                "conntrack-dump", f"the kernel gave no dump of its connections: {error}"
-            ) from error
 
 
 class Target:
@@ -209,7 +215,7 @@ class Target:
 
     def __init__(self) -> None:
         """Raises StepError `conntrack-socket`."""
-        self._socket = _open(0, _ANSWER_BUFFER)
+        self._socket = open_socket(0, ANSWER_BUFFER)
         self.port_id: int = self._socket.getsockname()[0]
         self._sequence = 0
         self._ends: dict[bytes, float] = {}
@@ -244,15 +250,36 @@ class Target:
                 placed[change.key] = change
         self._carry_out(removed, placed)
 
+    def keep_only(self, keys: Set[bytes]) -> int:
+        """Remove all other entries, whoever made them; how many there were.
+
+        For an instance without any traffic of its own. Raises StepError `conntrack-dump`,
+        `conntrack-inject`.
+        """
+        strangers = []
+        for body in dumped(self._socket):
+            key = key_of(body)
+            if key not in keys:
+                strangers.append((0, key + timeout_and_id(body)[1]))
+                self._ends.pop(key, None)
+        try:
+            self._send(DELETE, strangers)
+        except OSError as error:
+            raise _not_injected(error) from error
+        return len(strangers)
+
+    @property
+    def held(self) -> int:
+        """Entries that were taken and not removed again."""
+        return len(self._ends)
+
     def _carry_out(self, removed: list[Change], placed: dict[bytes, Change]) -> None:
         """Removals first: another entry may need their NAT port."""
         try:
             self._remove([change.key for change in removed])
             self._place(list(placed.values()))
         except OSError as error:
-            raise StepError(
-                "conntrack-inject", f"cannot pass connections to the kernel: {error.strerror}"
-            ) from error
+            raise _not_injected(error) from error
         removed.clear()
         placed.clear()
 
@@ -270,7 +297,7 @@ class Target:
                 self._refused["in-use"] += 1
             else:
                 bodies.append(key + identifier)
-        for code in self._send(_DELETE, [(0, body) for body in bodies]).values():
+        for code in self._send(DELETE, [(0, body) for body in bodies]).values():
             self._refused[_UPDATE_REASONS.get(code, _plain(code))] += 1
 
     def _place(self, changes: list[Change]) -> None:
@@ -283,7 +310,7 @@ class Target:
             else:
                 messages.append((creating, change.key + change.update + change.create))
             self._ends[change.key] = now + change.timeout
-        errors = self._send(_NEW, messages)
+        errors = self._send(NEW, messages)
         ended: list[Change] = []
         exist: list[Change] = []
         unclear: list[Change] = []
@@ -302,14 +329,14 @@ class Target:
         """Entries that have ended here while the other side still uses them."""
         flags = NLM_F_CREATE | NLM_F_EXCL
         bodies = [(flags, change.key + change.update + change.create) for change in changes]
-        for index, code in self._send(_NEW, bodies).items():
+        for index, code in self._send(NEW, bodies).items():
             self._refuse(changes[index], code, _CREATE_REASONS)
 
     def _update(self, changes: list[Change]) -> None:
         """Entries that could not be created: this one, or one with its NAT port, exists."""
         bodies = [(0, change.key + change.update) for change in changes]
         reasons = _UPDATE_REASONS | {errno.ENOENT: "nat-port-taken"}
-        for index, code in self._send(_NEW, bodies).items():
+        for index, code in self._send(NEW, bodies).items():
             self._refuse(changes[index], code, reasons)
 
     def _ahead(self, changes: list[Change]) -> list[Change]:
@@ -337,16 +364,14 @@ class Target:
     def _send(self, kind: int, messages: Sequence[tuple[int, bytes]]) -> dict[int, int]:
         """Error numbers by place. Needs no acknowledgements: all is done when `send` returns."""
         errors: dict[int, int] = {}
-        pack = _HEADER.pack
+        pack = HEADER.pack
         for start in range(0, len(messages), _AT_ONCE):
             parts: list[bytes] = []
             for offset, (flags, body) in enumerate(messages[start : start + _AT_ONCE]):
-                head = pack(
-                    16 + len(body), kind, flags | _NLM_F_REQUEST, self._sequence + offset, 0
-                )
+                head = pack(16 + len(body), kind, flags | NLM_F_REQUEST, self._sequence + offset, 0)
                 parts += (head, body)
             for place, got, body in self._answers(parts):
-                if got == _NLMSG_ERROR:
+                if got == NLMSG_ERROR:
                     errors[start + place] = -struct.unpack_from("=i", body)[0]
         return errors
 
@@ -357,9 +382,9 @@ class Target:
             parts: list[bytes] = []
             for offset, key in enumerate(keys[start : start + _ASKED_AT_ONCE]):
                 sequence = self._sequence + offset
-                parts += (_HEADER.pack(16 + len(key), _GET, _NLM_F_REQUEST, sequence, 0), key)
+                parts += (HEADER.pack(16 + len(key), GET, NLM_F_REQUEST, sequence, 0), key)
             for place, kind, body in self._answers(parts):
-                if kind == _NEW:
+                if kind == NEW:
                     present[start + place] = body
         return present
 
@@ -370,40 +395,15 @@ class Target:
         self._socket.send(b"".join(parts))
         while True:
             try:
-                data = self._socket.recv(_DUMP_SIZE, socket.MSG_DONTWAIT)
+                data = self._socket.recv(DUMP_SIZE, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
-            for kind, sequence, body in _messages(data):
+            for kind, sequence, body in messages_in(data):
                 yield sequence - first, kind, body
 
 
-def _open(groups: int, receive_bytes: int) -> socket.socket:
-    try:
-        made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
-        try:
-            made.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, receive_bytes)
-            made.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _ANSWER_BUFFER)
-            made.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
-            made.bind((0, groups))
-        except OSError:
-            made.close()
-            raise
-    except OSError as error:
-        raise StepError(
-            "conntrack-socket",
-            f"cannot open a socket to connection tracking: {error.strerror}",
-            "It needs CAP_NET_ADMIN and the kernel module nf_conntrack_netlink.",
-        ) from error
-    return made
-
-
-def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Type, sequence number and body of each message."""
-    offset = 0
-    while offset + 16 <= len(data):
-        length, kind, _, sequence, _ = _HEADER.unpack_from(data, offset)
-        yield kind, sequence, data[offset + 16 : offset + length]
-        offset += (length + 3) & ~3
+def _not_injected(error: OSError) -> StepError:
+    return StepError("conntrack-inject", f"cannot pass connections to the kernel: {error.strerror}")
 
 
 def _plain(code: int) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from vrha import codec
 from vrha.errors import InputError, StepError
-from vrha.linux import announce, build, dnsmasq, mute, netns, rtnetlink
+from vrha.linux import announce, build, dnsmasq, mute, netns, processes, rtnetlink
 from vrha.linux.announce import Announcer
 from vrha.linux.closing import SlowCloser
 from vrha.linux.files import SPEC, InstanceFolders
@@ -119,6 +119,14 @@ class Instances:
         finally:
             for sock, _ in ports:
                 self.closer.close(sock)
+
+    def memory_kib(self, ref: InstanceRef) -> int:
+        """What the instance's dnsmasq keeps in memory, in KiB; 0 where there is none."""
+        with contextlib.suppress(StepError, OSError), self.opened(ref) as inner:
+            pid = dnsmasq.pid_of(self.folders.path(ref), inner)
+            if pid is not None:
+                return processes.resident_kib(pid)
+        return 0
 
     def leases(self, ref: InstanceRef) -> bytes:
         """The DHCP leases of the instance, as its dnsmasq keeps them."""

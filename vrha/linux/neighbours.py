@@ -36,6 +36,8 @@ _RTM_NEWNEIGH, _RTM_GETNEIGH = 28, 30
 _NDA_DST, _NDA_LLADDR = 1, 2
 _NDMSG = struct.Struct("=BBHiHBB")
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+_RTMGRP_NEIGH = 4
+_EVENT_SIZE = 1 << 13
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,40 @@ class Neighbour:
     address: Address
     mac: bytes
     state: int
+
+
+class News:
+    """Tells that neighbours may have changed in the namespace where it is made."""
+
+    def __init__(self) -> None:
+        """Raises OSError."""
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+        try:
+            self._socket.bind((0, _RTMGRP_NEIGH))
+        except OSError:
+            self._socket.close()
+            raise
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def fileno(self) -> int:
+        """Readable when there is something."""
+        return self._socket.fileno()
+
+    def arrived(self) -> bool:
+        """Whether there was something since the last call; never blocks."""
+        found = False
+        while True:
+            try:
+                self._socket.recv(_EVENT_SIZE, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return found
+            except OSError as error:
+                # Some were lost because there were too many: that is news as well.
+                if error.errno != errno.ENOBUFS:
+                    raise
+            found = True
 
 
 def entries() -> list[Neighbour]:

@@ -31,6 +31,13 @@ def is_inside(pid: int, netns: int) -> bool:
     return _is_in(pid, os.fstat(netns))
 
 
+def resident_kib(pid: int) -> int:
+    """Memory that the process has for itself, in KiB (proc(5), RssAnon). Raises OSError."""
+    with open(f"/proc/{pid}/status", "rb") as status:
+        found = next((line for line in status if line.startswith(b"RssAnon:")), b"RssAnon: 0 kB")
+    return int(found.split()[1])
+
+
 def end(pids: Iterable[int], netns: Place, grace_s: float, deadline_s: float = 2.0) -> None:
     """End processes of a namespace: SIGTERM, after `grace_s` seconds SIGKILL, and wait.
 

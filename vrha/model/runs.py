@@ -18,6 +18,8 @@ class RunKind(StrEnum):
     MOVE = "move"
     FAILOVER = "failover"
     DELETE = "delete"
+    STANDBY = "standby"
+    """A warm instance on another node is built, brought up to date, changed or removed."""
 
 
 class Strategy(StrEnum):

@@ -30,6 +30,15 @@ class Backend(StrEnum):
     IPTABLES = "iptables"
 
 
+class Policy(StrEnum):
+    """What makes a router serve again when its node is lost."""
+
+    RESURRECT = "resurrect"
+    """A new instance is built on another node: costs nothing until then."""
+    STANDBY = "standby"
+    """A complete, muted instance on another node knows all connections: costs one instance."""
+
+
 class Verdict(StrEnum):
     """What happens to a packet."""
 
@@ -199,6 +208,7 @@ class Router:
     """Zone the router must live in; empty: any."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """Labels that a node must carry to host the router."""
+    policy: Policy = Policy.RESURRECT
 
 
 @dataclass(frozen=True, slots=True)

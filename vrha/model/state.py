@@ -49,6 +49,21 @@ class SelfTest:
 
 
 @dataclass(frozen=True, slots=True)
+class Following:
+    """A standby knows all that the serving instance `old` on another node knows, and what it costs.
+
+    `connections` that it has now; `changes` it was told in `seconds` since it caught up;
+    `memory_kib` of its processes.
+    """
+
+    old: InstanceRef
+    connections: int
+    changes: int
+    seconds: float
+    memory_kib: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ObservedInstance:
     """One instance as found on a node."""
 
@@ -56,6 +71,8 @@ class ObservedInstance:
     epoch: int
     activity: Activity
     dnsmasq_alive: bool
+    follows: Following | None = None
+    """A standby: whose connections it has. None: it follows nobody, or has not caught up yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +92,11 @@ class RouterState:
     """What the active instance was built from, or last configured to."""
     failed: str = ""
     """Why the router is not served although it is wanted; empty when it is."""
+    standby: InstanceRef | None = None
+    """The muted instance that stands by on `standby_node`."""
+    standby_node: str = ""
+    standby_spec: InstanceSpec | None = None
+    """What the standby was built from, or last configured to."""
 
 
 @dataclass(frozen=True, slots=True)

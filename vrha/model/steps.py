@@ -20,8 +20,8 @@ class Build:
     """Otherwise the leases that it begins with. Known only when the build is sent: what is
     journaled, shown or undone is without them."""
     ready: bool = False
-    """It speaks the moment its node is granted it, and needs no further command. Only where a
-    watcher governs the node."""
+    """It speaks the moment its node is granted it, and needs no further command; where no watcher
+    governs the node it stays muted."""
     kind: Literal["build"] = "build"
 
 
@@ -87,6 +87,8 @@ class Offer:
     old: InstanceRef
     new: InstanceRef
     peer: Peer
+    standby: bool = False
+    """Only tell `new` what `old` learns, for as long as both exist; nothing is handed over."""
     kind: Literal["offer"] = "offer"
 
 
@@ -101,6 +103,8 @@ class Sync:
     old: InstanceRef
     new: InstanceRef
     peer: Peer | None = None
+    standby: bool = False
+    """`new` is a standby of `old`: it stays muted, and tells nothing."""
     kind: Literal["sync"] = "sync"
 
 

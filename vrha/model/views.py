@@ -8,6 +8,7 @@ from enum import StrEnum
 from vrha.model.evidence import NO_EVIDENCE, Evidence, Measurement
 from vrha.model.pauses import Pause
 from vrha.model.runs import RunKind, RunStatus, StepStatus, Strategy
+from vrha.model.spec import Policy
 from vrha.model.state import Upstream
 
 
@@ -52,6 +53,23 @@ class RouterStatus(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class StandbyView:
+    """The instance that stands by, whether it knows all that the serving one knows, and its cost.
+
+    `connections` that it has; `changes_per_second` that it is told on average; `memory_kib` of
+    its processes. `why`: there is none, and why; all else is empty then.
+    """
+
+    instance: str
+    node: str
+    in_sync: bool
+    connections: int = 0
+    changes_per_second: float = 0.0
+    memory_kib: int = 0
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class RouterView:
     """One router, where it is served and by which instance."""
 
@@ -63,6 +81,9 @@ class RouterView:
     epoch: int
     run: str
     reason: str
+    policy: Policy = Policy.RESURRECT
+    standby: StandbyView | None = None
+    """None where none is wanted or left."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,11 +49,13 @@ from vrha.model.messages import (
     PutLeases,
     StepReport,
 )
-from vrha.model.runs import Run, RunStatus, StepRecord, StepStatus
-from vrha.model.state import RouterState
+from vrha.model.runs import Run, RunKind, RunStatus, StepRecord, StepStatus
+from vrha.model.spec import InstanceRef
+from vrha.model.state import NodeState, RouterState
 from vrha.model.steps import Build
 from vrha.orchestrator import leases, reconcile, rollouts
 from vrha.orchestrator.metrics import Metrics
+from vrha.orchestrator.standbys import Standbys
 from vrha.render.digest import expected_digest
 from vrha.store import Store, Tx
 
@@ -85,7 +87,9 @@ class Engine:
         self._metrics = metrics
         self._outbox_filled = outbox_filled
         self._uplinks_changed = uplinks_changed
+        self.standbys = Standbys(clock)
         self._look = threading.Event()
+        self._look_at_standbys = threading.Event()
         self.copies = leases.Copies(clock)
         self._looked_at: float | None = None
         self._resumed_at: float | None = None
@@ -94,10 +98,24 @@ class Engine:
 
     def start(self, tx: Tx, run: Run) -> Run:
         """Journal `run` and send its first steps. Raises RefusedError `run-in-progress`."""
+        if run.kind is not RunKind.STANDBY:
+            self._make_way(tx, run)
         tx.add_run(run)
         tx.add_event("run-started", run.kind, run=run.id, router=run.router, detail=_what(run))
         log.info("run %s: %s of %s starts, epoch %d", run.id, run.kind, run.router, run.epoch)
         return self._feed(tx, run, Resume())
+
+    def _make_way(self, tx: Tx, run: Run) -> None:
+        """An open run of the router's standby ends where it is: it touches nothing that serves,
+        and what it leaves is found at the next look."""
+        other = tx.open_run_of(run.router)
+        if other is None or other.kind is not RunKind.STANDBY:
+            return
+        detail = f"it gives way to run {run.id} ({run.kind})"
+        over = replace(other, status=RunStatus.ROLLED_BACK, reason="superseded", detail=detail)
+        tx.save_run(_outlined(over))
+        tx.add_event("run-rolled-back", over.reason, run=over.id, router=run.router, detail=detail)
+        log.info("run %s: %s", over.id, detail)
 
     def resume(self) -> None:
         """Take up every open run after a start, or after another orchestrator: what was started is
@@ -107,6 +125,7 @@ class Engine:
         them look silent.
         """
         self._resumed_at = time.time()
+        self.standbys.idle = False
         with self._store.transaction() as tx:
             tx.outbox.forget_expiring()
             tx.not_seen_after(self._resumed_at)
@@ -128,7 +147,22 @@ class Engine:
         if self._looked_at is None or now - self._looked_at >= LOOK_AGAIN_S:
             self._looked_at = now
             self._look.set()
+            self._look_at_standbys.set()
         self.advance_rollouts()
+        self._advance_standbys()
+
+    def look_at_standbys(self, tx: Tx) -> tuple[Run, ...]:
+        """Start what standbys need now."""
+        return self.standbys.look(tx, self.start)
+
+    def _advance_standbys(self) -> None:
+        if self._look_at_standbys.is_set() and not self.standbys.idle:
+            self._look_at_standbys.clear()
+            with self._store.transaction() as tx:
+                self.standbys.idle = True
+                started = self.look_at_standbys(tx)
+            if started:
+                self._outbox_filled()
 
     def advance_rollouts(self) -> None:
         """Give the next routers of open rollouts their turn, where there is reason to."""
@@ -317,6 +351,8 @@ class Engine:
             self._look.set()
         if previous is None or previous.uplinks != inventory.uplinks:
             self._uplinks_changed()
+        if previous is not None and _follow(inventory) != _follow(previous):
+            self._look_at_standbys.set()
 
     def _leases(self, message: Leases) -> None:
         with self._store.transaction() as tx:
@@ -374,13 +410,15 @@ class Engine:
         state = tx.router_state(run.router) or RouterState(run.router)
         state = outcome_of(run, state)
         tx.put_router_state(state)
-        if is_unsettled(state):
+        if is_unsettled(state) and run.kind is not RunKind.STANDBY:
             log.error("router %s: %s", run.router, state.failed)
             tx.add_event("unsettled", state.failed.partition(":")[0], run=run.id, router=run.router)
             for node in {node_of(r.step) for r in run.undo if r.status is StepStatus.ABANDONED}:
                 tx.node_silent(node)
         self._metrics.run_ended(run.kind, run.status)
+        self.standbys.ended(run)
         self._look.set()
+        self._look_at_standbys.set()
         log.info("run %s: %s", run.id, run.status)
         tx.add_event(
             f"run-{run.status.replace('_', '-')}",
@@ -398,6 +436,11 @@ def _outlined(run: Run) -> Run:
         return tuple(replace(record, step=outline(record.step)) for record in records)
 
     return replace(run, steps=outlined(run.steps), undo=outlined(run.undo))
+
+
+def _follow(seen: Inventory | NodeState) -> set[tuple[InstanceRef, InstanceRef]]:
+    """Who follows whom on a node."""
+    return {(i.ref, i.follows.old) for i in seen.instances if i.follows}
 
 
 def _is_from_its_node(run: Run, report: StepReport) -> bool:

@@ -24,11 +24,13 @@ from vrha.core.instance import instance_spec
 from vrha.core.ownership.wanted import Claim, Claimant
 from vrha.core.pauses import paused_by
 from vrha.core.placement import Placement, Placer
+from vrha.core.plan import Live
+from vrha.core.standby import standby_of
 from vrha.errors import NotLeaderError, VrhaError
 from vrha.model.health import NodeHealth
 from vrha.model.runs import Run
 from vrha.model.spec import Desired, InstanceRef, Router
-from vrha.model.state import RouterState
+from vrha.model.state import Activity, RouterState
 from vrha.orchestrator import reconcile
 from vrha.orchestrator.engine import Engine
 from vrha.orchestrator.judging import Note, Turn
@@ -233,7 +235,7 @@ class Failovers:
         losses: Losses,
     ) -> int:
         desired, pauses = tx.desired()[1], tx.pauses.all()
-        busy = tx.open_run_ids()
+        busy = tx.busy()
         places = _Places(tx, desired, losses, claimants.values(), self._dead)
         touched = 0
         for name, concern in sorted(concerns.items()):
@@ -267,6 +269,10 @@ class Failovers:
             return None
         trial.not_before = now + min(FIRST_PAUSE_S * 2**trial.number, LONGEST_PAUSE_S)
         trial.number += 1
+        standby = places.standby_of(router)
+        if standby is not None and standby.node not in trial.tried:
+            trial.tried.add(standby.node)
+            return _promoted(tx, concern, standby)
         placement = places.place(router, trial.tried)
         if not placement.node:
             if trial.number == 1:
@@ -294,6 +300,23 @@ def _built_anew(tx: Tx, desired: Desired, router: Router, cause: str, placement:
     return plan.failover(reconcile.new_run_id(), state.active, placement.node, spec)
 
 
+def _promoted(tx: Tx, concern: _Concern, standby: Live) -> Run:
+    state = tx.router_state(concern.state.router)
+    assert state is not None
+    assert state.active is not None
+    following = replace(state, epoch=state.epoch + 1)
+    tx.put_router_state(following)
+    tx.add_event(
+        "failover-decided",
+        concern.cause,
+        router=state.router,
+        node=state.node,
+        detail=f"{standby.ref} stands by on {standby.node} for {state.active} of {state.node}",
+    )
+    run_id = reconcile.new_run_id()
+    return plan.promote(run_id, state.active, standby, following.epoch)
+
+
 def _tell_not_placed(tx: Tx, router: Router, concern: _Concern, placement: Placement) -> None:
     tx.add_event(
         "not-placed",
@@ -315,11 +338,20 @@ class _Places:
         claimants: Iterable[Claimant],
         dead: DeadUplinks,
     ) -> None:
+        nodes = tx.node_states()
         hosted = reconcile.hosted(tx)
         draining = tx.rollouts.cordoned()
         candidates = reconcile.candidates(
-            desired, tx.node_states(), hosted, draining, tx.node_health.all(), tx.pauses.all()
+            desired, nodes, hosted, draining, tx.node_health.all(), tx.pauses.all()
         )
+        self._tx = tx
+        self._usable = losses.living - losses.lost.keys()
+        self._present = {
+            (node.name, found.ref)
+            for node in nodes
+            for found in node.instances
+            if found.activity is Activity.MUTED
+        }
         self._dead = dead
         self._sent = Counter(each.node for each in _later(claimants))
         # What is under way is counted with what was sent, and not with what was there.
@@ -332,6 +364,16 @@ class _Places:
             for c in candidates
         )
         self._placer = Placer(self._candidates, sent=self._sent)
+
+    def standby_of(self, router: Router) -> Live | None:
+        """What stands by for the router, if it is there and may take over."""
+        state = self._tx.router_state(router.name)
+        standby = standby_of(state) if state is not None else None
+        if standby is None or standby.node not in self._usable:
+            return None
+        bridge = router.uplink.bridge if router.uplink else ""
+        is_there = (standby.node, standby.ref) in self._present
+        return standby if is_there and (standby.node, bridge) not in self._dead else None
 
     def place(self, router: Router, tried: Set[str]) -> Placement:
         """Where to; one that failed before only when there is no other."""

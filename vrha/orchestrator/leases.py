@@ -40,7 +40,8 @@ def take(tx: Tx, message: Leases) -> bool:
 
 
 def _is_named(tx: Tx, state: RouterState, node: str, instance: InstanceRef) -> bool:
-    if (instance, node) == (state.active, state.node):
+    serving, standing_by = (state.active, state.node), (state.standby, state.standby_node)
+    if (instance, node) in (serving, standing_by):
         return True
     run = tx.open_run_of(state.router)
     records = (*run.steps, *run.undo) if run else ()

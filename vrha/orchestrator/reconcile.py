@@ -25,6 +25,7 @@ from vrha.core.instance import (
 from vrha.core.outcome import OWNER_UNKNOWN, is_unsettled
 from vrha.core.pauses import paused_by
 from vrha.core.placement import Candidate, Placement, place
+from vrha.core.standby import standby_of
 from vrha.errors import NotFoundError, RefusedError
 from vrha.model.health import NodeHealth
 from vrha.model.messages import Inventory
@@ -54,7 +55,7 @@ def converge(tx: Tx, desired: Desired, only: frozenset[str] | None = None) -> tu
     """The runs that bring routers without an open run to their desired state; `only` these."""
     wanted = {router.name: router for router in desired.routers}
     names = only if only is not None else wanted.keys() | {s.router for s in tx.router_briefs()}
-    busy = tx.open_run_ids()
+    busy = tx.busy()
     runs: list[Run] = []
     for name in sorted(names - busy.keys()):
         state = tx.router_state(name) or RouterState(name)
@@ -65,7 +66,9 @@ def converge(tx: Tx, desired: Desired, only: frozenset[str] | None = None) -> tu
 
 
 def leads_elsewhere(desired: Desired, run: Run) -> bool:
-    """Whether the open `run` leads to something else than `desired`."""
+    """Whether the open `run` leads to something else than `desired`; a standby's gives way."""
+    if run.kind is RunKind.STANDBY:
+        return False
     target = next((r.step.spec for r in run.steps if isinstance(r.step, Build | Configure)), None)
     wanted = desired.router(run.router)
     if wanted is None or target is None:
@@ -129,10 +132,13 @@ def _create(
 
 
 def _delete(tx: Tx, live: plan.Live | None, state: RouterState) -> Run | None:
-    if live is None:
+    standby = standby_of(state)
+    if live is not None:
+        return plan.delete(new_run_id(), live, _next_epoch(tx, state).epoch, standby)
+    if standby is None:
         tx.drop_router_state(state.router)
         return None
-    return plan.delete(new_run_id(), live, _next_epoch(tx, state).epoch)
+    return plan.stand_down(new_run_id(), standby, _next_epoch(tx, state).epoch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,11 +220,12 @@ def _way(
     way = plan.Way(choice.strategy, options.hold, options.max_lost)
     if choice.strategy is Strategy.HANDOVER and old is not None and new is not None and old != new:
         token = secrets.token_urlsafe(32)
-        way = replace(way, old_peer=_peer(old, token), new_peer=_peer(new, token))
+        way = replace(way, old_peer=peer_of(old, token), new_peer=peer_of(new, token))
     return way
 
 
-def _peer(node: NodeState, token: str) -> Peer:
+def peer_of(node: NodeState, token: str) -> Peer:
+    """The agent of the node as others find and recognise it."""
     return Peer(node.name, node.sync_address, node.certificate, token)
 
 
@@ -316,8 +323,10 @@ def placement_of(
 
 
 def hosted(tx: Tx, planned: Sequence[Run] = ()) -> set[tuple[str, str]]:
-    """Routers and the nodes that host them, or are about to."""
-    serving = {(state.router, state.node) for state in tx.router_briefs() if state.active}
+    """Routers and the nodes that host them or their standbys, or are about to."""
+    routers = tx.router_briefs()
+    serving = {(state.router, state.node) for state in routers if state.active}
+    serving |= {(state.router, state.standby_node) for state in routers if state.standby}
     builds = {
         (r.router, s.step.node) for r in planned for s in r.steps if isinstance(s.step, Build)
     }
@@ -380,7 +389,7 @@ def _miss(tx: Tx, inventory: Inventory, previous: NodeState | None) -> None:
     seen = (*(previous.instances if previous else ()), *inventory.instances)
     present = {i.ref for i in seen if _may_own(i)}
     silent = {i.ref: i.activity for i in inventory.instances}
-    busy = tx.open_run_ids()
+    busy = tx.busy()
     for brief in tx.router_briefs():
         gone = brief.active is not None and brief.active not in present
         if not gone or brief.node != inventory.node or brief.router in busy or brief.failed:
@@ -434,7 +443,8 @@ def _orphans(tx: Tx, inventory: Inventory, previous: NodeState | None) -> list[R
         state = tx.router_state(router)
         if state is None or observed.ref.generation > state.generation:
             continue
-        if is_unsettled(state) or (state.active, state.node) == (observed.ref, inventory.node):
+        named = ((state.active, state.node), (state.standby, state.standby_node))
+        if is_unsettled(state) or (observed.ref, inventory.node) in named:
             continue
         runs[router] = _reap(tx, inventory.node, state, observed)
     return list(runs.values())

@@ -190,7 +190,7 @@ def advance(tx: Tx, start: Start, resumed_at: float | None = None) -> bool:
 
 
 def _advance(tx: Tx, rollout: Rollout, start: Start, resumed_at: float | None) -> bool:
-    busy = tx.open_run_ids()
+    busy = tx.busy()
     members = _settled(tx, rollout, busy)
     decision = next_actions(rollout, members, busy.keys())
     if decision.start and not _knows_the_nodes(tx, resumed_at):
@@ -331,7 +331,7 @@ def plan_one(
     router = desired.router(name)
     if router is None:
         return PlannedMember(name, None, "no-such-router")
-    busy = tx.open_run_ids()
+    busy = tx.busy()
     if name in busy:
         return PlannedMember(name, None, "run-in-progress", f"it waits for run {busy[name]}")
     try:

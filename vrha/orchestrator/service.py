@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import vrha
 from vrha.core.diff import diff
 from vrha.core.instance import instance_spec
+from vrha.core.standby import is_wanted
 from vrha.errors import NotFoundError, RefusedError, UnreachableError
 from vrha.model.evidence import Measurement
 from vrha.model.pauses import Pause, PauseTarget
 from vrha.model.rollouts import RolloutBrief, RolloutPlan, RolloutRequest, RolloutView
 from vrha.model.runs import AS_CONFIGURED, RestartOptions, Run, RunKind, Strategy
-from vrha.model.spec import Desired, InstanceRef, Router
+from vrha.model.spec import Desired, InstanceRef, Policy, Router
 from vrha.model.views import (
     ApplyResult,
     BrakeView,
@@ -72,16 +74,32 @@ class OrchestratorService:
 
     def apply(self, desired: Desired) -> ApplyResult:
         with self._store.transaction() as tx:
-            version, old = tx.desired()
-            changes = diff(old, desired)
-            _refuse_busy(tx, desired)
-            if changes:
-                version = tx.put_desired(desired)
-                tx.add_event("applied", "desired-state", detail=f"{len(changes)} changes")
-            runs = reconcile.converge(tx, desired)
-            for run in runs:
-                self._engine.start(tx, run)
+            result = self._apply(tx, desired)
         self._outbox_filled()
+        return result
+
+    def set_policy(self, router: str, policy: Policy) -> ApplyResult:
+        with self._store.transaction() as tx:
+            desired = tx.desired()[1]
+            _known_router(desired, router)
+            changed = tuple(
+                replace(r, policy=policy) if r.name == router else r for r in desired.routers
+            )
+            result = self._apply(tx, replace(desired, routers=changed))
+        self._outbox_filled()
+        return result
+
+    def _apply(self, tx: Tx, desired: Desired) -> ApplyResult:
+        version, old = tx.desired()
+        changes = diff(old, desired)
+        _refuse_busy(tx, desired)
+        if changes:
+            version = tx.put_desired(desired)
+            tx.add_event("applied", "desired-state", detail=f"{len(changes)} changes")
+        runs = reconcile.converge(tx, desired)
+        for run in runs:
+            self._engine.start(tx, run)
+        runs += self._engine.look_at_standbys(tx)
         return ApplyResult(version, changes, tuple(run.id for run in runs))
 
     # --- restart ----------------------------------------------------------------------------
@@ -201,9 +219,7 @@ class OrchestratorService:
 
     def _move(self, tx: Tx, name: str, options: RestartOptions, dry_run: bool) -> Run:
         desired = tx.desired()[1]
-        router = desired.router(name)
-        if router is None:
-            raise NotFoundError("no-such-router", f"no router {name}", "See `vrha router list`.")
+        router = _known_router(desired, name)
         _refuse_open_run(tx, name)
         reconcile.refuse_target(tx, desired, router, options.node)
         wanted = Wanted(Strategy.HANDOVER, options, RunKind.MOVE, dry_run)
@@ -214,12 +230,12 @@ class OrchestratorService:
     def networks(self) -> tuple[NetworkView, ...]:
         with self._store.reading() as tx:
             desired = tx.desired()[1]
-            routers = {view.name: view for view in _routers(tx, desired)}
+            routers = {view.name: view for view in self._routers(tx, desired)}
         return tuple(views.network_view(n, desired, routers) for n in desired.networks)
 
     def routers(self) -> tuple[RouterView, ...]:
         with self._store.reading() as tx:
-            return _routers(tx, tx.desired()[1])
+            return self._routers(tx, tx.desired()[1])
 
     def nodes(self) -> tuple[NodeView, ...]:
         with self._store.reading() as tx:
@@ -253,7 +269,7 @@ class OrchestratorService:
         lead, sights = self._store.lead(), self._sights()
         with self._store.reading() as tx:
             desired = tx.desired()[1]
-            routers = _routers(tx, desired)
+            routers = self._routers(tx, desired)
             return Status(
                 leader=lead.holder,
                 leader_epoch=lead.epoch,
@@ -284,6 +300,26 @@ class OrchestratorService:
             leader_epoch=lead.epoch,
         )
 
+    def _routers(self, tx: Tx, desired: Desired) -> tuple[RouterView, ...]:
+        states = {state.router: state for state in tx.router_states()}
+        runs = tx.busy()
+        standing = [
+            state
+            for r in desired.routers
+            if (state := states.get(r.name)) is not None and (state.standby or is_wanted(r))
+        ]
+        standbys = self._engine.standbys.views(tx, standing) if standing else {}
+        return tuple(
+            views.router_view(
+                r,
+                states.get(r.name),
+                runs.get(r.name, ""),
+                instance_spec(desired, r, InstanceRef(r.name, 0), 0),
+                standbys.get(r.name),
+            )
+            for r in desired.routers
+        )
+
     def metrics(self) -> bytes:
         return self._metrics.text()
 
@@ -307,18 +343,11 @@ def _run_view(tx: Tx, run_id: str) -> RunView:
     )
 
 
-def _routers(tx: Tx, desired: Desired) -> tuple[RouterView, ...]:
-    states = {state.router: state for state in tx.router_states()}
-    runs = tx.open_run_ids()
-    return tuple(
-        views.router_view(
-            r,
-            states.get(r.name),
-            runs.get(r.name, ""),
-            instance_spec(desired, r, InstanceRef(r.name, 0), 0),
-        )
-        for r in desired.routers
-    )
+def _known_router(desired: Desired, name: str) -> Router:
+    router = desired.router(name)
+    if router is None:
+        raise NotFoundError("no-such-router", f"no router {name}", "See `vrha router list`.")
+    return router
 
 
 def _router_of(desired: Desired, network: str) -> Router:
@@ -333,7 +362,7 @@ def _router_of(desired: Desired, network: str) -> Router:
 
 def _refuse_open_run(tx: Tx, router: str) -> None:
     run = tx.open_run_of(router)
-    if run is not None:
+    if run is not None and run.kind is not RunKind.STANDBY:
         raise RefusedError(
             "run-in-progress",
             f"router {router} has run {run.id} ({run.kind}, {run.status})",

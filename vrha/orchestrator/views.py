@@ -13,7 +13,15 @@ from vrha.model.runs import Run, StepRecord
 from vrha.model.spec import Desired, InstanceSpec, Network, Node, Router
 from vrha.model.state import NodeState, RouterState
 from vrha.model.steps import Step
-from vrha.model.views import NetworkView, NodeView, RouterStatus, RouterView, RunView, StepView
+from vrha.model.views import (
+    NetworkView,
+    NodeView,
+    RouterStatus,
+    RouterView,
+    RunView,
+    StandbyView,
+    StepView,
+)
 from vrha.store import RunTimes
 
 Timings = Mapping[tuple[int, bool], tuple[tuple[str, float], ...]]
@@ -84,7 +92,11 @@ NOT_APPLIED = "not-applied"
 
 
 def router_view(
-    router: Router, state: RouterState | None, open_run: str, wanted: InstanceSpec | None
+    router: Router,
+    state: RouterState | None,
+    open_run: str,
+    wanted: InstanceSpec | None,
+    standby: StandbyView | None = None,
 ) -> RouterView:
     """A router and what serves it; `wanted` is what its instance should be now."""
     return RouterView(
@@ -96,6 +108,8 @@ def router_view(
         epoch=state.epoch if state else 0,
         run=open_run,
         reason="" if state is None else state.failed or _behind(state, open_run, wanted),
+        policy=router.policy,
+        standby=standby,
     )
 
 

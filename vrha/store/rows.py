@@ -111,6 +111,9 @@ class Memory:
             active=None if row.active is None else InstanceRef(row.router, row.active),
             applied=None if row.applied is None else self.applied(row.applied),
             failed=row.failed,
+            standby=None if row.standby is None else InstanceRef(row.router, row.standby),
+            standby_node=row.standby_node or "",
+            standby_spec=None if row.standby_spec is None else self.applied(row.standby_spec),
         )
 
 
@@ -155,4 +158,16 @@ def router_values(state: RouterState) -> dict[str, Any]:
         "applied": codec.encode(state.applied).decode() if state.applied else None,
         "failed": state.failed,
         "dropped": False,
+    }
+
+
+def standby_values(state: RouterState) -> dict[str, Any] | None:
+    """None where no instance stands by."""
+    if state.standby is None or state.standby_spec is None:
+        return None
+    return {
+        "router": state.router,
+        "standby": state.standby.generation,
+        "standby_node": state.standby_node,
+        "standby_spec": codec.encode(state.standby_spec).decode(),
     }

@@ -33,7 +33,7 @@ from vrha.errors import PreconditionError
 
 SCHEMA_VERSION = 4
 """1: without `evidence`, `begins`, `measurements`, rollouts and cordons. 2: without `leader`.
-3: without `claims`, `pauses`, `node_health` and `leases`."""
+3: without `claims`, `standbys`, `pauses`, `node_health` and `leases`."""
 
 
 class Words(TypeDecorator[str]):
@@ -99,6 +99,15 @@ routers = Table(
     Column("failed", Words(), nullable=False),
     # The row of a removed router stays: epochs are never handed out twice (I6).
     Column("dropped", Boolean, nullable=False),
+)
+
+standbys = Table(
+    "standbys",
+    metadata,
+    Column("router", Words(64), primary_key=True),
+    Column("standby", _INT, nullable=False),
+    Column("standby_node", Words(64), nullable=False),
+    Column("standby_spec", Text, nullable=False),
 )
 
 runs = Table(

@@ -18,7 +18,7 @@ from vrha.errors import NotFoundError, RefusedError
 from vrha.model.evidence import Evidence
 from vrha.model.messages import Inventory
 from vrha.model.ownership import Electorate
-from vrha.model.runs import Run, StepRecord
+from vrha.model.runs import Run, RunKind, StepRecord
 from vrha.model.spec import Desired
 from vrha.model.state import NodeState, RouterState
 from vrha.model.views import Event
@@ -36,6 +36,16 @@ KEPT_RUNS = 1_000
 """Ended runs and events beyond these numbers are forgotten, oldest first."""
 
 Timings = tuple[tuple[str, float], ...]
+
+_WITH_STANDBYS = schema.routers.outerjoin(
+    schema.standbys, schema.routers.c.router == schema.standbys.c.router
+)
+_ROUTERS = select(
+    schema.routers,
+    schema.standbys.c.standby,
+    schema.standbys.c.standby_node,
+    schema.standbys.c.standby_spec,
+).select_from(_WITH_STANDBYS)
 
 
 class Tx:
@@ -94,21 +104,25 @@ class Tx:
 
         Of a dropped router only `epoch` and `generation` are left: they go on from there.
         """
-        table = schema.routers
-        row = self._db.execute(select(table).where(table.c.router == router)).first()
+        query = _ROUTERS.where(schema.routers.c.router == router)
+        row = self._db.execute(query).first()
         return None if row is None else self._memory.router_state(row)
 
     def router_states(self) -> tuple[RouterState, ...]:
         """States of all routers that were not dropped, by name."""
         table = schema.routers
-        query = select(table).where(table.c.dropped.is_(False)).order_by(table.c.router)
+        query = _ROUTERS.where(table.c.dropped.is_(False)).order_by(table.c.router)
         return tuple(self._memory.router_state(row) for row in self._db.execute(query))
 
     def router_briefs(self) -> tuple[RouterState, ...]:
-        """As `router_states`, without what was `applied`: it may be large."""
+        """As `router_states`, without `applied` and `standby_spec`: they may be large."""
         table = schema.routers
         columns = [c for c in table.c if c is not table.c.applied]
-        query = select(*columns, null().label("applied")).where(table.c.dropped.is_(False))
+        columns += [schema.standbys.c.standby, schema.standbys.c.standby_node]
+        query = select(*columns, null().label("applied"), null().label("standby_spec")).select_from(
+            _WITH_STANDBYS
+        )
+        query = query.where(table.c.dropped.is_(False))
         found = self._db.execute(query.order_by(table.c.router))
         return tuple(self._memory.router_state(row) for row in found)
 
@@ -125,6 +139,11 @@ class Tx:
                 f"behind {last.epoch}, {last.generation}, which were handed out before",
             )
         self._upsert(table, table.c.router == state.router, rows.router_values(state))
+        where, standby = schema.standbys.c.router == state.router, rows.standby_values(state)
+        if standby is None:
+            self._db.execute(delete(schema.standbys).where(where))
+        else:
+            self._upsert(schema.standbys, where, standby)
 
     def drop_router_state(self, router: str) -> None:
         """Forget all of a router but its last epoch and generation."""
@@ -135,6 +154,7 @@ class Tx:
             .values(dropped=True, node="", active=None, applied=None, failed="")
         )
         self.leases.forget(router)
+        self._db.execute(delete(schema.standbys).where(schema.standbys.c.router == router))
 
     # Runs
 
@@ -231,6 +251,13 @@ class Tx:
         table = schema.runs
         query = select(table.c.router, table.c.id).where(table.c.terminal.is_(False))
         return {row.router: row.id for row in self._db.execute(query)}
+
+    def busy(self) -> Mapping[str, str]:
+        """As `open_run_ids`, without those of standbys: they give way to any other."""
+        table = schema.runs
+        found = self._db.execute(select(table).where(table.c.terminal.is_(False)))
+        runs = (codec.decode(Run, row.body) for row in found)
+        return {run.router: run.id for run in runs if run.kind is not RunKind.STANDBY}
 
     def open_builds(self) -> frozenset[tuple[str, str]]:
         """Routers with an open run that builds an instance, and the node on which it does."""

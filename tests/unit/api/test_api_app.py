@@ -13,7 +13,7 @@ from tests.unit.serving import serving
 from vrha import codec, errors
 from vrha.api.app import MAX_BODY, MAX_MEASUREMENT, create_app
 from vrha.model.evidence import Measured, Measurement
-from vrha.model.spec import Desired, Network, Router, Subnet
+from vrha.model.spec import Desired, Network, Policy, Router, Subnet
 from vrha.model.views import NetworkView, RunView
 
 DESIRED = Desired(
@@ -237,3 +237,12 @@ def _references(value: object) -> set[str]:
     if isinstance(value, list):
         return set().union(*(_references(part) for part in value))
     return set()
+
+
+def test_the_policy_of_a_router_is_changed_alone(api: httpx.Client, service: FakeService) -> None:
+    answer = api.patch("/v1/routers/web", json={"policy": "standby"})
+    assert answer.status_code == 200
+    assert answer.json()["changes"][0]["fields"] == ["policy"]
+    assert service.policies == {"web": Policy.STANDBY}
+    for body in ({"policy": "pray"}, {}, {"policy": "standby", "name": "web"}):
+        assert api.patch("/v1/routers/web", json=body).status_code == 400

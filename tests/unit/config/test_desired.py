@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from vrha.config.desired import load, parse, to_document, to_yaml
 from vrha.errors import InputError, SpecError
-from vrha.model.spec import Desired, PortRange, Protocol
+from vrha.model.spec import Desired, Network, Policy, PortRange, Protocol, Router, Subnet
 
 GOOD = """\
 networks:
@@ -229,6 +230,7 @@ WRONG = [
     ("labels: {rack: no}", "labels: {'a b': x}", f"{R1}.labels.a b", "label's key"),
     ("labels: {rack: no}", "labels: {rack: 'a b'}", f"{R1}.labels.rack", "label's value"),
     ("labels: {rack: no}", "backend: ebtables", f"{R1}.backend", "one of nftables, iptables"),
+    ("labels: {rack: no}", "policy: pray", f"{R1}.policy", "one of resurrect, standby"),
     ("name: n1", "name: n2", "nodes[1]", "name n2 is already used by nodes[0]"),
     ("capacity: 5", "capacity: -5", "nodes[1].capacity", "must be a number"),
     ("nodes:", "knots: []\nnodes:", "knots", "unknown key"),
@@ -548,3 +550,12 @@ def test_any_value_anywhere_is_read_or_refused(data: st.DataObject) -> None:
         assert parse(to_yaml(desired), "x") == desired
     else:
         assert all(problem.isprintable() for problem in told)
+
+
+def test_the_policy_makes_the_round_trip_and_the_default_is_left_out() -> None:
+    plain = Network("blue", "br-blue", (Subnet(ip_network("10.1.1.0/24"), ip_address("10.1.1.1")),))
+    for policy in Policy:
+        desired = Desired((plain,), (Router("r1", ("blue",), policy=policy),))
+        assert parse(to_yaml(desired), "x") == desired
+        assert ("policy: standby" in to_yaml(desired)) is (policy is Policy.STANDBY)
+        assert "resurrect" not in to_yaml(desired)

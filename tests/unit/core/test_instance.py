@@ -6,7 +6,7 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 
 from vrha.core.instance import instance_spec, mac_of, reconfigured, same_service, same_shape
-from vrha.model.spec import Desired, InstanceRef, Network, Router, Subnet, Uplink
+from vrha.model.spec import Desired, InstanceRef, Network, Policy, Router, Subnet, Uplink
 
 BLUE = Network("blue", "br-blue", (Subnet(ip_network("10.1.1.0/24"), ip_address("10.1.1.1")),))
 RED = Network("red", "br-red", (Subnet(ip_network("10.1.2.0/24"), ip_address("10.1.2.1")),))
@@ -35,7 +35,9 @@ def test_macs_are_local_unicast_stable_and_differ_between_generations() -> None:
 
 def test_generation_epoch_macs_and_placement_are_no_change_of_service() -> None:
     one = instance_spec(DESIRED, ROUTER, InstanceRef("r1", 1), 1)
-    two = instance_spec(DESIRED, replace(ROUTER, zone="z9"), InstanceRef("r1", 2), 2)
+    two = instance_spec(
+        DESIRED, replace(ROUTER, zone="z9", policy=Policy.STANDBY), InstanceRef("r1", 2), 2
+    )
     assert same_service(one, two)
     routed = replace(ROUTER, source_nat=(ip_address("203.0.113.10"),))
     assert not same_service(one, instance_spec(DESIRED, routed, InstanceRef("r1", 1), 1))

@@ -34,7 +34,7 @@ from vrha.model.spec import (
     Subnet,
     Uplink,
 )
-from vrha.model.state import Activity, ObservedInstance, SelfTest, Upstream
+from vrha.model.state import Activity, Following, ObservedInstance, SelfTest, Upstream
 from vrha.model.steps import Flip, Offer, Relay, Step, Sync, Verify
 from vrha.orchestrator.app import is_over
 from vrha.orchestrator.engine import Engine
@@ -188,6 +188,8 @@ class FakeSessions:
 
     offers: set[str] = field(default_factory=set)
     syncs: set[tuple[InstanceRef, InstanceRef]] = field(default_factory=set)
+    follows: dict[InstanceRef, InstanceRef] = field(default_factory=dict)
+    """Whom the standbys here follow."""
 
 
 class FakeNode:
@@ -196,7 +198,7 @@ class FakeNode:
     def __init__(self, name: str, folder: Path, others: Mapping[str, FakeNode]) -> None:
         self.name = name
         self.kernel = FakeKernel()
-        self.capabilities: tuple[str, ...] = ("serial", "parallel", "handover", "move")
+        self.capabilities: tuple[str, ...] = ("serial", "parallel", "handover", "move", "standby")
         self.checks_in = True
         self.change_check_in: Callable[[CheckIn], CheckIn] = lambda message: message
         self.life = 0
@@ -251,6 +253,9 @@ class FakeNode:
             if step.peer.token not in other.sessions.offers:
                 raise StepError("not-offered", "the other end knows nothing of it")
             other.sessions.offers.remove(step.peer.token)
+            if step.standby:
+                self.sessions.follows[step.new] = step.old
+                return
             other.sessions.syncs.add(pair)
         self.sessions.syncs.add(pair)
 
@@ -282,6 +287,13 @@ class FakeNode:
     def _relay(self, step: Relay) -> None:
         self.kernel.relay(step.instance)
 
+    def _following(self, ref: InstanceRef) -> Following | None:
+        """A stream lasts as long as both of its ends."""
+        old = self.sessions.follows.get(ref)
+        if not any(old in node.instances for node in self._others.values()):
+            return None
+        return Following(old, 5, 0, 1.0) if old is not None else None
+
     def _other(self, name: str) -> FakeNode:
         if not self.reaches_peers:
             raise StepError("peer-unreachable", f"no stream to {name}")
@@ -289,7 +301,7 @@ class FakeNode:
 
     def inventory(self) -> bytes:
         observed = tuple(
-            ObservedInstance(ref, instance.epoch, instance.activity, True)
+            ObservedInstance(ref, instance.epoch, instance.activity, True, self._following(ref))
             for ref, instance in self.instances.items()
         )
         message = Inventory(

@@ -18,6 +18,7 @@ from vrha.errors import PreconditionError
 from vrha.model.evidence import Evidence, Measured
 from vrha.model.runs import RestartOptions, RunStatus, StepStatus, Strategy
 from vrha.model.spec import InstanceRef
+from vrha.model.state import RouterState
 from vrha.model.steps import Destroy
 from vrha.store import Store, schema
 
@@ -115,6 +116,21 @@ def test_a_store_of_version_2_gets_its_leader(new_url: Callable[[], str]) -> Non
     assert store.take_lead("o1", store.lead()) == 1
     with store.transaction() as tx:
         assert tx.desired() == (1, DESIRED)
+    store.close()
+
+
+def test_a_store_of_version_3_gets_its_standbys(new_url: Callable[[], str]) -> None:
+    url = new_url()
+    store = Store.open(url)
+    state = RouterState("r1", 2, 1, "n1", InstanceRef("r1", 1))
+    with store.transaction() as tx:
+        tx.put_router_state(state)
+    store.close()
+    execute(url, "DROP TABLE standbys")
+    execute(url, "UPDATE vrha_schema SET version = 3")
+    store = Store.open(url)
+    with store.transaction() as tx:
+        assert tx.router_states() == tx.router_briefs() == (state,)
     store.close()
 
 

@@ -53,7 +53,8 @@ def claimant_of(run: Run) -> Claimant | None:
                 claim = Claim.NOW
             return Claimant(run.id, record.step.instance, record.step.node, claim)
     for record in run.steps:
-        if isinstance(record.step, Build):
+        # One that stands by has no right yet.
+        if isinstance(record.step, Build) and not record.step.ready:
             return Claimant(run.id, record.step.spec.ref, record.step.node, Claim.BESIDE)
     return None
 
