@@ -19,13 +19,15 @@ from vrha import codec
 from vrha.agent.epochs import Epochs
 from vrha.agent.executor import CAPABILITIES, Executor, Hands
 from vrha.agent.moves import Moves
+from vrha.agent.pulse import Pulse
+from vrha.agent.standin import STEPS, Leave, sole_agent
 from vrha.agent.warm import warm_up
 from vrha.bus import topology
 from vrha.bus.consumer import Consumer, Headers
 from vrha.bus.publisher import Publisher
 from vrha.config.lock import sole_user
 from vrha.config.settings import AgentSettings
-from vrha.core.choice import MOVE
+from vrha.core.choice import MOVE, STAND_IN
 from vrha.errors import InputError, UnreachableError, VrhaError
 from vrha.linux.node import NodeKernel
 from vrha.model.messages import Command, Inventory, Message
@@ -44,9 +46,10 @@ REPORT_FOR_S = 60.0
 class Agent:
     """One agent. `run` returns when `stop` is set."""
 
-    def __init__(self, settings: AgentSettings) -> None:
-        """Raises PreconditionError when the machine or the state folder does not serve.
+    def __init__(self, settings: AgentSettings, stand_in: bool = False) -> None:
+        """`stand_in`: it takes the place of an agent that is missing, see `standin`.
 
+        Raises PreconditionError when the machine or the state folder does not serve.
         Raises RefusedError (`already-running`) when another agent works on the state folder.
         """
         warm_up()
@@ -57,7 +60,11 @@ class Agent:
         self._kernel = NodeKernel(settings.state_dir, settings.governed)
         self._held.callback(self._kernel.close)
         # Before the epochs are read: another agent could raise them meanwhile.
-        self._held.enter_context(sole_user(settings.state_dir, "agent"))
+        sole = (
+            sole_user(settings.state_dir, "agent") if stand_in else sole_agent(settings.state_dir)
+        )
+        self._held.enter_context(sole)
+        self._pulse = Pulse("stand-in" if stand_in else "agent")
         self._kernel.handovers.tidy()
         self._epochs = Epochs(settings.state_dir / "epochs.json")
         self._kernel_lock = threading.Lock()
@@ -69,7 +76,9 @@ class Agent:
             self._held.callback(self._server.close)
             moves = Moves(self._kernel, self._identity, self._server)
             self._held.callback(moves.close)
-        self._executor = Executor(self._node, Hands(self._kernel, moves), self._epochs)
+        self._leave = Leave(lambda: moves is not None and moves.gives) if stand_in else None
+        takes = STEPS if stand_in else None
+        self._executor = Executor(self._node, Hands(self._kernel, moves), self._epochs, takes)
         self._look = threading.Event()
         self._stop = threading.Event()
         urls = settings.bus.broker_urls()
@@ -81,6 +90,7 @@ class Agent:
             self._take,
             declare=(topology.node_queue(self._node),),
             on_connected=self._look.set,
+            on_turn=self._pulse.turned,
         )
 
     def run(self, stop: threading.Event) -> None:
@@ -88,13 +98,21 @@ class Agent:
         self._stop = stop
         watcher = threading.Thread(target=self._tell_inventory, name="inventory", daemon=True)
         watcher.start()
-        log.info("agent of node %s, pid %d, ready for commands", self._node, os.getpid())
+        what = "stand-in for the agent" if self._leave else "agent"
+        log.info("%s of node %s, pid %d, ready for commands", what, self._node, os.getpid())
+        if self._leave is not None:
+            leave = threading.Thread(
+                target=self._leave.run, args=(stop,), name="leave", daemon=True
+            )
+            leave.start()
+        self._pulse.start()
         try:
             self._commands.run(stop)
         finally:
             stop.set()
             self._look.set()
             watcher.join(timeout=5)
+            self._pulse.stop()
             self._reports.close()
             self._inventories.close()
             self._held.close()
@@ -104,10 +122,13 @@ class Agent:
         command = codec.decode_message(body, topology.MAX_DOWN)
         if not isinstance(command, Command):
             raise InputError("unexpected", f"an agent takes commands, not {command.type}")
-        with self._kernel_lock:
-            said = self._executor.execute(command, headers.received)
-        for message in said:
-            self._report(message)
+        if self._leave is not None:
+            self._leave.used()
+        with self._pulse.working():
+            with self._kernel_lock:
+                said = self._executor.execute(command, headers.received)
+            for message in said:
+                self._report(message)
         self._look.set()
 
     def _report(self, message: Message) -> None:
@@ -137,7 +158,9 @@ class Agent:
             if self._stop.is_set():
                 return
             self._reports.keep_alive()
-            pause = self._inventory_s if self._publish_inventory() else RETRY_S
+            with self._pulse.working():
+                told = self._publish_inventory()
+            pause = self._inventory_s if told else RETRY_S
 
     def _look_after(self) -> tuple[ObservedInstance, ...]:
         """What is there; a dnsmasq that died is started again, nobody else would."""
@@ -151,6 +174,10 @@ class Agent:
                 log.error("dnsmasq of %s does not start again: %s", ref, error)
         return self._kernel.observe() if orphaned else found
 
+    def _capabilities(self) -> tuple[str, ...]:
+        moves = (MOVE,) if self._server else ()
+        return (*CAPABILITIES, *moves, *((STAND_IN,) if self._leave else ()))
+
     def _publish_inventory(self) -> bool:
         """Look at the kernel and say what is there; False when that did not get through."""
         try:
@@ -161,7 +188,7 @@ class Agent:
                 node=self._node,
                 agent=self._life,
                 version=vrha.__version__,
-                capabilities=(*CAPABILITIES, MOVE) if self._server else CAPABILITIES,
+                capabilities=self._capabilities(),
                 instances=instances,
                 highest_epochs=epochs,
                 sync_address=self._server.address if self._server else "",

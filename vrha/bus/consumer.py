@@ -82,6 +82,7 @@ class Consumer:
         *,
         prefetch: int = 1,
         on_connected: Callable[[], None] | None = None,
+        on_turn: Callable[[], object] = int,
         declare: Sequence[Queue] = (),
         heartbeat_s: int = 10,
         max_bytes: int = MAX_DOWN,
@@ -89,7 +90,8 @@ class Consumer:
     ) -> None:
         """`declare` is declared at every connect; without it the queue must exist already.
 
-        `on_connected` is called in the thread of `run` each time messages begin to flow.
+        `on_connected` is called in the thread of `run` each time messages begin to flow, `on_turn`
+        several times a second, but not while a broker does not answer.
         A message is acknowledged after `handler` returned; InputError sends it to the dead
         letters; any other exception gives it back after a pause, until the queue's delivery
         limit is reached. Of several consumers of a queue the one with the highest `priority`,
@@ -102,6 +104,7 @@ class Consumer:
         self._handler = handler
         self._prefetch = prefetch
         self._on_connected = on_connected
+        self._on_turn = on_turn
         self._declare = declare
         self._heartbeat_s = heartbeat_s
         self._max_bytes = max_bytes
@@ -123,6 +126,7 @@ class Consumer:
             while not stop.is_set():
                 endpoint = self._endpoints[turn % len(self._endpoints)]
                 turn += 1
+                self._on_turn()
                 try:
                     self._consume(Link(endpoint, self._heartbeat_s), worker, stop)
                 except Exception as error:
@@ -154,6 +158,7 @@ class Consumer:
                 self._on_connected()
             while not stop.is_set():
                 session.turn(_TICK_S)
+                self._on_turn()
             session.finish(STOP_GRACE_S)
         finally:
             worker.forget()

@@ -168,6 +168,18 @@ class OwnershipSettings(_Table):
         return self
 
 
+class FailoverSettings(_Table):
+    """When routers leave a node by themselves; seconds."""
+
+    agent_grace_s: Seconds = 10.0
+    """How long an agent may be dead or stuck before its routers move to other nodes."""
+    agent_failures: Annotated[int, Field(ge=1, le=1000)] = 5
+    """So many failures within `agent_window_s` count as one that lasts."""
+    agent_window_s: Seconds = 60.0
+    fail_back_s: Seconds = 60.0
+    """How long an agent must have lived before its node takes instances again."""
+
+
 class OrchestratorSettings(_Table):
     """/etc/vrha/orchestrator.toml"""
 
@@ -181,6 +193,7 @@ class OrchestratorSettings(_Table):
     run: RunSettings = RunSettings()
     network: NetworkSettings = NetworkSettings()
     ownership: OwnershipSettings = OwnershipSettings()
+    failover: FailoverSettings = FailoverSettings()
 
     @property
     def preferred(self) -> Strategy:

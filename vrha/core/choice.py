@@ -14,6 +14,8 @@ HANDOVER = "handover"
 """Capability of an agent: handovers on its node."""
 MOVE = "move"
 """Capability of an agent: handovers to and from other nodes."""
+STAND_IN = "stand-in"
+"""What an agent says that only gives routers away: the one whose place it has is missing."""
 
 
 @dataclass(frozen=True, slots=True)

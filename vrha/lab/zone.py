@@ -253,10 +253,11 @@ class Lab:
         vrha: Sequence[str] = _VRHA,
         env: Mapping[str, str] | None = None,
         watched: bool = False,
+        failover: Mapping[str, float] | None = None,
     ) -> None:
         """Start RabbitMQ, the orchestrator and an agent per node; `watched`: a watcher too.
 
-        `run` is the table of that name in the orchestrator's settings; `vrha` the command;
+        `run` and `failover` are tables of the orchestrator's settings; `vrha` is the command;
         `env` is added to the environment of all but the broker, also when they start again.
         Returns when the orchestrator's socket is there; agents may still be connecting.
         Raises what PrivateBroker.start and Daemon.start raise.
@@ -271,13 +272,14 @@ class Lab:
             "api": {"socket": str(self.socket)},
             "bus": bus,
             "run": run or {},
+            "failover": failover or {},
         }
         variables = environment(env)
         if watched:
             watching = Watching(self._watching, self.nodes)
             settings |= {"name": ORCHESTRATOR, "ownership": watching.of_orchestrator()}
             for node in self.nodes:
-                self._start_watcher(watching, node, variables)
+                self._start_watcher(watching, node, variables, vrha)
         config = self._config("orchestrator", settings)
         argv = (*vrha, "orchestrator", "run", "--config", str(config))
         orchestrator.start(Program(argv, "", variables))
@@ -309,9 +311,13 @@ class Lab:
         """Keys and sockets of the watchers."""
         return self.folder / "watching"
 
-    def _start_watcher(self, watching: Watching, node: str, variables: Mapping[str, str]) -> None:
+    def _start_watcher(
+        self, watching: Watching, node: str, variables: Mapping[str, str], vrha: Sequence[str]
+    ) -> None:
         name = f"watcher-{node}"
-        config = self._config(name, watching.of_node(node, self._state_dir(name)))
+        of_agent = self._config_of(f"agent-{node}")
+        stand_in = (*vrha, "agent", "run", "--stand-in", "--config", str(of_agent))
+        config = self._config(name, watching.of_node(node, self._state_dir(name), stand_in))
         argv = (sys.executable, "-m", "vrha.watcher.main", "--config", str(config))
         self.watcher(node).start(Program(argv, node, variables))
 
@@ -320,8 +326,11 @@ class Lab:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
+    def _config_of(self, name: str) -> Path:
+        return self.folder / "config" / f"{name}.toml"
+
     def _config(self, name: str, settings: Mapping[str, Any]) -> Path:
-        path = self.folder / "config" / f"{name}.toml"
+        path = self._config_of(name)
         path.parent.mkdir(exist_ok=True)
         path.touch(mode=0o600)
         path.write_text(toml(settings))

@@ -13,17 +13,21 @@ from vrha.core.ownership.commands import Command, Commit, Right, Send, StepDown
 from vrha.core.ownership.holder import held_of
 from vrha.core.ownership.timing import Timing
 from vrha.model.ownership import (
+    AGENT_FAILS,
     Depose,
     Deposed,
     Electorate,
     Grant,
+    Health,
     Held,
     Holding,
     Message,
+    NodeHealth,
     Over,
     Refusal,
     Renew,
     Silenced,
+    StandIn,
 )
 
 
@@ -94,7 +98,8 @@ class Deposing:
 class Node:
     """What this leader heard of a node, and told it: `content` is that of grant `number`.
 
-    `stale`: the content may have to be another now.
+    `stale`: the content may have to be another now. `health` is as it is since `health_at`; its
+    agent failed so often.
     """
 
     incarnation: int = 0
@@ -107,6 +112,18 @@ class Node:
     stale: bool = True
     answered: int = 0
     deposing: Deposing | None = None
+    health: Health = Health(0)
+    health_at: float = 0.0
+    failures: int = 0
+
+    def ails(self, bits: int, now: float) -> None:
+        """Remember what a renewal says of the node's health."""
+        health = Health(bits)
+        if health & ~Health.STAND_IN != self.health & ~Health.STAND_IN or not self.health_at:
+            self.health_at = now
+        if health & AGENT_FAILS and not self.health & AGENT_FAILS:
+            self.failures += 1
+        self.health = health
 
 
 class Leader:
@@ -165,6 +182,23 @@ class Leader:
         """Whether nothing that was ever granted to the node can be active any more."""
         deposing = self.nodes[name].deposing if name in self.nodes else None
         return deposing is not None and deposing.out_at is not None and now >= deposing.out_at
+
+    # ---- agents
+
+    def healths(self, now: float) -> list[NodeHealth]:
+        """What the nodes that this leader has heard said of themselves; ages in ms."""
+        return [
+            NodeHealth(name, now - node.heard_at, node.health, now - node.health_at, node.failures)
+            for name, node in sorted(self.nodes.items())
+            if node.seq
+        ]
+
+    def stand_in(self, name: str, seconds: float) -> list[Command]:
+        """Ask for a stand-in of the node's agent; nothing where the node is not heard."""
+        node = self.nodes.get(name)
+        if node is None or node.seq == 0 or node.deposing is not None:
+            return []
+        return [Send(name, StandIn(self.name, self.epoch, name, node.incarnation, seconds))]
 
     # ---- planned moves
 
@@ -245,6 +279,7 @@ class Leader:
         node.deposing = None
         node.seq = renew.seq
         node.heard_at = now
+        node.ails(renew.health, now)
         commands = self._settle_electorate()
         if node.stale or node.answered != node.number:
             commands += self._grant(renew.node, now)
