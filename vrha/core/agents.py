@@ -12,6 +12,9 @@ from enum import StrEnum
 from vrha.core.causes import Cause
 from vrha.model.ownership import AGENT_FAILS, Health, NodeHealth
 
+SILENT_MS = 1_000.0
+"""A node whose watcher was not heard for so long is a matter of its lease."""
+
 
 @dataclass(frozen=True, slots=True)
 class AgentLimits:
@@ -21,8 +24,6 @@ class AgentLimits:
     failures: int = 5
     window_ms: float = 60_000.0
     fail_back_ms: float = 60_000.0
-    silent_ms: float = 1_000.0
-    """A node that was not heard for so long is somebody else's case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ def decide(
 ) -> Decision:
     """What to do about the agent of one node."""
     cause = cause_of(seen.health)
-    if seen.heard_ms_ago > limits.silent_ms:
+    if seen.heard_ms_ago > SILENT_MS:
         return Decision(Act.WAIT, cause, "the watcher itself is silent: its lease decides")
     reason = _reason(seen, history, now, limits)
     if not reason:
@@ -97,6 +98,7 @@ def decide(
         return Decision(Act.WAIT, cause, f"{reason}; {around.hold}")
     if not around.others_well:
         return Decision(Act.WAIT, cause, f"{reason}; no other node has an agent that is well")
+    cause = Cause.AGENT_DEAD if cause is Cause.SERVING else cause
     return Decision(Act.EVACUATE, cause, f"{reason}: its routers move to other nodes")
 
 

@@ -39,6 +39,7 @@ class Health(IntFlag):
     """A stand-in takes the commands of the agent that is missing."""
 
 
+WELL = Health(0)
 AGENT_FAILS = Health.AGENT_DEAD | Health.AGENT_HUNG
 
 

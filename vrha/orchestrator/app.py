@@ -11,20 +11,25 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Mapping
 
 from vrha import codec, failpoints
 from vrha.bus import topology
 from vrha.bus.consumer import Consumer, Headers
 from vrha.bus.publisher import Publisher
 from vrha.config.settings import OrchestratorSettings
+from vrha.core.agents import AgentLimits
 from vrha.core.happenings import Limits
 from vrha.errors import DeadlineError, InputError, NotLeaderError, UnreachableError
 from vrha.model.messages import Command
+from vrha.model.ownership import NodeHealth
 from vrha.orchestrator.engine import Engine, command_place
+from vrha.orchestrator.evacuation import Evacuation, Outside
 from vrha.orchestrator.leadership import Leadership
 from vrha.orchestrator.metrics import Metrics
 from vrha.orchestrator.ownership import Ownership
 from vrha.orchestrator.service import OrchestratorService
+from vrha.orchestrator.why import Insight
 from vrha.store import OutboxRow, Store
 
 log = logging.getLogger(__name__)
@@ -56,9 +61,12 @@ class Orchestrator:
             sole=settings.store.private,
         )
         metrics = Metrics()
+        self._evacuation = self._evacuates(settings)
         run = settings.run
         limits = Limits(step_s=run.step_s, sync_s=run.sync_s, check_in_s=run.check_in_s)
-        self._engine = Engine(self._store, limits, metrics, self._changed)
+        self._engine = Engine(
+            self._store, limits, metrics, self._changed, watch=self._evacuation.look
+        )
         self.service = OrchestratorService(
             self._store,
             self._engine,
@@ -66,6 +74,7 @@ class Orchestrator:
             self._changed,
             lambda: self._messages.connected,
             settings.preferred,
+            Insight(self._healths, self._evacuation.decisions),
         )
         self._publisher = Publisher(urls)
         self._messages = Consumer(
@@ -83,6 +92,26 @@ class Orchestrator:
         name = settings.name or socket.gethostname()
         if settings.ownership.listen:
             self._ownership = Ownership(self._store, name, settings.ownership)
+
+    def _evacuates(self, settings: OrchestratorSettings) -> Evacuation:
+        failover = settings.failover
+        limits = AgentLimits(
+            grace_ms=failover.agent_grace_s * 1000,
+            failures=failover.agent_failures,
+            window_ms=failover.agent_window_s * 1000,
+            fail_back_ms=failover.fail_back_s * 1000,
+        )
+        outside = Outside(
+            self._healths, self._stand_in, broker_connected=lambda: self._messages.connected
+        )
+        return Evacuation(self._store, outside, limits, settings.preferred)
+
+    def _healths(self) -> Mapping[str, NodeHealth]:
+        return self._ownership.healths() if self._ownership is not None else {}
+
+    def _stand_in(self, node: str, seconds: float) -> None:
+        if self._ownership is not None:
+            self._ownership.stand_in(node, seconds)
 
     def run(self, stop: threading.Event) -> None:
         """Stand by until it leads, lead until another one does, and so on until `stop`."""
@@ -152,6 +181,7 @@ class Orchestrator:
 
     def _take_up(self, over: threading.Event) -> bool:
         """Resume open runs; False when the lead was lost before that."""
+        self._evacuation.forget()
         while not over.is_set():
             try:
                 self._engine.resume()

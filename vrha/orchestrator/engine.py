@@ -62,8 +62,13 @@ class Engine:
         metrics: Metrics,
         outbox_filled: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
+        watch: Callable[[], bool] = bool,
     ) -> None:
-        """`clock` counts seconds; its base may change when the orchestrator starts again."""
+        """`clock` counts seconds; its base may change when the orchestrator starts again.
+
+        `watch` is called with every tick: whether it gave rollouts something to do.
+        """
+        self._watch = watch
         self._clock = clock
         self._store = store
         self._limits = limits
@@ -107,6 +112,8 @@ class Engine:
                 self._feed(tx, run, Tick())
         if overdue:
             self._outbox_filled()
+        if self._watch():
+            self._look.set()
         now = self._clock()
         if self._looked_at is None or now - self._looked_at >= LOOK_AGAIN_S:
             self._looked_at = now

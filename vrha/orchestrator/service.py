@@ -22,11 +22,13 @@ from vrha.model.views import (
     NodeView,
     RouterView,
     RunView,
+    WhyView,
 )
-from vrha.orchestrator import reconcile, rollouts, views
+from vrha.orchestrator import reconcile, rollouts, views, why
 from vrha.orchestrator.engine import Engine
 from vrha.orchestrator.metrics import Metrics
 from vrha.orchestrator.reconcile import Wanted
+from vrha.orchestrator.why import Insight
 from vrha.store import Store, Tx
 
 RECONNECT_S = 3.0
@@ -44,7 +46,9 @@ class OrchestratorService:
         outbox_filled: Callable[[], None],
         broker_connected: Callable[[], bool],
         preferred: Strategy,
+        insight: Insight | None = None,
     ) -> None:
+        self._insight = insight or Insight()
         self._store = store
         self._engine = engine
         self._metrics = metrics
@@ -204,6 +208,19 @@ class OrchestratorService:
         return tuple(
             views.node_view(n, states.get(n.name), now, n.name in draining) for n in desired.nodes
         )
+
+    def why_node(self, name: str) -> WhyView:
+        with self._store.reading() as tx:
+            return why.node(tx, name, self._insight, self._broker_connected())
+
+    def why_router(self, name: str) -> WhyView:
+        with self._store.reading() as tx:
+            view = next((r for r in _routers(tx, tx.desired()[1]) if r.name == name), None)
+            if view is None:
+                raise NotFoundError(
+                    "no-such-router", f"no router {name}", "See `vrha router list`."
+                )
+            return why.router(tx, view, self._insight, self._broker_connected())
 
     def run(self, run_id: str) -> RunView:
         with self._store.reading() as tx:

@@ -193,10 +193,13 @@ class Agents:
             log.warning("the agent, pid %d, is stuck: it is killed", agent.pid)
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(agent.pidfd, signal.SIGKILL)
-        elif health == Health.AGENT_DEAD and self._child is None:
-            if self._settings.stand_in and now - self._spawned_at >= _AGAIN_MS:
-                self._spawned_at = now
-                self._spawn(self._settings.stand_in)
+        elif health == Health.AGENT_DEAD and self._may_spawn(now):
+            self._spawned_at = now
+            self._spawn(self._settings.stand_in)
+
+    def _may_spawn(self, now: float) -> bool:
+        rested = now - self._spawned_at >= _AGAIN_MS
+        return bool(self._settings.stand_in) and self._child is None and rested
 
     def _spawn(self, command: tuple[str, ...]) -> None:
         """It gets no precedence, a session of its own, and this process's log."""

@@ -14,6 +14,7 @@ from vrha.core.ownership.holder import held_of
 from vrha.core.ownership.timing import Timing
 from vrha.model.ownership import (
     AGENT_FAILS,
+    WELL,
     Depose,
     Deposed,
     Electorate,
@@ -112,7 +113,7 @@ class Node:
     stale: bool = True
     answered: int = 0
     deposing: Deposing | None = None
-    health: Health = Health(0)
+    health: Health = WELL
     health_at: float = 0.0
     failures: int = 0
 
