@@ -29,7 +29,7 @@ def watched() -> Iterator[Zone]:
         yield made
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def impatient() -> Iterator[Zone]:
     times = {"agent_grace_s": GRACE_S, "fail_back_s": FAIL_BACK_S}
     with zone("seed-10x10", "forsaken", watched=True, failover=times) as made:

@@ -39,7 +39,8 @@ class Pulse:
     def stop(self) -> None:
         """The watcher hears of the end of the process by itself."""
         self._stop.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
         self._mouth.close()
 
     def turned(self) -> None:

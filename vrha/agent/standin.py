@@ -32,7 +32,7 @@ _LOOK_S = 0.2
 def sole_agent(state_dir: Path) -> Iterator[None]:
     """As `sole_user`; a stand-in that has the state folder is asked to go, and waited for."""
     deadline = time.monotonic() + _WAIT_S
-    mouth = Mouth()
+    mouth, asked = Mouth(), False
     with ExitStack() as held:
         held.callback(mouth.close)
         while True:
@@ -40,7 +40,9 @@ def sole_agent(state_dir: Path) -> Iterator[None]:
                 held.enter_context(sole_user(state_dir, "agent"))
                 break
             except RefusedError:
-                if not mouth.say(STAND_IN_CALLS, b"go") or time.monotonic() > deadline:
+                # One that has heard it hears nothing more while it goes.
+                asked = mouth.say(STAND_IN_CALLS, b"go") or asked
+                if not asked or time.monotonic() > deadline:
                     raise
             time.sleep(_LOOK_S)
         yield
@@ -49,9 +51,9 @@ def sole_agent(state_dir: Path) -> Iterator[None]:
 class Leave:
     """Sets `stop` when the stand-in has to go. `busy` says whether a router is being given away."""
 
-    def __init__(self, busy: Callable[[], bool]) -> None:
+    def __init__(self, busy: Callable[[], bool], name: str = STAND_IN_CALLS) -> None:
         """Raises OSError when another one is there."""
-        self._ear = Ear(STAND_IN_CALLS)
+        self._ear = Ear(name)
         self._busy = busy
         self._used = time.monotonic()
         self._asked: float | None = None

@@ -12,9 +12,6 @@ from enum import StrEnum
 from vrha.core.causes import Cause
 from vrha.model.ownership import AGENT_FAILS, Health, NodeHealth
 
-SILENT_MS = 1_000.0
-"""A node whose watcher was not heard for so long is a matter of its lease."""
-
 
 @dataclass(frozen=True, slots=True)
 class AgentLimits:
@@ -24,6 +21,8 @@ class AgentLimits:
     failures: int = 5
     window_ms: float = 60_000.0
     fail_back_ms: float = 60_000.0
+    silent_ms: float = 400.0
+    """A node whose watcher was not heard for so long is a matter of its lease."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +88,7 @@ def decide(
 ) -> Decision:
     """What to do about the agent of one node."""
     cause = cause_of(seen.health)
-    if seen.heard_ms_ago > SILENT_MS:
+    if seen.heard_ms_ago > limits.silent_ms:
         return Decision(Act.WAIT, cause, "the watcher itself is silent: its lease decides")
     reason = _reason(seen, history, now, limits)
     if not reason:
@@ -107,6 +106,11 @@ def cause_of(health: Health) -> Cause:
     if health & Health.AGENT_DEAD:
         return Cause.AGENT_DEAD
     return Cause.AGENT_HUNG if health & Health.AGENT_HUNG else Cause.SERVING
+
+
+def is_well(seen: NodeHealth, limits: AgentLimits) -> bool:
+    """Whether the node can take routers, as far as its watcher knows."""
+    return seen.heard_ms_ago <= limits.silent_ms and not seen.health & AGENT_FAILS
 
 
 def _reason(seen: NodeHealth, history: AgentHistory, now: float, limits: AgentLimits) -> str:

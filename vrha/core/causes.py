@@ -104,7 +104,7 @@ class Known:
     failures: int = 0
     inventory_s_ago: float | None = None
     broker: bool = True
-    silent_after_ms: float = 1_000.0
+    silent_after_ms: float = 400.0
     reached_by: str = ""
     uplink_dead_ms: float | None = None
     sick: tuple[str, ...] = ()

@@ -20,6 +20,7 @@ from vrha.bus.publisher import Publisher
 from vrha.config.settings import OrchestratorSettings
 from vrha.core.agents import AgentLimits
 from vrha.core.happenings import Limits
+from vrha.core.ownership.timing import PROFILES
 from vrha.errors import DeadlineError, InputError, NotLeaderError, UnreachableError
 from vrha.model.messages import Command
 from vrha.model.ownership import NodeHealth
@@ -74,7 +75,11 @@ class Orchestrator:
             self._changed,
             lambda: self._messages.connected,
             settings.preferred,
-            Insight(self._healths, self._evacuation.decisions),
+            Insight(
+                self._healths,
+                self._evacuation.decisions,
+                suspect_ms=PROFILES[settings.ownership.profile].suspect_ms,
+            ),
         )
         self._publisher = Publisher(urls)
         self._messages = Consumer(
@@ -100,6 +105,7 @@ class Orchestrator:
             failures=failover.agent_failures,
             window_ms=failover.agent_window_s * 1000,
             fail_back_ms=failover.fail_back_s * 1000,
+            silent_ms=PROFILES[settings.ownership.profile].suspect_ms,
         )
         outside = Outside(
             self._healths, self._stand_in, broker_connected=lambda: self._messages.connected

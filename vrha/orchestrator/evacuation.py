@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from vrha.core.agents import (
-    SILENT_MS,
     Act,
     AgentHistory,
     AgentLimits,
@@ -20,6 +19,7 @@ from vrha.core.agents import (
     Surroundings,
     decide,
     follow,
+    is_well,
 )
 from vrha.core.causes import Cause
 from vrha.core.choice import STAND_IN
@@ -126,7 +126,7 @@ class Evacuation:
         self, healths: Mapping[str, NodeHealth], evacuated: Mapping[str, Rollout], now_ms: float
     ) -> Mapping[str, Decision]:
         holds = self._outside.holds()
-        well = {name for name, seen in healths.items() if _is_well(seen)}
+        well = {name for name, seen in healths.items() if is_well(seen, self._limits)}
         broker = "" if self._outside.broker_connected() else "there is no broker"
         decisions = {}
         for name, seen in healths.items():
@@ -198,11 +198,6 @@ class Evacuation:
         log.warning("node %s: %s", request.node, decision.why)
         tx.add_event("evacuation", decision.cause, node=request.node, detail=decision.why)
         return True
-
-
-def _is_well(seen: NodeHealth) -> bool:
-    """Whether the node can take routers, as far as its watcher knows."""
-    return seen.heard_ms_ago < SILENT_MS and not seen.health & AGENT_FAILS
 
 
 def _gives(states: tuple[NodeState, ...], seen: NodeHealth) -> bool:

@@ -24,6 +24,8 @@ class Insight:
     decisions: Callable[[], Mapping[str, Decision]] = dict
     holds: Callable[[], Mapping[str, str]] = dict
     """Nodes with the reason why nothing may leave them by itself."""
+    suspect_ms: float = 400.0
+    """The silence of a watcher that is suspicious."""
 
 
 def node(tx: Tx, name: str, insight: Insight, broker: bool) -> WhyView:
@@ -65,6 +67,7 @@ def _known(tx: Tx, name: str, insight: Insight, broker: bool) -> Known:
         failures=seen.failures if seen else 0,
         inventory_s_ago=max(0.0, time.time() - state.seen_at) if state else None,
         broker=broker,
+        silent_after_ms=insight.suspect_ms,
         doing=decision.why if decision else "",
         hold=insight.holds().get(name, ""),
     )

@@ -45,8 +45,11 @@ class _Life:
 class Agents:
     """Agent and stand-in of this node. Readable (`fileno`) when there is something to `look` at."""
 
-    def __init__(self, settings: AgentTable, memory: Path, now: float) -> None:
+    def __init__(
+        self, settings: AgentTable, memory: Path, now: float, name: str = AGENT_BEATS
+    ) -> None:
         """`memory`: a file for this boot; by it the next watcher knows whose end it missed."""
+        self._name = name
         self._settings = settings
         self._memory = memory
         self._epoll = select.epoll()
@@ -121,7 +124,7 @@ class Agents:
         if self._ear is not None or now < self._ear_at:
             return
         try:
-            self._ear = Ear(AGENT_BEATS)
+            self._ear = Ear(self._name)
         except OSError as error:
             # A lease is worth more than the news of the agent.
             self._ear_at = now + _EAR_AGAIN_MS
