@@ -21,7 +21,7 @@ COMMANDS = {
     "events": ("vrha.cli.events:events", "Show what happened and why."),
     "lab": ("vrha.cli.lab:lab", "A whole zone in namespaces on this machine."),
     "network": ("vrha.cli.network:network", "Networks: list, show, restart."),
-    "node": ("vrha.cli.node:node", "Nodes and what they host: list, drain, undrain."),
+    "node": ("vrha.cli.node:node", "Nodes and what they host: list, why, drain, undrain."),
     "orchestrator": ("vrha.cli.orchestrator:orchestrator", "Run the orchestrator."),
     "rollout": ("vrha.cli.rollout:rollout", "Operations over many routers: watch, stop, resume."),
     "router": ("vrha.cli.router:router", "Routers: list, show, why, move."),
