@@ -20,12 +20,11 @@ from vrha.agent.epochs import Epochs
 from vrha.agent.executor import CAPABILITIES, Executor, Hands
 from vrha.agent.moves import Moves
 from vrha.agent.pulse import Pulse
-from vrha.agent.standin import STEPS, Leave, sole_agent
+from vrha.agent.standin import STEPS, Leave, sole_agent, sole_stand_in
 from vrha.agent.warm import warm_up
 from vrha.bus import topology
 from vrha.bus.consumer import Consumer, Headers
 from vrha.bus.publisher import Publisher
-from vrha.config.lock import sole_user
 from vrha.config.settings import AgentSettings
 from vrha.core.choice import MOVE, STAND_IN
 from vrha.errors import InputError, UnreachableError, VrhaError
@@ -60,9 +59,7 @@ class Agent:
         self._kernel = NodeKernel(settings.state_dir, settings.governed)
         self._held.callback(self._kernel.close)
         # Before the epochs are read: another agent could raise them meanwhile.
-        sole = (
-            sole_user(settings.state_dir, "agent") if stand_in else sole_agent(settings.state_dir)
-        )
+        sole = (sole_stand_in if stand_in else sole_agent)(settings.state_dir)
         self._held.enter_context(sole)
         self._pulse = Pulse("stand-in" if stand_in else "agent")
         self._kernel.handovers.tidy()

@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from vrha.config.lock import sole_user
@@ -22,27 +22,47 @@ log = logging.getLogger(__name__)
 STEPS: frozenset[type[Step]] = frozenset((Offer, Relay, Mute, Unmute, Announce, Destroy))
 """What it takes to give a router away, and to take it back when that fails."""
 IDLE_S = 30.0
-GO_S = 20.0
-"""A router that is just being given away is seen through, but no longer than that."""
+QUIET_S, GO_S = 3.0, 20.0
+"""Asked to go, it sees through what it gives away, until no command has come for QUIET_S; GO_S is
+the limit for that. An agent that falls again and again must not interrupt every move."""
 _WAIT_S = 30.0
+_AMBUSH_S = 10.0
 _LOOK_S = 0.2
 
 
 @contextmanager
 def sole_agent(state_dir: Path) -> Iterator[None]:
     """As `sole_user`; a stand-in that has the state folder is asked to go, and waited for."""
-    deadline = time.monotonic() + _WAIT_S
     mouth, asked = Mouth(), False
+
+    def is_going() -> bool:
+        # One that has heard it hears nothing more while it goes.
+        nonlocal asked
+        asked = mouth.say(STAND_IN_CALLS, b"go") or asked
+        return asked
+
+    try:
+        with _waiting(state_dir, _WAIT_S, is_going):
+            yield
+    finally:
+        mouth.close()
+
+
+def sole_stand_in(state_dir: Path) -> AbstractContextManager[None]:
+    """As `sole_user`; an agent may have the state folder for the moment in which it falls."""
+    return _waiting(state_dir, _AMBUSH_S, lambda: True)
+
+
+@contextmanager
+def _waiting(state_dir: Path, wait_s: float, may_wait: Callable[[], bool]) -> Iterator[None]:
+    deadline = time.monotonic() + wait_s
     with ExitStack() as held:
-        held.callback(mouth.close)
         while True:
             try:
                 held.enter_context(sole_user(state_dir, "agent"))
                 break
             except RefusedError:
-                # One that has heard it hears nothing more while it goes.
-                asked = mouth.say(STAND_IN_CALLS, b"go") or asked
-                if not asked or time.monotonic() > deadline:
+                if not may_wait() or time.monotonic() > deadline:
                     raise
             time.sleep(_LOOK_S)
         yield
@@ -75,9 +95,8 @@ class Leave:
 
     def goes(self, now: float) -> bool:
         """Whether it is time; `now` of the monotonic clock, in s."""
-        busy = self._busy()
-        if busy and self._asked is None:
+        if self._busy():
             self._used = now
-        if self._asked is not None:
-            return not busy or now - self._asked > GO_S
-        return now - self._used > IDLE_S
+        if self._asked is None:
+            return now - self._used > IDLE_S
+        return now - self._used > QUIET_S or now - self._asked > GO_S
