@@ -20,6 +20,7 @@ from vrha.model.views import (
     RouterView,
     RunView,
     Status,
+    WhyView,
 )
 
 
@@ -117,6 +118,12 @@ class Service(Protocol):
     def routers(self) -> tuple[RouterView, ...]: ...
 
     def nodes(self) -> tuple[NodeView, ...]: ...
+
+    def why_node(self, name: str) -> WhyView:
+        """Its verdict, signals, action and last events. Raises NotFoundError (`no-such-node`)."""
+
+    def why_router(self, name: str) -> WhyView:
+        """As `why_node`, by the node that serves it. Raises NotFoundError (`no-such-router`)."""
 
     def run(self, run_id: str) -> RunView: ...
 

@@ -37,8 +37,10 @@ from vrha.model.views import (
     RouterStatus,
     RouterView,
     RunView,
+    SignalView,
     Status,
     StepView,
+    WhyView,
 )
 
 
@@ -347,6 +349,25 @@ class FakeService:
         return (
             NodeView("node-1", "east", ("web#1",), 500, 0.25, "0.1.0", "node-1" in self.draining),
             NodeView("node-2", "west", (), 500, None, ""),
+        )
+
+    def why_node(self, name: str) -> WhyView:
+        if name not in (node.name for node in self.nodes()):
+            raise NotFoundError("no-such-node", f"no node {name}")
+        return self._why("node", name, "heard")
+
+    def why_router(self, name: str) -> WhyView:
+        found = next((router for router in self.routers() if router.name == name), None)
+        if found is None:
+            raise NotFoundError("no-such-router", f"no router {name}")
+        state = f"{found.status}, instance {found.instance} on {found.node}: {found.reason}"
+        return self._why("router", name, state)
+
+    def _why(self, noun: str, name: str, state: str) -> WhyView:
+        signals = (SignalView("the agent is dead\x1b", 2.0), SignalView("there is a broker"))
+        events = tuple(self.events())[:1]
+        return WhyView(
+            noun, name, "node-1", state, "agent-dead", signals, "wait", "nothing hurries", events
         )
 
     def run(self, run_id: str) -> RunView:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from vrha.watcher.settings import AgentTable
+
 UNITS = Path(__file__).parents[2] / "systemd"
 MOUNT_NAMESPACE = frozenset(
     {
@@ -58,14 +60,26 @@ def options(name: str) -> dict[str, str]:
     return dict(re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE))
 
 
-def test_the_agent_has_no_mount_namespace() -> None:
-    found = options("vrha-agent.service")
+@pytest.mark.parametrize("name", ["vrha-agent.service", "vrha-stand-in.service"])
+def test_the_agent_has_no_mount_namespace(name: str) -> None:
+    found = options(name)
     assert sorted(MOUNT_NAMESPACE & set(found)) == []
     assert "mnt" in found["RestrictNamespaces"]
 
 
-def test_dnsmasq_outlives_the_agent() -> None:
-    assert options("vrha-agent.service")["KillMode"] == "process"
+@pytest.mark.parametrize("name", ["vrha-agent.service", "vrha-stand-in.service"])
+def test_dnsmasq_outlives_the_agent(name: str) -> None:
+    assert options(name)["KillMode"] == "process"
+
+
+def test_a_stand_in_may_what_the_agent_may_and_is_started_by_the_watcher_only() -> None:
+    agent, found = options("vrha-agent.service"), options("vrha-stand-in.service")
+    own = {"Description", "ExecStart", "Restart", "TimeoutStopSec"}
+    only_agents = {"RestartSec", "RestartPreventExitStatus", "StartLimitIntervalSec", "WantedBy"}
+    assert {key for key in agent.keys() | found if agent.get(key) != found.get(key)} == (
+        own | only_agents
+    )
+    assert AgentTable().stand_in[-1] == "vrha-stand-in.service"
 
 
 def test_nothing_of_the_orchestrator_outlives_it() -> None:
@@ -85,6 +99,7 @@ def test_a_daemon_is_started_again_for_ever(name: str) -> None:
     ("name", "exposure"),
     [
         ("vrha-agent.service", 61),
+        ("vrha-stand-in.service", 61),
         ("vrha-orchestrator.service", 25),
         ("vrha-watcher.service", 50),
     ],

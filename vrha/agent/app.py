@@ -27,15 +27,16 @@ from vrha.agent.leases import LeaseTeller
 from vrha.agent.lookout import Lookout
 from vrha.agent.mirror import Mirrors
 from vrha.agent.moves import Moves
+from vrha.agent.pulse import Pulse
 from vrha.agent.reports import Reports
+from vrha.agent.standin import STEPS, Leave, sole_agent, sole_stand_in
 from vrha.agent.turns import Turn, Turns
 from vrha.agent.warm import warm_up
 from vrha.bus import topology
 from vrha.bus.consumer import Consumer, Headers
 from vrha.bus.publisher import Publisher
-from vrha.config.lock import sole_user
 from vrha.config.settings import AgentSettings
-from vrha.core.choice import MOVE, STANDBY
+from vrha.core.choice import MOVE, STAND_IN, STANDBY
 from vrha.core.leases import cleaned
 from vrha.errors import InputError, VrhaError
 from vrha.linux.node import NodeKernel
@@ -62,9 +63,10 @@ FILES = 65_536
 class Agent:
     """One agent. `run` returns when `stop` is set."""
 
-    def __init__(self, settings: AgentSettings) -> None:
-        """Raises PreconditionError when the machine or the state folder does not serve.
+    def __init__(self, settings: AgentSettings, stand_in: bool = False) -> None:
+        """`stand_in`: it takes the place of an agent that is missing, see `standin`.
 
+        Raises PreconditionError when the machine or the state folder does not serve.
         Raises RefusedError (`already-running`) when another agent works on the state folder.
         """
         warm_up()
@@ -76,7 +78,9 @@ class Agent:
         self._kernel = NodeKernel(settings.state_dir, settings.governed)
         self._held.callback(self._kernel.close)
         # Before the epochs are read: another agent could raise them meanwhile.
-        self._held.enter_context(sole_user(settings.state_dir, "agent"))
+        sole = (sole_stand_in if stand_in else sole_agent)(settings.state_dir)
+        self._held.enter_context(sole)
+        self._pulse = Pulse("stand-in" if stand_in else "agent")
         self._kernel.handovers.tidy()
         self._epochs = Epochs(settings.state_dir / "epochs.json")
         self._turns = Turns(lambda: self._stop.is_set())
@@ -93,9 +97,11 @@ class Agent:
             at = self._kernel.instances
             self._mirrors = Mirrors(at, self._identity, self._server, self._look.set)
             self._held.callback(self._mirrors.close)
+        self._leave = Leave(lambda: moves is not None and moves.gives) if stand_in else None
         self._herald = Herald(self._kernel.instances)
         hands = Hands(self._kernel, moves, self._mirrors, self._herald)
-        self._executor = Executor(self._node, hands, self._epochs)
+        takes = STEPS if stand_in else None
+        self._executor = Executor(self._node, hands, self._epochs, takes)
         self._governed = settings.governed
         self._lookout = Lookout(self._kernel.instances, self._look.set)
         self._stop = threading.Event()
@@ -117,21 +123,21 @@ class Agent:
             workers=settings.build_workers,
             declare=(topology.node_queue(self._node),),
             on_connected=self._look.set,
+            on_turn=self._pulse.turned,
         )
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop`; touches nothing on the way out."""
         self._stop = stop
+        what = "stand-in for the agent" if self._leave else "agent"
         threads = [
-            threading.Thread(target=self._tell_inventory, name="inventory", daemon=True),
-            threading.Thread(target=self._leases.run, args=(stop,), name="leases", daemon=True),
+            threading.Thread(target=work, args=(stop,), name=name, daemon=True)
+            for name, work in self._works()
         ]
-        if self._governed:
-            for name, work in (("herald", self._herald.run), ("lookout", self._lookout.run)):
-                threads.append(threading.Thread(target=work, args=(stop,), name=name, daemon=True))
         for thread in threads:
             thread.start()
-        log.info("agent of node %s, pid %d, ready for commands", self._node, os.getpid())
+        log.info("%s of node %s, pid %d, ready for commands", what, self._node, os.getpid())
+        self._pulse.start()
         try:
             self._commands.run(stop)
         finally:
@@ -139,9 +145,19 @@ class Agent:
             self._look.set()
             for thread in threads:
                 thread.join(timeout=5)
+            self._pulse.stop()
             self._reports.close()
             self._inventories.close()
             self._held.close()
+
+    def _works(self) -> list[tuple[str, Callable[[threading.Event], None]]]:
+        """What runs beside the commands."""
+        works = [("inventory", self._tell_inventory), ("leases", self._leases.run)]
+        if self._governed:
+            works += [("herald", self._herald.run), ("lookout", self._lookout.run)]
+        if self._leave is not None:
+            works.append(("leave", self._leave.run))
+        return works
 
     def _take(self, body: bytes, headers: Headers) -> Callable[[], None]:
         """One command; what is left to do. Raises InputError for what is none; the bus sets it
@@ -154,11 +170,13 @@ class Agent:
             return partial(self._refresh_leases, command, turn, headers.received)
         if not isinstance(command, Command):
             raise InputError("unexpected", f"an agent takes commands, not {command.type}")
+        if self._leave is not None:
+            self._leave.used()
         turn = self._turns.line_up(command.router)
         return partial(self._carry_out, command, turn, headers.received)
 
     def _carry_out(self, command: Command, turn: Turn, received: float) -> None:
-        with turn.first():
+        with turn.first(), self._pulse.working():
             with self._place_for(command):
                 said = self._executor.execute(command, received)
             for message in said:
@@ -198,7 +216,7 @@ class Agent:
             message_id=uuid.uuid4().hex,
         )
 
-    def _tell_inventory(self) -> None:
+    def _tell_inventory(self, _stop: threading.Event) -> None:
         pause = 0.0
         while not self._stop.is_set():
             self._look.wait(pause)
@@ -207,7 +225,9 @@ class Agent:
                 return
             self._reports.keep_alive()
             began = time.monotonic()
-            pause = self._inventory_s if self._publish_inventory() else RETRY_S
+            with self._pulse.working():
+                told = self._publish_inventory()
+            pause = self._inventory_s if told else RETRY_S
             # While hundreds are built, each of them asks for a look at all that are there.
             self._stop.wait(min((time.monotonic() - began) * REST, self._inventory_s))
 
@@ -242,6 +262,10 @@ class Agent:
             return None
         return replace(following, memory_kib=self._kernel.instances.memory_kib(ref))
 
+    def _capabilities(self) -> tuple[str, ...]:
+        moves = (MOVE, STANDBY) if self._server else ()
+        return (*CAPABILITIES, *moves, *((STAND_IN,) if self._leave else ()))
+
     def _publish_inventory(self) -> bool:
         """Look at the kernel and say what is there; False when that did not get through."""
         try:
@@ -250,7 +274,7 @@ class Agent:
                 node=self._node,
                 agent=self._life,
                 version=vrha.__version__,
-                capabilities=(*CAPABILITIES, MOVE, STANDBY) if self._server else CAPABILITIES,
+                capabilities=self._capabilities(),
                 instances=instances,
                 highest_epochs=self._epochs.all(),
                 sync_address=self._server.address if self._server else "",

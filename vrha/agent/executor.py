@@ -211,6 +211,8 @@ class Executor:
     node: str
     hands: Hands
     epochs: Epochs
+    takes: frozenset[type[Step]] | None = None
+    """The only kinds of steps that are taken; None: all."""
 
     def may_run_beside_others(self, command: Command) -> bool:
         """Whether all that the command does is to build, to wait, and to destroy what is muted."""
@@ -262,6 +264,9 @@ class Executor:
         if command.valid_s is not None and start > received + command.valid_s:
             detail = f"it came {start - received:.1f} s ago and was valid for {command.valid_s:g} s"
             return _report(command, index, Outcome.REFUSED, "expired", detail), ()
+        if self.takes is not None and type(step) not in self.takes:
+            detail = f"a stand-in for the agent of {self.node} takes no {step.kind}"
+            return _failed(command, index, "stand-in", detail, began, start), ()
         proof: tuple[CheckIn, ...] = ()
         try:
             place = f"agent.{'undo-' if command.undo else ''}{step.kind}"

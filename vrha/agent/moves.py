@@ -63,6 +63,11 @@ class Moves:
         for ref in [*self._giving, *self._taking]:
             self.end(ref)
 
+    @property
+    def gives(self) -> bool:
+        """Whether a router is being given away, or offered."""
+        return any(giving.lives for giving in list(self._giving.values()))
+
     def end(self, ref: InstanceRef) -> None:
         """`ref` is about to go, or to be left alone: nothing of it flows any more."""
         giving = self._giving.pop(ref, None)
@@ -391,6 +396,11 @@ class _Giving:
         """What flows; None before and after that."""
         with self._lock:
             return None if self._stream is None or self._stream.ended else self._stream
+
+    @property
+    def lives(self) -> bool:
+        """Whether the taker is waited for, or the stream flows."""
+        return self._thread.is_alive()
 
     def close(self) -> None:
         with self._lock:

@@ -39,6 +39,7 @@ from vrha.model.views import (
     RouterView,
     RunView,
     Status,
+    WhyView,
 )
 from vrha.ports import Service
 
@@ -228,6 +229,16 @@ def _views(service: Service) -> APIRouter:
     def nodes() -> tuple[NodeView, ...]:
         """All nodes and what they host."""
         return service.nodes()
+
+    @router.get("/nodes/{name}/why")
+    def why_node(name: Name) -> WhyView:
+        """What is the matter with a node: cause, signals, action, last events."""
+        return service.why_node(name)
+
+    @router.get("/routers/{name}/why")
+    def why_router(name: Name) -> WhyView:
+        """What is the matter with a router, and with the node that serves it."""
+        return service.why_router(name)
 
     return router
 

@@ -88,6 +88,7 @@ class Consumer:
         workers: int = 1,
         prefetch: int = 1,
         on_connected: Callable[[], None] | None = None,
+        on_turn: Callable[[], object] = int,
         declare: Sequence[Queue] = (),
         heartbeat_s: int = 10,
         max_bytes: int = MAX_DOWN,
@@ -95,7 +96,8 @@ class Consumer:
     ) -> None:
         """`declare` is declared at every connect; without it the queue must exist already.
 
-        `on_connected` is called in the thread of `run` each time messages begin to flow.
+        `on_connected` is called in the thread of `run` each time messages begin to flow, `on_turn`
+        several times a second, but not while a broker does not answer.
         A message is acknowledged after `handler` returned, and what that returned; InputError
         sends it to the dead letters; any other exception gives it back after a pause, until the
         queue's delivery limit is reached. At most `workers` messages are worked on at a time;
@@ -111,6 +113,7 @@ class Consumer:
         self._workers = workers
         self._prefetch = max(prefetch, workers)
         self._on_connected = on_connected
+        self._on_turn = on_turn
         self._declare = declare
         self._heartbeat_s = heartbeat_s
         self._max_bytes = max_bytes
@@ -132,6 +135,7 @@ class Consumer:
             while not stop.is_set():
                 endpoint = self._endpoints[turn % len(self._endpoints)]
                 turn += 1
+                self._on_turn()
                 try:
                     self._consume(Link(endpoint, self._heartbeat_s), worker, stop)
                 except Exception as error:
@@ -163,6 +167,7 @@ class Consumer:
                 self._on_connected()
             while not stop.is_set():
                 session.turn(_TICK_S)
+                self._on_turn()
             session.finish(STOP_GRACE_S)
         finally:
             worker.forget()

@@ -22,8 +22,13 @@ def agent() -> None:
     show_default=True,
     help="Settings file.",
 )
+@click.option(
+    "--stand-in",
+    is_flag=True,
+    help="Only give routers away, until the agent itself is back or nothing is left to do.",
+)
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
-def run(config: Path, verbose: bool) -> None:
+def run(config: Path, stand_in: bool, verbose: bool) -> None:
     """Carry out commands on this node until SIGTERM.
 
     The routers of this node forward on when the agent stops; the next agent adopts them. It
@@ -36,4 +41,4 @@ def run(config: Path, verbose: bool) -> None:
     stop = stop_on_signals()
     settings = load_agent(config)
     if await_file(settings.bus.url_file, stop):
-        Agent(settings).run(stop)
+        Agent(settings, stand_in).run(stop)

@@ -36,6 +36,7 @@ from vrha.model.views import (
     RouterView,
     RunView,
     Status,
+    WhyView,
 )
 
 T = TypeVar("T")
@@ -169,6 +170,12 @@ class Client:
     def nodes(self) -> tuple[NodeView, ...]:
         return self._get(tuple[NodeView, ...], "/v1/nodes")
 
+    def why_node(self, name: str) -> WhyView:
+        return self._get(WhyView, f"/v1/nodes/{quote(name, safe='')}/why")
+
+    def why_router(self, name: str) -> WhyView:
+        return self._get(WhyView, f"/v1/routers/{quote(name, safe='')}/why")
+
     def run(self, run_id: str) -> RunView:
         return self._get(RunView, f"/v1/runs/{quote(run_id, safe='')}")
 
@@ -249,4 +256,5 @@ def _rollout_body(request: RolloutRequest) -> bytes:
     body = asdict(request)
     options = body.pop("options")
     del options["node"]  # placement decides for each router
+    del body["cause"], body["returns"]  # nobody else asks by itself
     return json.dumps(body | options).encode()

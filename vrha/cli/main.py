@@ -21,7 +21,7 @@ COMMANDS = {
     "events": ("vrha.cli.events:events", "Show what happened and why."),
     "lab": ("vrha.cli.lab:lab", "A whole zone in namespaces on this machine."),
     "network": ("vrha.cli.network:network", "Networks: list, show, restart."),
-    "node": ("vrha.cli.node:node", "Nodes and what they host: list, drain, undrain."),
+    "node": ("vrha.cli.node:node", "Nodes and what they host: list, why, drain, undrain."),
     "orchestrator": ("vrha.cli.orchestrator:orchestrator", "Run the orchestrator."),
     "pause": ("vrha.cli.pause:pause", "Stop automatic moves of all, a zone, node or router."),
     "resume": ("vrha.cli.pause:resume", "Let what was paused be moved automatically again."),

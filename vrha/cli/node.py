@@ -7,6 +7,7 @@ import click
 from vrha.cli.output import clean, output_options, show, table
 from vrha.cli.restarting import rollout_options, start_rollout, waiting_options
 from vrha.cli.settings import Settings
+from vrha.cli.why import show_why
 from vrha.model.rollouts import RolloutKind, RolloutRequest
 from vrha.model.views import NodeView
 
@@ -68,6 +69,15 @@ def undrain(settings: Settings, name: str) -> None:
     client = settings.client()
     found = client.undrain(name)
     show(settings, found, lambda: clean(f"node {found.name} takes instances again"))
+
+
+@node.command()
+@click.argument("name", metavar="NODE")
+@output_options
+@click.pass_obj
+def why(settings: Settings, name: str) -> None:
+    """Say what is the matter with a node, by which signals, and what is done about it."""
+    show_why(settings, "node", name, settings.client().why_node)
 
 
 def _row(found: NodeView) -> tuple[object, ...]:

@@ -20,6 +20,7 @@ from vrha.cli.restarting import (
     waiting_options,
 )
 from vrha.cli.settings import Settings
+from vrha.cli.why import show_why
 from vrha.errors import DeadlineError, NotFoundError
 from vrha.model.spec import Policy
 
@@ -114,18 +115,17 @@ def _await_standby(
 
 @router.command()
 @click.argument("name")
+@output_options
 @click.pass_obj
 def why(settings: Settings, name: str) -> None:
     """Say why a router is in the state it is in, and what was last done to it."""
     client = settings.client()
-    found = _find(client, name)
-    last = [run for run in client.runs(limit=1000) if run.router == name][:_LAST_RUNS]
-    where = f" on {found.node}" if found.node else ""
-    instance = f", instance {found.instance}{where}, epoch {found.epoch}" if found.instance else ""
-    reason = f": {found.reason}" if found.reason else ""
-    click.echo(clean(f"{found.name} is {found.status}{instance}{reason}"))
-    for run in last:
-        click.echo(clean(_sentence(run)))
+
+    def last_runs() -> list[str]:
+        last = [run for run in client.runs(limit=1000) if run.router == name][:_LAST_RUNS]
+        return [clean(_sentence(run)) for run in last]
+
+    show_why(settings, "router", name, client.why_router, last_runs)
 
 
 @router.command()

@@ -195,6 +195,13 @@ class FailoverSettings(_Table):
     """... until it has come down to this one,"""
     flap_longest_s: Annotated[float, Field(gt=0, le=LONGEST_S, allow_inf_nan=False)] = 3600.0
     """or so long after its last silence."""
+    agent_grace_s: Seconds = 10.0
+    """How long an agent may be dead or stuck before its routers move to other nodes."""
+    agent_failures: Annotated[int, Field(ge=1, le=1000)] = 5
+    """So many failures within `agent_window_s` count as one that lasts."""
+    agent_window_s: Seconds = 60.0
+    agent_back_s: Seconds = 60.0
+    """How long an agent must have lived before its node takes instances again."""
 
     @model_validator(mode="after")
     def _limits_fit(self) -> Self:

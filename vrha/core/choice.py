@@ -16,6 +16,8 @@ MOVE = "move"
 """Capability of an agent: handovers to and from other nodes."""
 STANDBY = "standby"
 """Capability of an agent: instances that follow those of other nodes."""
+STAND_IN = "stand-in"
+"""What an agent says that only gives routers away: the one whose place it has is missing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,5 +140,6 @@ _AUTHOR: Mapping[type[Message], str] = {
     ownership.Holding: "node",
     ownership.Refusal: "node",
     ownership.Silenced: "voter",
+    ownership.StandIn: "leader",
 }
 """The field that must be the name of who signed."""

@@ -37,8 +37,8 @@ class Watching:
         }
         self._addresses[ORCHESTRATOR] = f"{wiring.MGMT_ADDRESS.ip}:{PORT}"
 
-    def of_node(self, node: str, state_dir: Path) -> dict[str, Any]:
-        """The watcher's settings."""
+    def of_node(self, node: str, state_dir: Path, stand_in: Sequence[str]) -> dict[str, Any]:
+        """The watcher's settings; `stand_in` is the command of a stand-in for the agent."""
         others = {*self.voters, ORCHESTRATOR} - {node}
         return {
             "node": node,
@@ -49,6 +49,7 @@ class Watching:
             "state_dir": str(state_dir),
             "socket": str(socket_of(self._folder, node)),
             "profile": self._profile,
+            "agent": {"stand_in": list(stand_in)},
             "peers": {
                 name: self._addresses[name]
                 for name in sorted(others | (set(self._nodes) if node in self.voters else set()))

@@ -281,7 +281,7 @@ class Lab:
             watching = Watching(self._watching, self.nodes, profile)
             settings |= {"name": ORCHESTRATOR, "ownership": watching.of_orchestrator()}
             for node in self.nodes:
-                self._start_watcher(watching, node, variables)
+                self._start_watcher(watching, node, variables, vrha)
         config = self._config("orchestrator", settings)
         argv = (*vrha, "orchestrator", "run", "--config", str(config))
         orchestrator.start(Program(argv, "", variables))
@@ -313,9 +313,13 @@ class Lab:
         """Keys and sockets of the watchers."""
         return self.folder / "watching"
 
-    def _start_watcher(self, watching: Watching, node: str, variables: Mapping[str, str]) -> None:
+    def _start_watcher(
+        self, watching: Watching, node: str, variables: Mapping[str, str], vrha: Sequence[str]
+    ) -> None:
         name = f"watcher-{node}"
-        config = self._config(name, watching.of_node(node, self._state_dir(name)))
+        of_agent = self._config_of(f"agent-{node}")
+        stand_in = (*vrha, "agent", "run", "--stand-in", "--config", str(of_agent))
+        config = self._config(name, watching.of_node(node, self._state_dir(name), stand_in))
         argv = (sys.executable, "-m", "vrha.watcher.main", "--config", str(config))
         self.watcher(node).start(Program(argv, node, variables))
 
@@ -324,8 +328,11 @@ class Lab:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
+    def _config_of(self, name: str) -> Path:
+        return self.folder / "config" / f"{name}.toml"
+
     def _config(self, name: str, settings: Mapping[str, Any]) -> Path:
-        path = self.folder / "config" / f"{name}.toml"
+        path = self._config_of(name)
         path.parent.mkdir(exist_ok=True)
         path.touch(mode=0o600)
         path.write_text(toml(settings))

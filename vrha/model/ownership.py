@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from enum import IntFlag
 
 from vrha.model.spec import InstanceRef
 
@@ -24,6 +25,36 @@ Held = tuple[tuple[str, int], ...]
 def instance_key(ref: InstanceRef) -> str:
     """How a right names one instance of a router."""
     return f"{ref.router}/{ref.generation}"
+
+
+class Health(IntFlag):
+    """What ails a node whose watcher lives; 0: nothing that it knows of."""
+
+    AGENT_DEAD = 1
+    AGENT_HUNG = 2
+    """Its process is there and has not shown for some seconds that it gets on."""
+    AGENT_UNKNOWN = 4
+    """None has shown itself to this watcher."""
+    STAND_IN = 8
+    """A stand-in takes the commands of the agent that is missing."""
+
+
+WELL = Health(0)
+AGENT_FAILS = Health.AGENT_DEAD | Health.AGENT_HUNG
+
+
+@dataclass(frozen=True, slots=True)
+class NodeHealth:
+    """What the leader last heard of a node: `health` is as it is since `since_ms` (ms ago).
+
+    `failures` counts how often its agent died or got stuck since this leader leads.
+    """
+
+    node: str
+    heard_ms_ago: float
+    health: Health
+    since_ms: float
+    failures: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +78,15 @@ class Electorate:
 class Renew:
     """A node asks all voters, and tells the leaders, that its `incarnation` goes on.
 
-    `seq` grows by one with each; `electorate` is the tag of the one by which the node counts votes.
+    `seq` grows by one with each; `electorate` is the tag of the one by which the node counts votes;
+    `health` are the bits of Health.
     """
 
     node: str
     incarnation: int
     seq: int
     electorate: int
+    health: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,4 +198,18 @@ class Silenced:
     leader_epoch: int
 
 
-Message = Renew | Ack | Over | Depose | Deposed | Grant | Holding | Refusal | Silenced
+@dataclass(frozen=True, slots=True)
+class StandIn:
+    """The leader asks the watcher of a node without an agent to let a stand-in run.
+
+    It counts for `seconds`, and for this incarnation.
+    """
+
+    leader: str
+    leader_epoch: int
+    node: str
+    incarnation: int
+    seconds: float
+
+
+Message = Renew | Ack | Over | Depose | Deposed | Grant | Holding | Refusal | Silenced | StandIn

@@ -64,7 +64,8 @@ class RolloutRequest:
 
     The first router goes alone; then up to `max_parallel` at a time. Once the nodes have counted
     more than `stop_on_lost` lost probes in all (None: no such limit), or a run was rolled back
-    (unless `keep_going`), no further router is taken up.
+    (unless `keep_going`), no further router is taken up. `cause`: why the orchestrator asked for it
+    by itself; with `returns` the node takes instances again once that is over.
     """
 
     kind: RolloutKind
@@ -74,6 +75,8 @@ class RolloutRequest:
     stop_on_lost: int | None = None
     keep_going: bool = False
     options: RestartOptions = AS_CONFIGURED
+    cause: str = ""
+    returns: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -174,6 +174,33 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class SignalView:
+    """One thing that is known, and how old the news of it is (s; None: it has no age)."""
+
+    what: str
+    age_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WhyView:
+    """Why a node or router (`noun`) is as it is: the `cause` is one word of `vrha.core.causes`.
+
+    `action` is what is done about it, or why nothing is; `reason` why just that. Events are those
+    of this node or router, newest first.
+    """
+
+    noun: str
+    name: str
+    node: str
+    state: str
+    cause: str
+    signals: tuple[SignalView, ...]
+    action: str
+    reason: str
+    events: tuple[Event, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Health:
     """Whether the orchestrator can work."""
 

@@ -18,17 +18,22 @@ from vrha.bus import topology
 from vrha.bus.consumer import Consumer, Headers
 from vrha.bus.publisher import Publisher
 from vrha.config.settings import OrchestratorSettings
+from vrha.core.agents import AgentLimits
 from vrha.core.happenings import Limits
+from vrha.core.ownership.timing import PROFILES
 from vrha.errors import DeadlineError, InputError, NotLeaderError, UnreachableError
 from vrha.model.messages import Command
+from vrha.model.ownership import NodeHealth
 from vrha.model.views import BrakeView, NodeSight
 from vrha.orchestrator import status
 from vrha.orchestrator.engine import Engine, command_place
+from vrha.orchestrator.evacuation import Evacuation, Outside
 from vrha.orchestrator.failover import Failovers
 from vrha.orchestrator.leadership import Leadership
 from vrha.orchestrator.metrics import Metrics
 from vrha.orchestrator.ownership import Ownership
 from vrha.orchestrator.service import OrchestratorService
+from vrha.orchestrator.why import Insight
 from vrha.store import OutboxRow, Store
 
 log = logging.getLogger(__name__)
@@ -61,10 +66,16 @@ class Orchestrator:
             sole=settings.store.private,
         )
         metrics = Metrics()
+        self._evacuation = self._evacuates(settings)
         run = settings.run
         limits = Limits(step_s=run.step_s, sync_s=run.sync_s, check_in_s=run.check_in_s)
         self._engine = Engine(
-            self._store, limits, metrics, self._changed, uplinks_changed=self._uplinks_changed
+            self._store,
+            limits,
+            metrics,
+            self._changed,
+            uplinks_changed=self._uplinks_changed,
+            watch=self._evacuation.look,
         )
         self.service = OrchestratorService(
             self._store,
@@ -75,6 +86,12 @@ class Orchestrator:
             settings.preferred,
             self._sights,
             self._brake,
+            Insight(
+                self._healths,
+                self._evacuation.decisions,
+                self._holds,
+                suspect_ms=PROFILES[settings.ownership.profile].suspect_ms,
+            ),
         )
         self._publisher = Publisher(urls)
         self._messages = Consumer(
@@ -100,6 +117,30 @@ class Orchestrator:
                 self._failovers,
                 settings.failover,
             )
+
+    def _evacuates(self, settings: OrchestratorSettings) -> Evacuation:
+        failover = settings.failover
+        limits = AgentLimits(
+            grace_ms=failover.agent_grace_s * 1000,
+            failures=failover.agent_failures,
+            window_ms=failover.agent_window_s * 1000,
+            fail_back_ms=failover.agent_back_s * 1000,
+            silent_ms=PROFILES[settings.ownership.profile].suspect_ms,
+        )
+        outside = Outside(
+            self._healths,
+            self._stand_in,
+            self._holds,
+            broker_connected=lambda: self._messages.connected,
+        )
+        return Evacuation(self._store, outside, limits, settings.preferred)
+
+    def _healths(self) -> Mapping[str, NodeHealth]:
+        return self._ownership.healths() if self._ownership is not None else {}
+
+    def _stand_in(self, node: str, seconds: float) -> None:
+        if self._ownership is not None:
+            self._ownership.stand_in(node, seconds)
 
     def run(self, stop: threading.Event) -> None:
         """Stand by until it leads, lead until another one does, and so on until `stop`."""
@@ -128,6 +169,11 @@ class Orchestrator:
         self._outbox_filled.set()
         if self._ownership is not None:
             self._ownership.nudge()
+
+    def _holds(self) -> Mapping[str, str]:
+        """Nodes that keep their routers whatever ails them, and why."""
+        judgement = self._ownership.judgement if self._ownership else None
+        return judgement.holds if judgement else {}
 
     def _sights(self) -> Mapping[str, NodeSight]:
         judgement = self._ownership.judgement if self._ownership else None
@@ -186,6 +232,7 @@ class Orchestrator:
 
     def _take_up(self, over: threading.Event) -> bool:
         """Resume open runs; False when the lead was lost before that."""
+        self._evacuation.forget()
         while not over.is_set():
             try:
                 self._engine.resume()

@@ -79,8 +79,13 @@ class Engine:
         outbox_filled: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
         uplinks_changed: Callable[[], None] = lambda: None,
+        watch: Callable[[], bool] = bool,
     ) -> None:
-        """`clock` counts seconds; its base may change when the orchestrator starts again."""
+        """`clock` counts seconds; its base may change when the orchestrator starts again.
+
+        `watch` is called with every tick: whether it gave rollouts something to do.
+        """
+        self._watch = watch
         self._clock = clock
         self._store = store
         self._limits = limits
@@ -143,6 +148,8 @@ class Engine:
                 self._feed(tx, run, Tick())
         if overdue:
             self._outbox_filled()
+        if self._watch():
+            self._look.set()
         now = self._clock()
         if self._looked_at is None or now - self._looked_at >= LOOK_AGAIN_S:
             self._looked_at = now
@@ -150,6 +157,8 @@ class Engine:
             self._look_at_standbys.set()
         self.advance_rollouts()
         self._advance_standbys()
+        if self.copies.turn(self._store, _standby_place):
+            self._outbox_filled()
 
     def look_at_standbys(self, tx: Tx) -> tuple[Run, ...]:
         """Start what standbys need now."""
@@ -410,6 +419,8 @@ class Engine:
         state = tx.router_state(run.router) or RouterState(run.router)
         state = outcome_of(run, state)
         tx.put_router_state(state)
+        if state.standby is not None:
+            self.copies.changed(run.router)
         if is_unsettled(state) and run.kind is not RunKind.STANDBY:
             log.error("router %s: %s", run.router, state.failed)
             tx.add_event("unsettled", state.failed.partition(":")[0], run=run.id, router=run.router)
@@ -427,6 +438,12 @@ class Engine:
             router=run.router,
             detail="; ".join(run.leftovers) or run.detail,
         )
+
+
+def _standby_place(tx: Tx, router: str) -> tuple[str, InstanceRef] | None:
+    """Where the router's standby is, and which instance it is."""
+    state = tx.router_state(router)
+    return (state.standby_node, state.standby) if state and state.standby else None
 
 
 def _outlined(run: Run) -> Run:

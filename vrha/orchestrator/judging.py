@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from vrha.config.settings import FailoverSettings
-from vrha.core.brake import Brake, BrakeEvent, Decisions, SeenNode, ZoneSight, decide
+from vrha.core.brake import Brake, BrakeEvent, Decisions, Hold, SeenNode, ZoneSight, decide
 from vrha.core.damping import is_suppressed
 from vrha.core.ownership.leader import Leader
 from vrha.core.ownership.timing import Timing
@@ -50,6 +50,16 @@ class Judgement:
     decided: Decisions
     heard_ms_ago: Mapping[str, float]
     health: Mapping[str, NodeHealth]
+
+    @property
+    def holds(self) -> Mapping[str, str]:
+        """Nodes from which nothing is moved now, whatever ails them, and why."""
+        reason = self.decided.brake.reason
+        everywhere = reason is Hold.MASS_SILENCE
+        found = {node.name: str(Hold.PAUSED) for node in self.zone.nodes if node.paused}
+        if everywhere:
+            found |= {node.name: str(reason) for node in self.zone.nodes}
+        return found | {name: str(hold) for name, hold in self.decided.hold.items()}
 
 
 class Judge:

@@ -25,7 +25,7 @@ from vrha.errors import NotLeaderError, VrhaError
 from vrha.fencing.clock import clock_ms
 from vrha.fencing.endpoint import Endpoint
 from vrha.fencing.keys import Keys
-from vrha.model.ownership import Depose, Electorate, Message, Renew
+from vrha.model.ownership import Depose, Electorate, Message, NodeHealth, Renew
 from vrha.orchestrator.engine import Engine
 from vrha.orchestrator.failover import Failovers, Losses
 from vrha.orchestrator.judging import Judge, Judgement, Turn
@@ -74,10 +74,30 @@ class Ownership:
         """What was seen and decided last, while this one leads."""
         self._claimants: tuple[Claimant, ...] = ()
         self._out: frozenset[str] = frozenset()
+        self._lock = threading.Lock()
+        self._healths: tuple[float, tuple[NodeHealth, ...]] = (0.0, ())
+        self._relieved: dict[str, float] = {}
 
     def nudge(self) -> None:
         """Something may be wanted now that was not before."""
         self._nudged.set()
+
+    def healths(self) -> dict[str, NodeHealth]:
+        """What the watchers said last, by node; empty while another one leads. From any thread."""
+        with self._lock:
+            at, known = self._healths
+        passed = clock_ms() - at
+        return {
+            each.node: replace(
+                each, heard_ms_ago=each.heard_ms_ago + passed, since_ms=each.since_ms + passed
+            )
+            for each in known
+        }
+
+    def stand_in(self, node: str, seconds: float) -> None:
+        """Ask the node's watcher soon to let a stand-in run. From any thread."""
+        with self._lock:
+            self._relieved[node] = seconds
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop`."""
@@ -89,6 +109,7 @@ class Ownership:
                 for _, message in self._endpoint.receive():
                     self._take(message)
                 self._lead()
+                self._share()
             except NotLeaderError:
                 self._leader = None
             except VrhaError as error:
@@ -107,6 +128,17 @@ class Ownership:
             return longest
         now = clock_ms()
         return min([longest, *(at - now for at in self._leader.outs() if at > now)])
+
+    def _share(self) -> None:
+        """What other threads want to know, and what they asked for."""
+        leader, now = self._leader, clock_ms()
+        known = tuple(leader.healths(now)) if leader is not None else ()
+        with self._lock:
+            self._healths = (now, known)
+            asked, self._relieved = self._relieved, {}
+        for node, seconds in asked.items():
+            if leader is not None:
+                self._perform(leader.stand_in(node, seconds))
 
     def _take(self, message: Message) -> None:
         now = clock_ms()

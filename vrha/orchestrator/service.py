@@ -28,11 +28,13 @@ from vrha.model.views import (
     RouterView,
     RunView,
     Status,
+    WhyView,
 )
-from vrha.orchestrator import pauses, reconcile, rollouts, status, views
+from vrha.orchestrator import pauses, reconcile, rollouts, status, views, why
 from vrha.orchestrator.engine import Engine
 from vrha.orchestrator.metrics import Metrics
 from vrha.orchestrator.reconcile import Wanted
+from vrha.orchestrator.why import Insight
 from vrha.store import Store, Tx
 
 RECONNECT_S = 3.0
@@ -52,8 +54,10 @@ class OrchestratorService:
         preferred: Strategy,
         sights: Callable[[], Mapping[str, NodeSight]] = dict,
         brake: Callable[[], BrakeView | None] = lambda: None,
+        insight: Insight | None = None,
     ) -> None:
         """`sights` and `brake`: what leases show now; nothing where this one watches none."""
+        self._insight = insight or Insight()
         self._store = store
         self._engine = engine
         self._metrics = metrics
@@ -246,6 +250,19 @@ class OrchestratorService:
         return tuple(
             views.node_view(n, states.get(n.name), now, n.name in draining) for n in desired.nodes
         )
+
+    def why_node(self, name: str) -> WhyView:
+        with self._store.reading() as tx:
+            return why.node(tx, name, self._insight, self._broker_connected())
+
+    def why_router(self, name: str) -> WhyView:
+        with self._store.reading() as tx:
+            view = next((r for r in self._routers(tx, tx.desired()[1]) if r.name == name), None)
+            if view is None:
+                raise NotFoundError(
+                    "no-such-router", f"no router {name}", "See `vrha router list`."
+                )
+            return why.router(tx, view, self._insight, self._broker_connected())
 
     def run(self, run_id: str) -> RunView:
         with self._store.reading() as tx:

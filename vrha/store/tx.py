@@ -459,6 +459,12 @@ class Tx:
         query = select(table).where(table.c.id > after).order_by(table.c.id).limit(limit)
         return tuple(Event(**row._mapping) for row in self._db.execute(query))
 
+    def events_about(self, column: str, name: str, limit: int) -> tuple[Event, ...]:
+        """The newest events of a `node` or `router` (the column), newest first."""
+        table = schema.events
+        query = select(table).where(table.c[column] == name).order_by(table.c.id.desc())
+        return tuple(Event(**row._mapping) for row in self._db.execute(query.limit(limit)))
+
     # Ownership
 
     def book(self, first: Electorate) -> Book:

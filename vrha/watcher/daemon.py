@@ -16,7 +16,7 @@ import selectors
 from collections import Counter, deque
 from typing import Any
 
-from vrha.core.ownership.commands import Command, Mute, Permit, Send, Tell
+from vrha.core.ownership.commands import Command, Mute, Permit, Relieve, Send, Tell
 from vrha.core.ownership.holder import Holder, first_incarnation, held_of
 from vrha.core.ownership.voter import Voter
 from vrha.errors import VrhaError
@@ -28,6 +28,7 @@ from vrha.linux.deadman import DeadMan
 from vrha.linux.hint import Hint
 from vrha.linux.mute import Switch
 from vrha.model.ownership import Ack, Depose, Electorate, Message, Renew
+from vrha.watcher.agents import Agents
 from vrha.watcher.ports import Ports
 from vrha.watcher.settings import WatcherSettings
 from vrha.watcher.state import LeaseFile, State
@@ -70,6 +71,8 @@ class Watcher:
         self._held.callback(self._hint.close)
         self._granted: frozenset[str] | None = None
         now = clock_ms()
+        self._agents = Agents(settings.agent, settings.socket.with_suffix(".agent"), now)
+        self._held.callback(self._agents.close)
         self._holder = self._begin(now)
         self._voter = Voter(settings.node, self._timing, now)
         self._to_do: deque[Command] = deque()
@@ -99,7 +102,7 @@ class Watcher:
         time for a next process to take it over."""
         _take_precedence()
         with selectors.DefaultSelector() as selector, self._held:
-            for each in (stop, self._endpoint, self._ports, self._status):
+            for each in (stop, self._endpoint, self._ports, self._status, self._agents):
                 selector.register(each, selectors.EVENT_READ, each)
             log.info("watcher of node %s, pid %d", self._settings.node, os.getpid())
             while True:
@@ -128,7 +131,10 @@ class Watcher:
         """What the clock asks for."""
         while self._local:
             self._take(self._local.popleft())
-        self._perform(self._holder.tick(clock_ms()))
+        now = clock_ms()
+        self._agents.look(now)
+        self._holder.health = self._agents.health(now)
+        self._perform(self._holder.tick(now))
         self._feed()
 
     def _serve(self, what: Any) -> None:
@@ -140,7 +146,7 @@ class Watcher:
                 held = held_of(self._holder.routers)
                 epochs = held_of(self._holder.epochs)
                 self._perform([Permit(held, epochs, self._holder.electorate)])
-        else:
+        elif what is self._status:
             self._status.answer()
 
     def _take(self, message: Message) -> None:
@@ -192,6 +198,8 @@ class Watcher:
                     self._send(to, command.message)
             case Send():
                 self._send(command.to, command.message)
+            case Relieve():
+                self._agents.relieve(command.seconds, clock_ms())
             case _:
                 raise AssertionError(command)
 
@@ -259,6 +267,7 @@ class Watcher:
             "votes": self._settings.node in electorate.voters,
             "acknowledged": {name: holder.acked.get(name, 0) for name in electorate.voters},
             "seq": holder.seq,
+            "agents": dict(self._agents.tell(now)),
             "counts": dict(self._counts),
             "rejected": dict(self._endpoint.rejected),
         }

@@ -17,6 +17,17 @@ _HINT = "docs/ownership.md shows settings that work."
 
 
 @dataclass(frozen=True, slots=True)
+class AgentTable:
+    """When the agent counts as stuck, and the command that starts a stand-in of it (empty: none).
+
+    It may start it in the background: what counts is whose beats are heard.
+    """
+
+    hung_after_s: float = 5.0
+    stand_in: tuple[str, ...] = ("systemctl", "start", "--no-block", "vrha-stand-in.service")
+
+
+@dataclass(frozen=True, slots=True)
 class WatcherSettings:
     """`peers` are addresses (`HOST:PORT`) of the other voters and the leaders, by name.
 
@@ -33,6 +44,7 @@ class WatcherSettings:
     socket: Path = Path("/run/vrha/watcher.sock")
     profile: str = "default"
     timing: Timing = field(default_factory=Timing)
+    agent: AgentTable = field(default_factory=AgentTable)
 
 
 def load(path: Path | None = None) -> WatcherSettings:
@@ -67,6 +79,15 @@ def settings_of(given: Mapping[str, Any], where: str) -> WatcherSettings:
         **{key: Path(given[key]) for key in ("keys", "state_dir", "socket") if key in given},
         profile=given.get("profile", "default"),
         timing=timing,
+        agent=_agent_table(given.get("agent", {})),
+    )
+
+
+def _agent_table(given: Mapping[str, Any]) -> AgentTable:
+    default = AgentTable()
+    return AgentTable(
+        float(given.get("hung_after_s", default.hung_after_s)),
+        tuple(given.get("stand_in", default.stand_in)),
     )
 
 
@@ -78,7 +99,7 @@ def timing_of(profile: str, changes: Mapping[str, float]) -> Timing:
 
 def _wrong(given: Mapping[str, Any]) -> Iterator[str]:
     texts = ("node", "listen", "keys", "state_dir", "socket", "profile")
-    for key in given.keys() - {*texts, "voters", "leaders", "peers", "timing"}:
+    for key in given.keys() - {*texts, "voters", "leaders", "peers", "timing", "agent"}:
         yield f"{key}: unknown key"
     for key in ("node", "listen", "voters", "leaders"):
         if key not in given:
@@ -89,7 +110,7 @@ def _wrong(given: Mapping[str, Any]) -> Iterator[str]:
     for key in ("voters", "leaders"):
         if not _names(given.get(key, [])):
             yield f'{key}: must be a list of different names: ["..."]'
-    for key in ("peers", "timing"):
+    for key in ("peers", "timing", "agent"):
         if not isinstance(given.get(key, {}), dict):
             yield f"{key}: must be a table"
             return
@@ -97,7 +118,19 @@ def _wrong(given: Mapping[str, Any]) -> Iterator[str]:
         given.get("voters", []), list
     ):
         return
+    yield from _wrong_agent(given.get("agent", {}))
     yield from _inconsistent(given)
+
+
+def _wrong_agent(given: Mapping[str, Any]) -> Iterator[str]:
+    for key in given.keys() - {"hung_after_s", "stand_in"}:
+        yield f"agent.{key}: unknown key"
+    after = given.get("hung_after_s", 5)
+    if not isinstance(after, int | float) or isinstance(after, bool) or not 1 <= after <= 3600:
+        yield "agent.hung_after_s: must be a number of 1 to 3600"
+    words = given.get("stand_in", [])
+    if not isinstance(words, list) or not all(isinstance(word, str) and word for word in words):
+        yield 'agent.stand_in: must be a list of words: ["..."]'
 
 
 def _inconsistent(given: Mapping[str, Any]) -> Iterator[str]:

@@ -65,9 +65,36 @@ def test_why_names_the_reason_and_the_last_runs(vrha: Vrha, service: FakeService
     service.open["r1"] = rolled_back(service.restart_network("web-net"))
     service.open["r2"] = replace(service.open["r1"], id="r2", router="other")
     lines = vrha("router", "why", "web").out.splitlines()
-    assert lines[0] == ("web is failed, instance web#1 on node-1, epoch 1: check-in-deadline")
-    assert "rolled back (check-in-deadline no check-in of web#2 within 10 s)" in lines[1]
-    assert len(lines) == 2
+    assert lines == [
+        "web is failed, instance web#1 on node-1: check-in-deadline",
+        "cause: agent-dead (node node-1)",
+        "  the agent is dead\\x1b: 2.0 s ago",
+        "  there is a broker",
+        "action: wait",
+        "  because nothing hurries",
+        "2026-03-01T10:00:00Z  run-started  operator",
+        lines[-1],
+    ]
+    assert "rolled back (check-in-deadline no check-in of web#2 within 10 s)" in lines[-1]
+
+
+def test_why_of_a_node_as_json(vrha: Vrha, service: FakeService) -> None:
+    assert json.loads(vrha("node", "why", "node-1", "--json").out) == codec.plain(
+        service.why_node("node-1")
+    )
+    assert vrha("node", "why", "nope").code == 2
+
+
+@pytest.mark.parametrize("noun", ["node", "router"])
+def test_why_without_an_orchestrator(
+    vrha: Vrha, monkeypatch: pytest.MonkeyPatch, noun: str
+) -> None:
+    monkeypatch.setenv("VRHA_SOCKET", "/nonexistent")
+    said = vrha(noun, "why", "web", "--json")
+    assert said.code == 5
+    assert json.loads(said.out)["cause"] == "orchestrator-gone"
+    assert "routers serve on" in json.loads(said.out)["action"]
+    assert "error: orchestrator at /nonexistent" in said.err
 
 
 def test_a_run_with_its_roll_back(vrha: Vrha, service: FakeService) -> None:

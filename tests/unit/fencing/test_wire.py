@@ -26,6 +26,7 @@ from vrha.model.ownership import (
     Refusal,
     Renew,
     Silenced,
+    StandIn,
 )
 
 VOTERS = Electorate(3, ("n1", "n2", "o1"))
@@ -40,6 +41,8 @@ MESSAGES: tuple[tuple[str, str, Message], ...] = (
     ("n1", "o1", Holding("n1", 5, 4, 2, (("r1/3", 8),), (("r2/1", 9),))),
     ("n1", "o1", Refusal("n1", 5, 4, 2, "late-grant")),
     ("n1", "o1", Silenced("n1", 5)),
+    ("n1", "o1", Renew("n1", 5, 7, 3, health=9)),
+    ("o1", "n1", StandIn("o1", 4, "n1", 5, 2.5)),
     ("o1", "n1", Grant("o1", 4, 2, "n1", 5, 7, VOTERS, MANY[:1000], MANY[1000:1500])),
 )
 

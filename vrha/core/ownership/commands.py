@@ -43,6 +43,13 @@ class Permit:
 
 
 @dataclass(frozen=True, slots=True)
+class Relieve:
+    """For `seconds` a stand-in may take the place of an agent that is dead or stuck."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Right:
     """That `node` may have `router` active from `epoch` on.
 
@@ -84,4 +91,4 @@ class StepDown:
     leader_epoch: int
 
 
-Command = Send | Tell | Mute | Permit | Commit | StepDown
+Command = Send | Tell | Mute | Permit | Relieve | Commit | StepDown

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vrha.core.ownership.commands import Command, Mute, Permit, Send, Tell
+from vrha.core.ownership.commands import Command, Mute, Permit, Relieve, Send, Tell
 from vrha.core.ownership.timing import Timing
 from vrha.model.ownership import (
     Ack,
@@ -22,6 +22,7 @@ from vrha.model.ownership import (
     Over,
     Refusal,
     Renew,
+    StandIn,
 )
 
 _COUNT_SHIFT = 32
@@ -44,7 +45,8 @@ class Life:
 class Holder:
     """One life of a watcher: begins muted, in an incarnation that nobody has heard of.
 
-    `lease_end` is None while there is none. `epochs` are the highest ones ever heard of.
+    `lease_end` is None while there is none. `epochs` are the highest ones ever heard of. `health`
+    is what renewals say of the node (bits of Health).
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Holder:
         self.lease_end: float | None = None
         self.leader_epoch = 0
         self.number = 0
+        self.health = 0
         self.next_renewal = now
         self._begin_lease()
 
@@ -121,6 +124,8 @@ class Holder:
                 commands += self._end(message)
             case Grant():
                 commands += self._granted(message, now)
+            case StandIn():
+                commands += self._relieved(message)
             case _:
                 pass
         return commands
@@ -160,7 +165,7 @@ class Holder:
         every = self.timing.renew_ms
         # After a pause the schedule goes on from now: no burst.
         self.next_renewal += every if behind < every else behind + every
-        return Tell(Renew(self.node, self.incarnation, self.seq, self.electorate.tag))
+        return Tell(Renew(self.node, self.incarnation, self.seq, self.electorate.tag, self.health))
 
     def _count(self, ack: Ack, now: float) -> None:
         if ack.incarnation != self.incarnation or ack.voter not in self.electorate.voters:
@@ -209,6 +214,16 @@ class Holder:
             Permit(held, held_of(self.epochs), self.electorate),
             Send(grant.leader, self._holding(held, named)),
         ]
+
+    def _relieved(self, ask: StandIn) -> list[Command]:
+        if ask.incarnation != self.incarnation:
+            return []
+        if ask.leader_epoch < self.leader_epoch:
+            epoch = self.leader_epoch
+            return [
+                Send(ask.leader, Refusal(self.node, self.incarnation, epoch, 0, "stale-leader"))
+            ]
+        return [Relieve(ask.seconds)]
 
     def _use(self, electorate: Electorate) -> None:
         # Of two with one version the leader has the right one: settings of nodes may differ.

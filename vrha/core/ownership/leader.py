@@ -13,17 +13,22 @@ from vrha.core.ownership.commands import Command, Commit, Right, Send, StepDown
 from vrha.core.ownership.holder import held_of
 from vrha.core.ownership.timing import Timing
 from vrha.model.ownership import (
+    AGENT_FAILS,
+    WELL,
     Depose,
     Deposed,
     Electorate,
     Grant,
+    Health,
     Held,
     Holding,
     Message,
+    NodeHealth,
     Over,
     Refusal,
     Renew,
     Silenced,
+    StandIn,
 )
 
 
@@ -94,7 +99,8 @@ class Deposing:
 class Node:
     """What this leader heard of a node, and told it: `content` is that of grant `number`.
 
-    `stale`: the content may have to be another now.
+    `stale`: the content may have to be another now. `health` is as it is since `health_at`; its
+    agent failed so often.
     """
 
     incarnation: int = 0
@@ -111,6 +117,18 @@ class Node:
     asked_at: float = 0.0
     sightings: dict[str, float] = field(default_factory=dict)
     """How long ago voters acknowledged it last, when they answered to `asked`."""
+    health: Health = WELL
+    health_at: float = 0.0
+    failures: int = 0
+
+    def ails(self, bits: int, now: float) -> None:
+        """Remember what a renewal says of the node's health."""
+        health = Health(bits)
+        if health & ~Health.STAND_IN != self.health & ~Health.STAND_IN or not self.health_at:
+            self.health_at = now
+        if health & AGENT_FAILS and not self.health & AGENT_FAILS:
+            self.failures += 1
+        self.health = health
 
 
 class Leader:
@@ -204,6 +222,23 @@ class Leader:
         """Whether nothing that was ever granted to the node can be active any more."""
         deposing = self.nodes[name].deposing if name in self.nodes else None
         return deposing is not None and deposing.out_at is not None and now >= deposing.out_at
+
+    # ---- agents
+
+    def healths(self, now: float) -> list[NodeHealth]:
+        """What the nodes that this leader has heard said of themselves; ages in ms."""
+        return [
+            NodeHealth(name, now - node.heard_at, node.health, now - node.health_at, node.failures)
+            for name, node in sorted(self.nodes.items())
+            if node.seq
+        ]
+
+    def stand_in(self, name: str, seconds: float) -> list[Command]:
+        """Ask for a stand-in of the node's agent; nothing where the node is not heard."""
+        node = self.nodes.get(name)
+        if node is None or node.seq == 0 or node.deposing is not None:
+            return []
+        return [Send(name, StandIn(self.name, self.epoch, name, node.incarnation, seconds))]
 
     # ---- planned moves
 
@@ -319,6 +354,7 @@ class Leader:
         node.seq = renew.seq
         node.heard_at = now
         node.asked = 0
+        node.ails(renew.health, now)
         commands = self._settle_electorate()
         if node.stale or node.answered != node.number:
             commands += self._grant(renew.node, now)
