@@ -11,8 +11,10 @@ from tests.sim.nemesis import Kill, Loss, Pause, Unplug
 from tests.system.labnemesis import LabNemesis, is_calm
 from tests.system.zonekit import Zone, probing, wait_for, zone
 from vrha.core.ownership.timing import PROFILES
+from vrha.linux.names import namespace_name
 from vrha.model.probing import Result
 from vrha.model.runs import RunKind, RunStatus
+from vrha.model.spec import InstanceRef
 from vrha.model.state import Upstream
 from vrha.model.views import RunView
 
@@ -171,6 +173,42 @@ def test_a_gateway_that_nobody_reaches_moves_nothing(watched: Zone, nemesis: Lab
     wait_for(lambda: is_tidy(watched), 40, "a tidy zone")
     assert watched.router().instance == before.instance
     assert all(run.status is RunStatus.ROLLED_BACK for run in failovers(watched)[: -count or None])
+
+
+def test_a_sick_router_is_built_anew(watched: Zone, nemesis: LabNemesis) -> None:
+    before = watched.router()
+    wait_for(lambda: is_tidy(watched), 40, "a tidy zone")
+    # It must have been well: an instance that never let test packets pass may just not.
+    wait_for(lambda: checked(watched, before.instance), 30, "test packets that came through")
+    watched.in_instance("r1", "sysctl", "-qw", "net.ipv4.ip_forward=0")
+    wait_for(lambda: watched.router().instance != before.instance, 30, "another instance")
+    assert watched.router().node == before.node
+    assert [e.reason for e in watched.client.events(0, 1000) if e.kind == "router-sick"]
+    wait_for(lambda: not watched.unreached({"vm1": ["203.0.113.1"]}), 10, "the outside")
+
+
+def checked(zone: Zone, instance: str) -> bool:
+    """Whether test packets were sent through it: they leave a neighbour entry for a moment, and
+    their gateway's answers pass its counters."""
+    router, generation = instance.split("#")
+    ref = InstanceRef(router, int(generation))
+    counted = zone.lab.run(
+        zone.router().node,
+        ["ip", "netns", "exec", namespace_name(ref), "conntrack", "-L", "-p", "icmp"],
+    )
+    return "src=10.1.1.0 " in counted
+
+
+def test_the_verdict_is_told(watched: Zone, nemesis: LabNemesis) -> None:
+    node = watched.router().node
+    assert watched.client.why_node(node).cause == "serving"
+    nemesis.strike(Loss(node, LONG_MS))
+    wait_for(lambda: watched.client.why_node(node).cause == "node-silent", 10, "the verdict")
+    wait_for(lambda: watched.router().node != node, 20, "the router on another node")
+    assert watched.client.why_router("r1").cause == "serving"
+    events = [event.kind for event in watched.client.why_node(node).events]
+    assert {"node-silent", "node-given-up", "node-out"} & set(events)
+    nemesis.heal()
 
 
 def uplinks(zone: Zone, node: str) -> dict[str, Upstream]:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import vrha
 from vrha import codec
+from vrha.agent.checkup import Checkup
 from vrha.agent.epochs import Epochs
 from vrha.agent.executor import CAPABILITIES, Executor, Hands
 from vrha.agent.herald import Herald
@@ -103,7 +104,10 @@ class Agent:
         takes = STEPS if stand_in else None
         self._executor = Executor(self._node, hands, self._epochs, takes)
         self._governed = settings.governed
-        self._lookout = Lookout(self._kernel.instances, self._look.set)
+        at = self._kernel.instances
+        self._lookout = Lookout(at, self._look.set)
+        self._moves = moves
+        self._checkup = Checkup(at, self._examining, self._lookout.uplinks, self._look.set)
         self._stop = threading.Event()
         urls = settings.bus.broker_urls()
         self._reports = Reports(
@@ -155,6 +159,7 @@ class Agent:
         works = [("inventory", self._tell_inventory), ("leases", self._leases.run)]
         if self._governed:
             works += [("herald", self._herald.run), ("lookout", self._lookout.run)]
+            works.append(("checkup", self._checkup.run))
         if self._leave is not None:
             works.append(("leave", self._leave.run))
         return works
@@ -216,6 +221,13 @@ class Agent:
             message_id=uuid.uuid4().hex,
         )
 
+    @contextlib.contextmanager
+    def _examining(self, ref: InstanceRef) -> Iterator[bool]:
+        """The block has the node for test packets through the instance, unless it moves."""
+        with self._turns.shared():
+            moves = self._moves is not None and self._moves.busy
+            yield not moves and not self._kernel.handovers.touches(ref)
+
     def _tell_inventory(self, _stop: threading.Event) -> None:
         pause = 0.0
         while not self._stop.is_set():
@@ -253,9 +265,13 @@ class Agent:
         with self._turns.looking():
             found = self._kernel.observe()
         follows = self._mirrors.follows() if self._mirrors else {}
-        if not follows:
+        sick = self._checkup.sick()
+        if not follows and not sick:
             return found
-        return tuple(replace(i, follows=self._cost(follows.get(i.ref), i.ref)) for i in found)
+        return tuple(
+            replace(i, follows=self._cost(follows.get(i.ref), i.ref), sick=i.ref in sick)
+            for i in found
+        )
 
     def _cost(self, following: Following | None, ref: InstanceRef) -> Following | None:
         if following is None:

@@ -64,6 +64,12 @@ class Moves:
             self.end(ref)
 
     @property
+    def busy(self) -> bool:
+        """Whether a router is on its way from here or to here."""
+        takes = any(not taking.stream.ended for taking in list(self._taking.values()))
+        return takes or self.gives
+
+    @property
     def gives(self) -> bool:
         """Whether a router is being given away, or offered."""
         return any(giving.lives for giving in list(self._giving.values()))

@@ -96,6 +96,10 @@ class Handovers:
         if is_marked:
             remove_leftovers(self._at.spec(ref), [ref], self._at.site.route, self._at.site.home)
 
+    def touches(self, ref: InstanceRef) -> bool:
+        """Whether the instance is being handed over."""
+        return any(ref in (session.old, session.new) for session in tuple(self._sessions))
+
     def end(self, ref: InstanceRef) -> None:
         """`ref` is about to go: stop following it."""
         # Others may end theirs at the same time.

@@ -55,6 +55,8 @@ class NodeHealth:
     health: Health
     since_ms: float
     failures: int = 0
+    heard_by: tuple[str, ...] = ()
+    """Voters that hear a node which this leader does not."""
 
 
 @dataclass(frozen=True, slots=True)

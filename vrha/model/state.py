@@ -73,6 +73,8 @@ class ObservedInstance:
     dnsmasq_alive: bool
     follows: Following | None = None
     """A standby: whose connections it has. None: it follows nobody, or has not caught up yet."""
+    sick: bool = False
+    """Test packets do not come through any more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -369,7 +369,7 @@ def after_inventory(tx: Tx, inventory: Inventory, previous: NodeState | None) ->
     """
     _tell_of_strangers(tx, inventory, previous)
     _miss(tx, inventory, previous)
-    runs = _orphans(tx, inventory, previous)
+    runs = _orphans(tx, inventory, previous) + _sick(tx, inventory)
     waiting = (NO_NODE,) if previous is None else (NO_NODE, OWNER_UNKNOWN)
     names = {s.router for s in tx.router_briefs() if s.failed.startswith(waiting)}
     if previous is None:
@@ -378,6 +378,30 @@ def after_inventory(tx: Tx, inventory: Inventory, previous: NodeState | None) ->
     if names:
         runs += converge(tx, tx.desired()[1], frozenset(names))
     return tuple(runs)
+
+
+def _sick(tx: Tx, inventory: Inventory) -> list[Run]:
+    """Restarts of routers through which nothing comes any more; what serves is kept until a new
+    instance has proved itself."""
+    desired, busy, pauses = tx.desired()[1], tx.busy(), tx.pauses.all()
+    zone = next((node.zone for node in desired.nodes if node.name == inventory.node), "")
+    runs: list[Run] = []
+    for ref in (found.ref for found in inventory.instances if found.sick):
+        router, state = desired.router(ref.router), tx.router_state(ref.router)
+        if router is None or state is None or ref.router in busy:
+            continue
+        is_paused = paused_by(pauses, zone=zone, node=inventory.node, router=ref.router)
+        if is_paused or (state.active, state.node) != (ref, inventory.node):
+            continue
+        try:
+            run = restart(tx, desired, router, Wanted(Strategy.PARALLEL, planned=runs))
+        except RefusedError as error:
+            _not_placed(tx, state, error.message)
+            continue
+        what = f"nothing comes through {ref}; it is built anew"
+        tx.add_event("router-sick", "vr-sick", router=router.name, node=inventory.node, detail=what)
+        runs.append(run)
+    return runs
 
 
 def _miss(tx: Tx, inventory: Inventory, previous: NodeState | None) -> None:

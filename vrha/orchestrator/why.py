@@ -8,12 +8,16 @@ from dataclasses import dataclass
 
 from vrha.core.agents import Act, Decision, cause_of
 from vrha.core.causes import INVENTORY_OLD_S, Known, Verdict, judge
+from vrha.core.failover import dead_uplinks
 from vrha.model.ownership import NodeHealth
+from vrha.model.state import NodeState
 from vrha.model.views import Event, RouterView, SignalView, WhyView
 from vrha.orchestrator import rollouts
 from vrha.store import Tx
 
 LAST_EVENTS = 5
+LATER_S = 0.5
+"""A report on its way when its node fell silent says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +62,40 @@ def _known(tx: Tx, name: str, insight: Insight, broker: bool) -> Known:
     if seen and decision and decision.cause is not cause_of(seen.health):
         # The look that decides comes a little later than the news.
         decision = decision if decision.act is Act.EVACUATE else None
-    state = next((s for s in tx.node_states() if s.name == name), None)
+    nodes = tx.node_states()
+    state = next((s for s in nodes if s.name == name), None)
+    age_s = max(0.0, time.time() - state.seen_at) if state else None
+    dead = name in {node for node, _ in dead_uplinks(n for n in nodes if _is_fresh(n))}
+    sick = tuple(str(i.ref) for i in state.instances if i.sick) if state else ()
     return Known(
         node=name,
         health=seen.health if seen else None,
         heard_ms_ago=seen.heard_ms_ago if seen else None,
         since_ms=seen.since_ms if seen else None,
         failures=seen.failures if seen else 0,
-        inventory_s_ago=max(0.0, time.time() - state.seen_at) if state else None,
+        inventory_s_ago=age_s,
         broker=broker,
         silent_after_ms=insight.suspect_ms,
+        reached_by=_reached_by(seen, age_s),
+        uplink_dead_ms=age_s * 1000 if dead and age_s is not None else None,
+        sick=sick,
         doing=decision.why if decision else "",
         hold=insight.holds().get(name, ""),
     )
+
+
+def _is_fresh(state: NodeState) -> bool:
+    return time.time() - state.seen_at <= INVENTORY_OLD_S
+
+
+def _reached_by(seen: NodeHealth | None, inventory_s_ago: float | None) -> str:
+    """Who still hears a node that does not renew; empty: nobody, or it renews."""
+    if seen is None:
+        return ""
+    if seen.heard_by:
+        return f"the voters {', '.join(seen.heard_by)}"
+    later = inventory_s_ago is not None and inventory_s_ago < seen.heard_ms_ago / 1000 - LATER_S
+    return "the broker" if later else ""
 
 
 def _is_heard(known: Known) -> bool:

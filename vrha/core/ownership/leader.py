@@ -200,9 +200,8 @@ class Leader:
     def is_missed(self, name: str) -> bool:
         """Whether a majority of the voters has not acknowledged the node either for as long as two
         renewals and a round trip take: then not only this leader cannot hear it."""
-        node, timing = self.nodes[name], self.timing
-        least = 2 * timing.renew_ms + timing.delay_ms
-        missing = {voter for voter, age in node.sightings.items() if age >= least}
+        ages = self.nodes[name].sightings
+        missing = {voter for voter, age in ages.items() if age >= self._missed_ms}
         newest = self.book.electorates[-1]
         return len(missing & set(newest.voters)) >= newest.majority
 
@@ -210,6 +209,10 @@ class Leader:
         """The instants at which nodes are out, were it or will it be."""
         deposed = (node.deposing for node in self.nodes.values())
         return [each.out_at for each in deposed if each is not None and each.out_at is not None]
+
+    @property
+    def _missed_ms(self) -> float:
+        return 2 * self.timing.renew_ms + self.timing.delay_ms
 
     def is_heard(self, name: str, now: float) -> bool:
         """Whether the node renews, and may be granted something."""
@@ -228,7 +231,14 @@ class Leader:
     def healths(self, now: float) -> list[NodeHealth]:
         """What the nodes that this leader has heard said of themselves; ages in ms."""
         return [
-            NodeHealth(name, now - node.heard_at, node.health, now - node.health_at, node.failures)
+            NodeHealth(
+                name,
+                now - node.heard_at,
+                node.health,
+                now - node.health_at,
+                node.failures,
+                tuple(sorted(v for v, age in node.sightings.items() if age < self._missed_ms)),
+            )
             for name, node in sorted(self.nodes.items())
             if node.seq
         ]
@@ -354,6 +364,7 @@ class Leader:
         node.seq = renew.seq
         node.heard_at = now
         node.asked = 0
+        node.sightings.clear()
         node.ails(renew.health, now)
         commands = self._settle_electorate()
         if node.stale or node.answered != node.number:
