@@ -100,13 +100,12 @@ class Agent:
             self._held.callback(self._mirrors.close)
         self._leave = Leave(lambda: moves is not None and moves.gives) if stand_in else None
         self._herald = Herald(self._kernel.instances)
-        hands = Hands(self._kernel, moves, self._mirrors, self._herald)
+        self._hands = Hands(self._kernel, moves, self._mirrors, self._herald)
         takes = STEPS if stand_in else None
-        self._executor = Executor(self._node, hands, self._epochs, takes)
+        self._executor = Executor(self._node, self._hands, self._epochs, takes)
         self._governed = settings.governed
         at = self._kernel.instances
         self._lookout = Lookout(at, self._look.set)
-        self._moves = moves
         self._checkup = Checkup(at, self._examining, self._lookout.uplinks, self._look.set)
         self._stop = threading.Event()
         urls = settings.bus.broker_urls()
@@ -225,8 +224,7 @@ class Agent:
     def _examining(self, ref: InstanceRef) -> Iterator[bool]:
         """The block has the node for test packets through the instance, unless it moves."""
         with self._turns.shared():
-            moves = self._moves is not None and self._moves.busy
-            yield not moves and not self._kernel.handovers.touches(ref)
+            yield not self._hands.hands_over(ref)
 
     def _tell_inventory(self, _stop: threading.Event) -> None:
         pause = 0.0

@@ -51,6 +51,11 @@ class Hands:
     mirrors: Mirrors | None = None
     herald: Herald | None = None
 
+    def hands_over(self, instance: InstanceRef) -> bool:
+        """Whether the instance is, or may be, on its way to another one."""
+        moves = self.moves is not None and self.moves.busy
+        return moves or self.kernel.handovers.touches(instance)
+
     @property
     def moving(self) -> Moves:
         """Raises PreconditionError `no-moves`."""
@@ -215,12 +220,19 @@ class Executor:
     """The only kinds of steps that are taken; None: all."""
 
     def may_run_beside_others(self, command: Command) -> bool:
-        """Whether all that the command does is to build, to wait, and to destroy what is muted."""
-        return all(
-            isinstance(step, Build | Confirm)
-            or (isinstance(step, Destroy) and self.hands.kernel.is_muted(step.instance))
-            for step in command.steps
-        )
+        """Whether all that the command does concerns nobody's traffic but that of instances which
+        are not being handed over: to build, to let speak, to destroy what is muted."""
+        return all(self._disturbs_nobody(step) for step in command.steps)
+
+    def _disturbs_nobody(self, step: Step) -> bool:
+        match step:
+            case Build() | Confirm():
+                return True
+            case Unmute(instance=instance) | Announce(instance=instance):
+                return not self.hands.hands_over(instance)
+            case Destroy(instance=instance):
+                return self.hands.kernel.is_muted(instance)
+        return False
 
     def execute(self, command: Command, received: float) -> tuple[Message, ...]:
         """Take the steps in order, stop at the first that fails; what there is to say about it.

@@ -12,6 +12,7 @@ import click
 
 from vrha.cli.client import Client
 from vrha.errors import InputError, VrhaError
+from vrha.lab.faults import lose, mend
 from vrha.lab.life import check_root, remove
 from vrha.lab.scenario import scenario_names
 from vrha.lab.state import lab_names
@@ -36,9 +37,14 @@ def lab() -> None:
 @click.argument("scenario", default="seed-10x10")
 @_NAME
 @click.option("--no-daemons", is_flag=True, help="Only machines, nodes and networks.")
-@click.option("--watched", is_flag=True, help="A watcher on each node too: leases and grants.")
+@click.option(
+    "--watched/--unwatched",
+    default=True,
+    show_default=True,
+    help="A watcher on each node too: leases, grants and failover.",
+)
 def up(scenario: str, name: str, no_daemons: bool, watched: bool) -> None:
-    """Build SCENARIO and start RabbitMQ, an orchestrator, and an agent on each node.
+    """Build SCENARIO and start RabbitMQ, an orchestrator, and on each node an agent and a watcher.
 
     SCENARIO is the name of a shipped one or the path of a file.
     """
@@ -133,6 +139,26 @@ def down(name: str, every: bool) -> None:
             problems.append(error)
     if problems:
         raise problems[0]
+
+
+@lab.command(name="lose")
+@click.argument("node")
+@_NAME
+def lose_(node: str, name: str) -> None:
+    """NODE falls silent, as by a power cut: its routers have to serve elsewhere."""
+    check_root()
+    lose(Lab.find(name), node)
+    click.echo(f"{node} is lost; `vrha router list` and `vrha node why {node}` show what follows")
+
+
+@lab.command(name="mend")
+@click.argument("node")
+@_NAME
+def mend_(node: str, name: str) -> None:
+    """NODE is back after `lose`."""
+    check_root()
+    mend(Lab.find(name), node)
+    click.echo(f"{node} is back")
 
 
 @lab.command(name="scenarios")
