@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.faults.cases import all_cases, chosen_cases
+from tests.faults.cases import INSIDE, all_cases, chosen_cases
 from tests.faults.stage import Stage, stage
 
 ALL = "--all-faults"
@@ -24,7 +24,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "case" in metafunc.fixturenames:
         every = metafunc.config.getoption(ALL, default=False)
         cases = all_cases() if every else chosen_cases()
-        metafunc.parametrize("case", cases, ids=[case.name for case in cases])
+        # The inside of a flip is never left out.
+        marks = [
+            [pytest.mark.long] if place % 2 and case.place != INSIDE else []
+            for place, case in enumerate(cases)
+        ]
+        metafunc.parametrize(
+            "case",
+            [
+                pytest.param(case, marks=mark, id=case.name)
+                for case, mark in zip(cases, marks, strict=True)
+            ],
+        )
 
 
 class Stages:

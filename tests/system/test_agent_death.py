@@ -108,6 +108,7 @@ def test_routers_leave_a_node_whose_agent_stays_away(end: signal.Signals, impati
     wait_for(lambda: not any(n.draining for n in impatient.client.nodes()), SOON_S, "no cordon")
 
 
+@pytest.mark.long
 def test_routers_leave_a_node_whose_agent_falls_again_and_again(impatient: Zone) -> None:
     """Each time it is back it falls at once, in the midst of whatever it is doing."""
     node = impatient.router().node

@@ -95,6 +95,7 @@ def alarms(zone: Zone) -> list:
     return [event for event in zone.client.events(0, 1000) if event.kind == "brake-on"]
 
 
+@pytest.mark.long
 def test_a_node_that_flaps_loses_its_routers_and_gets_no_others(four: Zone) -> None:
     victim = places(four)["r1"]
     with LabNemesis(four.lab) as nemesis:

@@ -23,7 +23,7 @@ from vrha.bus.processes import ProcessId
 from vrha.errors import PreconditionError, RefusedError, VrhaError
 from vrha.lab.zone import Lab
 
-pytestmark = [pytest.mark.root, pytest.mark.system]
+pytestmark = [pytest.mark.root, pytest.mark.system, pytest.mark.unhurried]
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from vrha.bus.consumer import Consumer, Headers
 from vrha.bus.publisher import Publisher
 from vrha.errors import InputError, UnreachableError
 
-pytestmark = [pytest.mark.system, pytest.mark.root]
+pytestmark = [pytest.mark.system, pytest.mark.root, pytest.mark.unhurried]
 
 NODE = topology.node_queue("n1")
 QUEUES = (NODE, topology.orchestrator_queue(), topology.dead_queue())

@@ -17,7 +17,7 @@ from vrha.bus.consumer import Consumer, Headers
 from vrha.bus.publisher import Publisher
 from vrha.errors import InputError
 
-pytestmark = [pytest.mark.system, pytest.mark.root]
+pytestmark = [pytest.mark.system, pytest.mark.root, pytest.mark.unhurried]
 
 VHOSTS = count()
 SECONDS = 20.0

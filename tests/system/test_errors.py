@@ -19,7 +19,7 @@ from vrha.lab.daemons import Daemon, environment, toml
 from vrha.model.runs import RunStatus
 from vrha.model.views import RouterStatus
 
-pytestmark = [pytest.mark.root, pytest.mark.system]
+pytestmark = [pytest.mark.root, pytest.mark.system, pytest.mark.unhurried]
 
 ROOT = Path(__file__).parents[2]
 LIMITS = {"check_in_s": 2.0, "step_s": 2.0}

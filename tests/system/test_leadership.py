@@ -19,7 +19,7 @@ from vrha.model.views import RouterStatus
 
 log = logging.getLogger(__name__)
 
-pytestmark = [pytest.mark.root, pytest.mark.system]
+pytestmark = [pytest.mark.root, pytest.mark.system, pytest.mark.unhurried]
 
 SLACK_S = 8.0
 """How much later than promised on a loaded machine."""

@@ -32,7 +32,7 @@ GATEWAY = "10.1.1.1"
 
 @pytest.fixture(scope="module")
 def watched() -> Iterator[Zone]:
-    with zone("seed-10x10", "downed", watched=True) as made:
+    with zone("seed-10x10", "downed", watched=True, failover={"enabled": False}) as made:
         yield made
 
 

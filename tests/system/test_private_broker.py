@@ -18,7 +18,7 @@ from vrha.lab.zone import Lab
 from vrha.model.runs import RunStatus
 from vrha.model.spec import Desired
 
-pytestmark = [pytest.mark.root, pytest.mark.system]
+pytestmark = [pytest.mark.root, pytest.mark.system, pytest.mark.unhurried]
 
 NODE = "n1"
 OUTSIDE = ("203.0.113.1",)

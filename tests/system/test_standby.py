@@ -146,6 +146,7 @@ def test_it_catches_up_after_an_agent_was_killed(standing: Zone, whose: str) -> 
     assert standby_ref(standing) == ref
 
 
+@pytest.mark.long
 def test_it_follows_the_next_generation_after_a_restart(standing: Zone) -> None:
     ref = standby_ref(standing)
     with connections(standing, 9), probing(standing.streams()) as results:
@@ -172,6 +173,7 @@ def test_a_move_to_its_node_puts_it_elsewhere(standing: Zone) -> None:
     assert_nothing_lost(results[0])
 
 
+@pytest.mark.long
 def test_it_is_configured_in_place_when_the_router_changes(standing: Zone) -> None:
     ref = standby_ref(standing)
     desired = standing.client.desired()
@@ -185,6 +187,7 @@ def test_it_is_configured_in_place_when_the_router_changes(standing: Zone) -> No
     standing.apply(desired)
 
 
+@pytest.mark.long
 def test_one_that_has_lost_a_port_is_built_again(standing: Zone) -> None:
     ref, node = standby_ref(standing), standby(standing).node
     standing.lab.run(node, ["ip", "link", "del", f"{host_port_prefix(ref)}n0"])

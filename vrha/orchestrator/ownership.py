@@ -39,6 +39,8 @@ RETRY_S = 0.5
 """Before the store is asked again after it failed."""
 AT_ONCE = 20
 """Instances that take over in one transaction: the first should not wait for the last."""
+STOOD_STILL_MS = 200.0
+"""A turn of the loop that took longer makes this leader doubt what it has not heard."""
 SILENT = "node-silent"
 
 
@@ -72,6 +74,7 @@ class Ownership:
         self._judge = Judge(self._settings, self._timing)
         self.judgement: Judgement | None = None
         """What was seen and decided last, while this one leads."""
+        self._turned = self._doubt_until = 0.0
         self._claimants: tuple[Claimant, ...] = ()
         self._out: frozenset[str] = frozenset()
         self._lock = threading.Lock()
@@ -202,6 +205,8 @@ class Ownership:
     def _look_for_losses(self, leader: Leader) -> None:
         """Ask about the silent; depose those that are given up, once somebody can take over."""
         now = clock_ms()
+        if self._is_in_doubt(now):
+            return
         for name in leader.silent(now):
             if leader.nodes[name].deposing is None and not leader.is_missed(name):
                 self._perform(leader.inquire(name, now))
@@ -215,6 +220,14 @@ class Ownership:
         notes, self._judge.notes = self._judge.notes, []
         self._failovers.note(notes)
         self._failovers.tell(Losses(lost, living))
+
+    def _is_in_doubt(self, now: float) -> bool:
+        """Whether this process, or its machine, has just stood still: then others may seem silent
+        that have not had the time to be heard again."""
+        stood_still, self._turned = now - self._turned > STOOD_STILL_MS, now
+        if stood_still:
+            self._doubt_until = now + self._timing.renew_ms + self._timing.delay_ms
+        return now < self._doubt_until
 
     def _can_be_replaced(self, leader: Leader, name: str) -> bool:
         """Whether something is being built for one of its routers: nothing is muted for nobody."""
