@@ -14,7 +14,7 @@ from vrha.core.ownership.timing import PROFILES
 from vrha.linux.names import namespace_name
 from vrha.model.probing import Result
 from vrha.model.runs import RunKind, RunStatus
-from vrha.model.spec import InstanceRef
+from vrha.model.spec import InstanceRef, Policy
 from vrha.model.state import Upstream
 from vrha.model.views import RunView
 
@@ -209,6 +209,31 @@ def test_the_verdict_is_told(watched: Zone, nemesis: LabNemesis) -> None:
     events = [event.kind for event in watched.client.why_node(node).events]
     assert {"node-silent", "node-given-up", "node-out"} & set(events)
     nemesis.heal()
+
+
+def test_a_standby_takes_over_without_a_broker(watched: Zone, nemesis: LabNemesis) -> None:
+    """Nothing but datagrams between leader and watchers, and the store."""
+    watched.client.set_policy("r1", Policy.STANDBY)
+    wait_for(lambda: is_followed(watched), 40, "a standby in sync")
+    node = watched.router().node
+    with watched.asking("vm2", GATEWAY) as asked:
+        nemesis.strike(Kill("broker", LONG_MS))
+        nemesis.strike(Loss(node, LONG_MS))
+        # The last question before the loss must not pass for the first one after it.
+        wait_for(lambda: watched.unreached({"vm1": ["203.0.113.1"]}, 1), 5, "the loss")
+        wait_for(lambda: not watched.unreached({"vm1": ["203.0.113.1"]}, 1), 15, "the outside")
+        nemesis.heal()
+        wait_for(lambda: is_calm(watched) and watched.router().node != node, 60, "a calm zone")
+        wait_for(lambda: is_followed(watched), 60, "the next standby in sync")
+    assert asked.results()[GATEWAY].doubles == 0
+    assert watched.router().node != node
+    wait_for(lambda: not watched.client.runs(open_only=True), 30, "the end of all runs")
+    watched.client.set_policy("r1", Policy.RESURRECT)
+
+
+def is_followed(zone: Zone) -> bool:
+    standby = zone.router().standby
+    return standby is not None and standby.in_sync
 
 
 def uplinks(zone: Zone, node: str) -> dict[str, Upstream]:
