@@ -12,7 +12,7 @@ from vrha.core import plan
 from vrha.core.happenings import Limits, Resume, StepFailed
 from vrha.core.instance import instance_spec
 from vrha.core.outcome import outcome_of
-from vrha.core.ownership.wanted import wanted_rights
+from vrha.core.ownership.wanted import claimant_of
 from vrha.core.placement import Candidate
 from vrha.core.run import advance
 from vrha.core.standby import Need, Seen, is_in_sync, need, place_standby, standby_of
@@ -100,7 +100,7 @@ def test_a_standby_has_no_right_and_afterwards_it_is_known() -> None:
     run = plan.standby("x", "n2", SPEC, replaced=plan.Live("n3", replace(SPEC, ref=NEXT)))
     assert [type(r.step) for r in run.steps][::2] == [Build, Destroy]
     assert run.point_of_no_return == 2
-    assert wanted_rights([ALONE], [run]) == {"r1/1": "n1"}
+    assert claimant_of(run) is None
     after = outcome_of(ended(run), ALONE)
     assert after == STATE
     standby = standby_of(after)

@@ -105,6 +105,9 @@ class FakeKernel:
     def await_permission(self, ref: InstanceRef) -> None:
         """Nobody governs a fake."""
 
+    def ready(self, ref: InstanceRef) -> None:
+        """It stays muted where nobody governs."""
+
     def configure(self, spec: InstanceSpec, previous: InstanceSpec) -> Timings:
         self.effect("configure")
         self.need(spec.ref).epoch = spec.epoch
