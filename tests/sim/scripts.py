@@ -19,6 +19,7 @@ from tests.sim.nemesis import (
     Move,
     Noise,
     Pause,
+    Silence,
     schedule,
 )
 
@@ -207,6 +208,53 @@ def upgrades(dice: random.Random, setup: Setup, end: float) -> Iterator[tuple[fl
         yield at + dice.uniform(5, 150), Kill("n1", dice.uniform(10, 120), "resumed")
 
 
+def half_silent(dice: random.Random, setup: Setup, end: float) -> Iterator[tuple[float, Fault]]:
+    """Half of the nodes, whichever, fall silent at once; one more in the middle of that; or just
+    one, for comparison."""
+    at = 3000.0
+    while at < end - 6000:
+        many = dice.sample(setup.nodes, len(setup.nodes) // 2 if dice.random() < 0.7 else 1)
+        length = dice.uniform(2500, 5000)
+        yield at, Silence(tuple(sorted(many)), length)
+        if len(many) > 1:
+            yield at + dice.uniform(100, 2000), Move(dice.choice(setup.routers))
+        # The brake has to come off in between.
+        at += length + dice.uniform(11_000, 13_000)
+
+
+def voters_silent(dice: random.Random, setup: Setup, end: float) -> Iterator[tuple[float, Fault]]:
+    """All voters among the nodes fall silent, so that nobody can say who is missed."""
+    at = 3000.0
+    while at < end - 6000:
+        some = {name for name in setup.nodes if name in setup.voters}
+        some |= set(dice.sample(setup.nodes, len(setup.nodes) // 2))
+        yield at, Silence(tuple(sorted(some)), dice.uniform(2500, 5000))
+        at += dice.uniform(17_000, 19_000)
+
+
+def flapping(dice: random.Random, setup: Setup, end: float) -> Iterator[tuple[float, Fault]]:
+    """A node falls silent again and again."""
+    at = 3000.0
+    while at < end - 2000:
+        length = dice.uniform(900, 2500)
+        yield at, Silence(("n1",), length)
+        at += length + dice.uniform(500, 4000)
+
+
+BRAKED = (half_silent, voters_silent, flapping)
+"""They are about many nodes, and who of them is given up."""
+
+
+def deaf_leader(dice: random.Random, setup: Setup, end: float) -> Iterator[tuple[float, Fault]]:
+    """The leader alone, or with one voter, hears nothing of a node; before that everybody did
+    not, so that what voters said then is known."""
+    for at, moves in _times(dice, setup, end, 9000):
+        yield from moves
+        yield at, Cut(("n1",), ("n2", "n3", *LEADERS), dice.uniform(450, 1300))
+        others = dice.choice((LEADERS, (*LEADERS, "n2"), (*LEADERS, "n3")))
+        yield at + dice.uniform(1500, 3500), Cut(("n1",), others, 3000)
+
+
 SCRIPTS: Mapping[str, Script] = {
     script.__name__: script
     for script in (
@@ -225,6 +273,8 @@ SCRIPTS: Mapping[str, Script] = {
         moves_in_noise,
         power_lost,
         upgrades,
+        deaf_leader,
+        *BRAKED,
     )
 }
 """By name; the first is that of random faults."""
