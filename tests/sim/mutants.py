@@ -549,7 +549,7 @@ MUTANTS: tuple[Mutant, ...] = (
     _mutant("a majority has to miss the node", OneVoterMisses, deaf_leader, "needless"),
     _mutant("what voters saw gets old", SightingsLastForEver, deaf_leader, "needless"),
     _mutant("what they saw is of one silence", SightingsOfBefore, deaf_leader, "needless"),
-    _mutant("few are under recovery at a time", NoBudget, harm="unbraked"),
+    _mutant("few are under recovery at a time", NoBudget, half_silent, "unbraked"),
     _mutant("nothing begins while many are silent", NoMassStop, half_silent, "unbraked"),
     _mutant("the first of many waits for the others", NoHaste, half_silent, "unbraked"),
     _mutant(

@@ -251,12 +251,15 @@ class Watch:
     # ---- what must hold
 
     def silent(self, leader: Leader, since_ms: float) -> int:
-        """How many that had something to lose are silent for so long, by what has arrived."""
+        """How many that had something to lose are silent for so long, by what has arrived, and not
+        only to this leader."""
+        voters = leader.book.electorates[-1]
         now, count = self.world.now, 0
         for name in self.world.setup.nodes:
             heard = self.heard.get(name, self.began)
             is_news = name in self.heard and now - heard < self.rules.window_s * 1000
-            if now - heard >= since_ms and (is_news or leader.book.by_node.get(name)):
+            concerns = is_news or leader.book.by_node.get(name)
+            if now - heard >= since_ms and concerns and not self.world.is_seen(name, voters):
                 count += 1
         return count
 

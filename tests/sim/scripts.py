@@ -209,15 +209,15 @@ def upgrades(dice: random.Random, setup: Setup, end: float) -> Iterator[tuple[fl
 
 
 def half_silent(dice: random.Random, setup: Setup, end: float) -> Iterator[tuple[float, Fault]]:
-    """Half of the nodes, whichever, fall silent at once; one more in the middle of that; or just
-    one, for comparison."""
+    """Half of the nodes, whichever, fall silent at once, or as many as may without that being too
+    many."""
     at = 3000.0
     while at < end - 6000:
-        many = dice.sample(setup.nodes, len(setup.nodes) // 2 if dice.random() < 0.7 else 1)
+        count = len(setup.nodes) // 2 if dice.random() < 0.6 else int(len(setup.nodes) * 0.3)
+        many = dice.sample(setup.nodes, count)
         length = dice.uniform(2500, 5000)
         yield at, Silence(tuple(sorted(many)), length)
-        if len(many) > 1:
-            yield at + dice.uniform(100, 2000), Move(dice.choice(setup.routers))
+        yield at + dice.uniform(100, 2000), Move(dice.choice(setup.routers))
         # The brake has to come off in between.
         at += length + dice.uniform(11_000, 13_000)
 

@@ -153,6 +153,12 @@ class World:
             self.tell(node, "is deposed while it is heard by", solid)
             self.violations.append(Needless(self.now, node))
 
+    def is_seen(self, node: str, electorate: Electorate) -> bool:
+        """Whether a majority has acknowledged it so lately that answers may still say so."""
+        least = self.now - 2 * self.setup.timing.missed_ms * 1.02
+        acks = (self.acks.get((voter, node)) for voter in electorate.voters)
+        return sum(each is not None and each[-1] >= least for each in acks) >= electorate.majority
+
     def has_missed(self, voter: str, node: str) -> bool:
         """Whether the voter acknowledged nothing for two renewals, so shortly before that a leader
         may go by it. Clocks differ by 1 %."""
