@@ -241,7 +241,20 @@ def flapping(dice: random.Random, setup: Setup, end: float) -> Iterator[tuple[fl
         at += length + dice.uniform(500, 4000)
 
 
-BRAKED = (half_silent, voters_silent, flapping)
+def still_deaf(dice: random.Random, setup: Setup, end: float) -> Iterator[tuple[float, Fault]]:
+    """Half of the nodes are silent for a moment; then only the leaders do not hear one of them,
+    until the brake has come off."""
+    at = 3000.0
+    while at < end - 16_000:
+        many = tuple(sorted(dice.sample(setup.nodes, len(setup.nodes) // 2)))
+        length = dice.uniform(900, 2000)
+        yield at, Cut(many[:1], LEADERS, 15_000)
+        yield at, Silence(many[1:], length)
+        yield at, Cut(many[:1], setup.nodes, length)
+        at += dice.uniform(19_000, 21_000)
+
+
+BRAKED = (half_silent, voters_silent, flapping, still_deaf)
 """They are about many nodes, and who of them is given up."""
 
 
