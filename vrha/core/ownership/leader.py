@@ -302,7 +302,7 @@ class Leader:
             if in_the_way:
                 continue
             epoch = self.book.next_epoch(given)
-            rights += [replace(r, node="", epoch=epoch) for r in others if r.router != key]
+            rights += [Right(r.router, "", epoch) for r in others if r.router != key]
             rights.append(replace(given, epoch=epoch + 1))
         if not rights and not asked:
             return []
