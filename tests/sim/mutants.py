@@ -323,29 +323,6 @@ class TakesTheSameElsewhere(Leader):
         return [right for right in super().others(given) if right.router != given.router]
 
 
-class TakesAtTheSameEpoch(Leader):
-    """A takeover does not raise the epoch."""
-
-    taking = False
-
-    def reassign(self, moves: Mapping[str, str], now: float) -> list[Command]:
-        self.taking = True
-        commands = super().reassign(moves, now)
-        self.taking = False
-        return commands
-
-    def _commit(
-        self,
-        rights: tuple[Right, ...] = (),
-        incarnations: tuple[tuple[str, int], ...] = (),
-        electorates: tuple[Electorate, ...] = (),
-    ) -> list[Command]:
-        if self.taking:
-            known = self.book.epochs
-            rights = tuple(replace(right, epoch=known.get(right.owned, 1)) for right in rights)
-        return super()._commit(rights, incarnations, electorates)
-
-
 class AsksNobody(Leader):
     """Silence to the leader is silence."""
 
@@ -545,7 +522,6 @@ MUTANTS: tuple[Mutant, ...] = (
     _mutant("a takeover waits until the node is out", TakesTooSoon),
     _mutant("a takeover from a living node needs its proof", TakesFromTheLiving),
     _mutant("so does one of the same instance", TakesTheSameElsewhere),
-    _mutant("a takeover raises the epoch", TakesAtTheSameEpoch, moves_in_noise),
     _mutant("silence to the leader alone ends no lease", AsksNobody, deaf_leader, "needless"),
     _mutant("a majority has to miss the node", OneVoterMisses, deaf_leader, "needless"),
     _mutant("what voters saw gets old", SightingsLastForEver, still_deaf, "needless"),
