@@ -46,6 +46,7 @@ class World:
         self.order = count()
         self.done = 0
         self.violations: list[Wrong] = []
+        self.over = False
         self.alarms: list[tuple[float, BrakeEvent]] = []
         self.deposed: list[tuple[float, str]] = []
         self.acks: dict[tuple[str, str], deque[float]] = {}
@@ -83,13 +84,13 @@ class World:
         self.at(self.now + length, what)
 
     def run(self, until: float) -> None:
-        """Let time pass; ends early at the first violation."""
+        """Let time pass; ends early when a router has two owners."""
         events = self.events
-        while events and events[0][0] <= until and not self.violations:
+        while events and events[0][0] <= until and not self.over:
             self.now, _, what = heapq.heappop(events)
             what()
             self.done += 1
-        self.now = max(self.now, until) if not self.violations else self.now
+        self.now = max(self.now, until) if not self.over else self.now
 
     def send(self, sender: str, to: str, message: Message) -> None:
         process = self.processes.get(to)
@@ -131,6 +132,7 @@ class World:
             if other is watcher or other.kernel.live_until <= self.now:
                 continue
             for router in sorted(watcher.kernel.routers & other.kernel.routers):
+                self.over = True
                 self.tell(watcher.name, "speaks like", other.name)
                 self.violations.append(Violation(self.now, router, (other.name, watcher.name)))
 
