@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 
 from tests.sim.machine import Kernel
 from tests.sim.parts import Parts
-from vrha.core.ownership.commands import Command, Commit, Mute, Permit, Send, Tell
+from vrha.core.ownership.book import Book
+from vrha.core.ownership.commands import Command, Commit, Mute, Permit, Right, Send, Tell
 from vrha.core.ownership.holder import Holder, first_incarnation
-from vrha.core.ownership.leader import Book, Leader
+from vrha.core.ownership.leader import Leader
 from vrha.core.ownership.timing import LATE_MS, Timing
 from vrha.core.ownership.voter import Known, Voter
 from vrha.model.ownership import Electorate, Message
@@ -29,6 +30,8 @@ TIMING = Timing(
 LEADER = "o"
 NODES = ("a", "b")
 ROUTER = "r"
+FIRST, SECOND = "r/1", "r/2"
+"""Its instances."""
 HELD = 8
 """Messages that are late at a time; more are lost."""
 
@@ -133,9 +136,13 @@ class Zone:
         self.leader = self.parts.leader(LEADER, self.leader.epoch + 1, TIMING, book, self.now)
 
     def move(self) -> None:
-        if ROUTER in self.leader.book.rights:
-            self._perform(LEADER, self.leader.revoke(ROUTER, self.now))
-            self._deliver()
+        for right in self._rights():
+            self._perform(LEADER, self.leader.revoke(right.router, self.now))
+        self._deliver()
+
+    def take_over(self) -> None:
+        self._take_over()
+        self._deliver()
 
     # ---- inside
 
@@ -149,15 +156,24 @@ class Zone:
         for name in leader.silent(now):
             self._perform(LEADER, leader.depose(name, now))
             self._deliver()
-            self._perform(LEADER, leader.take(name, now))
-        right = leader.book.rights.get(ROUTER)
-        if right is None or not right.node:
-            before = "a" if right is None else "b"
+            if name == "b":
+                self._perform(LEADER, leader.take(name, now))
+        if any(leader.nodes[right.node].deposing for right in self._rights()):
+            self._take_over()
+        if not self._rights():
+            before = "b" if self.store.epochs else "a"
             heard = {name: node.heard_at for name, node in leader.nodes.items() if node.seq}
             if heard:
                 best = max(heard, key=lambda name: (heard[name], name == before))
-                self._perform(LEADER, leader.give(ROUTER, best, now))
+                self._perform(LEADER, leader.give(FIRST, best, now))
         self._deliver()
+
+    def _rights(self) -> list[Right]:
+        return list(self.leader.book.by_router.get(ROUTER, {}).values())
+
+    def _take_over(self) -> None:
+        """The other instance, at `b`, in place of that of `a`."""
+        self._perform(LEADER, self.leader.reassign({SECOND: "b"}, self.now))
 
     def _deliver(self) -> None:
         while self.queue and not self.broken:
@@ -207,7 +223,7 @@ class Zone:
 
     def _check(self) -> None:
         self.broken |= all(
-            kernel.live_until > self.now and ROUTER in kernel.granted
+            kernel.live_until > self.now and ROUTER in kernel.routers
             for kernel in self.kernels.values()
         )
 
@@ -265,6 +281,7 @@ EVENTS: dict[str, Event] = {
     "a stops": Zone.pause,
     "the leader restarts": Zone.restart_leader,
     "a move": Zone.move,
+    "a takeover": Zone.take_over,
 }
 """An event with a colon begins, and ends when it comes again; so does the stop."""
 
@@ -283,7 +300,7 @@ def explore(parts: Parts, voters: int, events: int, faults: int) -> Found:
     start = Zone(parts, voters)
     for _ in range(3):
         start.step()
-    assert ROUTER in start.kernels["a"].granted
+    assert ROUTER in start.kernels["a"].routers
     layer: list[tuple[Zone, tuple[str, ...], int]] = [(start, (), 0)]
     # The fewest faults by which a state was reached: with fewer more is still to come.
     seen: dict[int, int] = {start.key(): 0}

@@ -5,11 +5,13 @@ Times are in ms; true time is that of the event queue, which nobody else can see
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass, field
 
+from vrha.core.ownership.book import Book
 from vrha.core.ownership.commands import Commit
-from vrha.core.ownership.leader import Book
 from vrha.core.ownership.timing import PROFILES, Timing
+from vrha.model.health import NodeHealth
 from vrha.model.ownership import Electorate, Held
 
 FOREVER = float("inf")
@@ -28,6 +30,32 @@ class Violation:
 
 
 @dataclass(frozen=True, slots=True)
+class Needless:
+    """A node was deposed that a majority of the voters heard."""
+
+    at_ms: float
+    node: str
+
+    def __str__(self) -> str:
+        return f"at {self.at_ms:.1f} ms {self.node} is deposed, and voters hear it"
+
+
+@dataclass(frozen=True, slots=True)
+class Unbraked:
+    """`what` of the brake did not hold; whom it concerns."""
+
+    at_ms: float
+    what: str
+    nodes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"at {self.at_ms:.1f} ms {self.what}: {', '.join(self.nodes)}"
+
+
+Wrong = Violation | Needless | Unbraked
+
+
+@dataclass(frozen=True, slots=True)
 class Setup:
     """What a zone is made of."""
 
@@ -38,6 +66,8 @@ class Setup:
     timing: Timing = PROFILES["default"]
     rates: tuple[tuple[str, float], ...] = ()
     decide_ms: float = 50.0
+    braked: bool = False
+    """Who is given up is decided as by the orchestrator, with its brake."""
 
 
 @dataclass(slots=True)
@@ -62,6 +92,11 @@ class Kernel:
     granted: dict[str, int] = field(default_factory=dict)
     live_until: float = -FOREVER
 
+    @property
+    def routers(self) -> Set[str]:
+        """Of the instances."""
+        return {key.partition("/")[0] for key in self.granted}
+
 
 class Store:
     """One row of leadership and a book; compare-and-set."""
@@ -73,6 +108,7 @@ class Store:
         self.beat = 0
         self.up = True
         self.unsure = 0.0
+        self.health: dict[str, NodeHealth] = {}
 
     def commit(self, epoch: int, commit: Commit, dice: float) -> bool:
         """A commit whose answer is lost has happened all the same."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing import get_context
 
+from tests.sim.machine import Needless, Unbraked, Violation
 from tests.sim.mutants import MUTANTS, Mutant
 from tests.sim.parts import Parts
 from tests.sim.run import Outcome, run_seed
@@ -58,7 +59,11 @@ def hunt(name: str) -> Hunt:
 
 
 def is_caught(mutant: Mutant, outcome: Outcome) -> bool:
-    return bool(outcome.unowned if mutant.harm == "nobody" else outcome.violations)
+    """By the very harm that its rule is to prevent."""
+    if mutant.harm == "nobody":
+        return bool(outcome.unowned)
+    kind = {"two owners": Violation, "needless": Needless, "unbraked": Unbraked}[mutant.harm]
+    return any(isinstance(each, kind) for each in outcome.violations)
 
 
 def run_all(jobs: Iterable[Job], processes: int) -> Iterator[tuple[Job, Outcome]]:

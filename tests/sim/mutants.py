@@ -5,7 +5,7 @@ A mutant that lives means that its rule is not needed, or that the simulator doe
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -13,10 +13,12 @@ from tests.sim.parts import Parts
 from tests.sim.scripts import (
     Script,
     at_random,
+    deaf_leader,
     echoes,
     elections,
     forgetful_witness,
     forgotten,
+    half_silent,
     late_answer,
     moves_in_noise,
     old_voters,
@@ -24,16 +26,21 @@ from tests.sim.scripts import (
     short_lives,
     slow_grant,
     split_answers,
+    still_deaf,
     to_the_edge,
     unleased,
     upgrades,
+    voters_silent,
 )
+from vrha.core.brake import Rules, SeenNode
+from vrha.core.judging import Judge
 from vrha.core.ownership.commands import Command, Commit, Right, Send
 from vrha.core.ownership.holder import Holder, Life
 from vrha.core.ownership.leader import Deposing, Leader, Node
-from vrha.core.ownership.timing import LATE_MS
+from vrha.core.ownership.timing import LATE_MS, Timing
 from vrha.core.ownership.voter import Known, Voter
 from vrha.model.ownership import Ack, Electorate, Grant, Holding, Renew
+from vrha.model.spec import Node as SpecNode
 
 if TYPE_CHECKING:
     from tests.sim.orchestrator import Orchestrator
@@ -41,13 +48,14 @@ if TYPE_CHECKING:
     from tests.sim.watcher import Watcher
 
 
-Harm = Literal["two owners", "nobody"]
+Harm = Literal["two owners", "nobody", "needless", "unbraked"]
 
 
 @dataclass(frozen=True)
 class Mutant:
     """`rule` is what is gone. `script` draws the faults; `seeds` is how many it may take until the
-    `harm` is done: two owners, or nobody owns a router though all has been well for long."""
+    `harm` is done: two owners, nobody owns a router though all has been well for long, a node is
+    deposed that voters heard, or the brake does not hold."""
 
     name: str
     rule: str
@@ -283,8 +291,103 @@ class GrantsBeforeTheStore(Leader):
 class GrantsFirst(Leader):
     """Whoever gets a router hears of it before the store does."""
 
-    def give(self, router: str, name: str, now: float) -> list[Command]:
-        return sorted(super().give(router, name, now), key=lambda each: isinstance(each, Commit))
+    def give(self, router: str, name: str, now: float, beside: bool = False) -> list[Command]:
+        return self.first(super().give(router, name, now, beside))
+
+    def reassign(self, moves: Mapping[str, str], now: float) -> list[Command]:
+        return self.first(super().reassign(moves, now))
+
+    @staticmethod
+    def first(commands: list[Command]) -> list[Command]:
+        return sorted(commands, key=lambda each: isinstance(each, Commit))
+
+
+class TakesTooSoon(Leader):
+    """Takes over from a node as soon as its lease is being ended."""
+
+    def is_in_the_way(self, right: Right, now: float) -> bool:
+        return self.nodes[right.node].deposing is None
+
+
+class TakesFromTheLiving(Leader):
+    """Asks back nothing of a node that is heard."""
+
+    def is_in_the_way(self, right: Right, now: float) -> bool:
+        return super().is_in_the_way(right, now) and not self.is_heard(right.node, now)
+
+
+class TakesTheSameElsewhere(Leader):
+    """Does not ask back an instance that goes from one node to another."""
+
+    def others(self, given: Right) -> list[Right]:
+        return [right for right in super().others(given) if right.router != given.router]
+
+
+class AsksNobody(Leader):
+    """Silence to the leader is silence."""
+
+    def is_missed(self, name: str, now: float) -> bool:
+        return True
+
+
+class OneVoterMisses(Leader):
+    def agree(self, voters: Set[str]) -> bool:
+        return bool(voters)
+
+
+class SightingsLastForEver(Leader):
+    """What voters said of a silence is kept as long as nothing newer comes."""
+
+    def inquire(self, name: str, now: float) -> list[Command]:
+        return [] if self.is_missed(name, now) else super().inquire(name, now)
+
+    def ages(self, name: str, now: float) -> dict[str, float]:
+        return {voter: each.age_ms for voter, each in self.nodes[name].sightings.items()}
+
+
+class SightingsOfBefore(Leader):
+    """What voters said of the last silence counts in this one."""
+
+    def _renewed(self, renew: Renew, now: float) -> list[Command]:
+        known = self.nodes.get(renew.node)
+        before = dict(known.sightings) if known else {}
+        commands = super()._renewed(renew, now)
+        self.nodes[renew.node].sightings.update(before)
+        return commands
+
+    def ages(self, name: str, now: float) -> dict[str, float]:
+        return {voter: each.age_ms for voter, each in self.nodes[name].sightings.items()}
+
+
+# ---- the brake
+
+
+class NoBudget(Judge):
+    def __init__(self, rules: Rules, timing: Timing) -> None:
+        super().__init__(replace(rules, budget=1.0), timing)
+
+
+class NoMassStop(Judge):
+    def __init__(self, rules: Rules, timing: Timing) -> None:
+        super().__init__(replace(rules, mass_silence=1.0), timing)
+
+
+class NoHaste(Judge):
+    """The first of many is given up before the others are silent."""
+
+    def __init__(self, rules: Rules, timing: Timing) -> None:
+        super().__init__(replace(rules, look_s=0.0), timing)
+
+    def _seen(self, leader: Leader, node: SpecNode, now: float) -> SeenNode:
+        return replace(super()._seen(leader, node, now), unconfirmed=False)
+
+
+class OnlyTheConfirmedCount(Judge):
+    """Silence of which nobody else can tell is none."""
+
+    @property
+    def _doubt_s(self) -> float:
+        return float("inf")
 
 
 class AsksOnce(Leader):
@@ -379,6 +482,8 @@ def _mutant(
         parts = Parts(voter=gone)
     elif issubclass(gone, Leader):
         parts = Parts(leader=gone)
+    elif issubclass(gone, Judge):
+        parts = Parts(judge=gone)
     else:
         parts = gone()
     return Mutant(gone.__name__, rule, parts, script, seeds, harm)
@@ -414,6 +519,19 @@ MUTANTS: tuple[Mutant, ...] = (
     _mutant("every change of owner raises the epoch", SameEpoch, moves_in_noise),
     _mutant("the store knows an incarnation before it is granted anything", GrantsBeforeTheStore),
     _mutant("the store knows a right before its node does", GrantsFirst),
+    _mutant("a takeover waits until the node is out", TakesTooSoon),
+    _mutant("a takeover from a living node needs its proof", TakesFromTheLiving),
+    _mutant("so does one of the same instance", TakesTheSameElsewhere),
+    _mutant("silence to the leader alone ends no lease", AsksNobody, deaf_leader, "needless"),
+    _mutant("a majority has to miss the node", OneVoterMisses, deaf_leader, "needless"),
+    _mutant("what voters saw gets old", SightingsLastForEver, still_deaf, "needless"),
+    _mutant("what they saw is of one silence", SightingsOfBefore, deaf_leader, "needless"),
+    _mutant("few are under recovery at a time", NoBudget, half_silent, "unbraked"),
+    _mutant("nothing begins while many are silent", NoMassStop, half_silent, "unbraked"),
+    _mutant("the first of many waits for the others", NoHaste, half_silent, "unbraked"),
+    _mutant(
+        "silence counts that nobody confirms", OnlyTheConfirmedCount, voters_silent, "unbraked"
+    ),
     _mutant("a restarted voter speaks again", VoterNeverSpeaks, harm="nobody"),
     _mutant("voters are asked until they answer", AsksOnce, power_lost, "nobody"),
     _mutant("the kernel mutes when nobody renews", UserSpaceFence),

@@ -55,6 +55,14 @@ class Cut:
 
 
 @dataclass(frozen=True, slots=True)
+class Silence:
+    """Nobody hears anything of any of `names` for `ms`, all from one instant on."""
+
+    names: tuple[str, ...]
+    ms: float
+
+
+@dataclass(frozen=True, slots=True)
 class Delay:
     """Datagrams from any of `these` to any of `those` take `by_ms` longer, for `ms`."""
 
@@ -130,7 +138,7 @@ class Elect:
 
 
 Fault = (
-    Pause | Kill | Loss | Unplug | Cut | Delay | Echo | Noise | Stumble
+    Pause | Kill | Loss | Unplug | Cut | Silence | Delay | Echo | Noise | Stumble
     | StoreDown | StoreUnsure | WallJump | Move | Elect
 )  # fmt: skip
 

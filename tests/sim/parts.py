@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vrha.core.judging import Judge
 from vrha.core.ownership.holder import Holder, Life, first_incarnation
 from vrha.core.ownership.leader import Leader
 from vrha.core.ownership.timing import LATE_MS
@@ -24,6 +25,7 @@ class Parts:
     holder: type[Holder] = Holder
     voter: type[Voter] = Voter
     leader: type[Leader] = Leader
+    judge: type[Judge] = Judge
 
     def fed_until(self, watcher: Watcher) -> float:
         """Until when slices follow each other while the process runs, in true time."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tests.sim.machine import Clock
-from vrha.core.ownership.commands import Command
-from vrha.model.ownership import Message
+from vrha.core.ownership.commands import Command, Send
+from vrha.core.ownership.voter import Voter
+from vrha.model.ownership import Ack, Message
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -81,6 +82,14 @@ class Process:
         self.life += 1
         self.inbox.clear()
         self.rest.clear()
+
+    def vote(self, voter: Voter, message: Message) -> list[Command]:
+        """As a voter; when it acknowledged whom is remembered."""
+        commands = voter.receive(message, self.now())
+        for command in commands:
+            if isinstance(command, Send) and isinstance(command.message, Ack):
+                self.world.acknowledged(self.name, command.message.node)
+        return commands
 
     def receive(self, message: Message) -> list[Command]:
         raise NotImplementedError

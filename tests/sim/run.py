@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.sim.machine import Setup, Violation
+from tests.sim.machine import Setup, Wrong
 from tests.sim.nemesis import (
     Cut,
     Delay,
@@ -17,6 +17,7 @@ from tests.sim.nemesis import (
     Move,
     Noise,
     Pause,
+    Silence,
     StoreDown,
     StoreUnsure,
     Stumble,
@@ -24,9 +25,15 @@ from tests.sim.nemesis import (
 )
 from tests.sim.orchestrator import Orchestrator
 from tests.sim.parts import Parts
-from tests.sim.scripts import Script, at_random
+from tests.sim.scripts import BRAKED, Script, at_random
 from tests.sim.watcher import Watcher
 from tests.sim.world import World
+from vrha.core.brake import Rules, share
+
+
+def names(count: int, first: str = "n") -> tuple[str, ...]:
+    return tuple(f"{first}{place}" for place in range(1, count + 1))
+
 
 LENGTH_MS = 60_000.0
 CALM_MS = 12_000.0
@@ -36,6 +43,11 @@ SETUPS = (
     Setup(voters=("n1", "n2", "o1")),
     Setup(nodes=("n1", "n2", "n3", "n4", "n5"), voters=("n1", "n2", "n3", "n4", "n5")),
     Setup(voters=("n1",)),
+    Setup(nodes=("n1", "n2", "n3", "n4", "n5", "n6"), braked=True),
+)
+LARGE = tuple(
+    Setup(nodes=names(count), voters=voters, routers=names(count, "r"), braked=True)
+    for count, voters in ((6, names(3)), (8, names(5)), (10, names(3)), (7, ("n1", "n2", "o1")))
 )
 DIRECTED = Setup(rates=(("n1", 0.99), ("o1", 1.01), ("o2", 1.01)), decide_ms=5.0)
 """A node whose clock is slow, and leaders who are in a hurry."""
@@ -61,6 +73,8 @@ class SimNemesis:
                 pairs |= {(b, a) for a, b in pairs} if fault.both else set()
                 world.cut |= pairs
                 world.after(fault.ms, lambda: world.cut.difference_update(pairs))
+            case Silence():
+                self.silence(fault)
             case Delay() | Echo():
                 world.slow.append(fault)
                 world.after(fault.ms, lambda: self.quick(fault))
@@ -81,6 +95,20 @@ class SimNemesis:
             case Move() | Elect():
                 self.ask(fault)
 
+    def silence(self, fault: Silence) -> None:
+        world, names = self.world, set(fault.names)
+        pairs = {(a, b) for a in names for b in world.processes if a != b}
+        pairs |= {(b, a) for a, b in pairs}
+        world.cut |= pairs
+        if len(names) > share(len(world.setup.nodes), Rules().mass_silence):
+            world.silenced |= names
+
+        def back() -> None:
+            world.cut -= pairs
+            world.silenced -= names
+
+        world.after(fault.ms, back)
+
     def kill(self, fault: Kill) -> None:
         process = self.world.processes[fault.name]
         process.kill()
@@ -98,10 +126,7 @@ class SimNemesis:
             if one.leader is None or not one.alive or one.paused:
                 continue
             if isinstance(fault, Move):
-                right = one.leader.book.rights.get(fault.router)
-                if right and right.node and not right.leaving:
-                    self.world.moves += 1
-                    one.act(one.leader, one.leader.revoke(fault.router, one.now()))
+                one.move(fault.router)
             else:
                 voters = set(one.leader.book.electorates[-1].voters) ^ {fault.name}
                 if 1 <= len(voters) <= 5:
@@ -123,6 +148,7 @@ class SimNemesis:
 
     def heal(self) -> None:
         self.world.cut.clear()
+        self.world.silenced.clear()
         self.world.slow.clear()
         self.quiet()
         self.steady()
@@ -134,7 +160,7 @@ class Outcome:
     """`unowned` are routers that nobody, or more than one, had after the calm."""
 
     seed: int
-    violations: tuple[Violation, ...]
+    violations: tuple[Wrong, ...]
     unowned: tuple[str, ...]
     events: int
     faults: int
@@ -145,6 +171,13 @@ class Outcome:
         return bool(self.violations or self.unowned)
 
 
+def setup_of(seed: int, script: Script) -> Setup:
+    if script is at_random:
+        return SETUPS[seed % len(SETUPS)]
+    # The others are about nodes that they name.
+    return LARGE[seed % len(LARGE)] if script in BRAKED else DIRECTED
+
+
 def run_seed(
     seed: int,
     parts: Parts | None = None,
@@ -153,20 +186,17 @@ def run_seed(
     trace: Callable[[str], None] | None = None,
 ) -> Outcome:
     """Run one seed: faults, then calm. `trace` is given a line for all that happens."""
-    # A script is about nodes that it names.
-    world = World(
-        seed, parts, SETUPS[seed % len(SETUPS)] if script is at_random else DIRECTED, trace
-    )
+    world = World(seed, parts, setup_of(seed, script), trace)
     nemesis = SimNemesis(world)
     dice = random.Random(seed ^ 0x5EED)
-    names = world.setup
+    setup = world.setup
     end = length_ms - CALM_MS
-    for at, fault in script(dice, names, end):
+    for at, fault in script(dice, setup, end):
         world.at(at, lambda fault=fault: nemesis.strike(fault))
     world.at(end, nemesis.heal)
     world.run(length_ms)
     unowned = ()
     if not world.violations:
-        unowned = tuple(r for r in names.routers if len(world.speakers(r)) != 1)
+        unowned = tuple(r for r in setup.routers if len(world.speakers(r)) != 1)
     epochs = sum(world.store.book.epochs.values())
     return Outcome(seed, tuple(world.violations), unowned, world.done, world.faults, epochs)

@@ -19,6 +19,7 @@ from tests.sim.nemesis import (
     Move,
     Noise,
     Pause,
+    Silence,
     schedule,
 )
 
@@ -207,6 +208,66 @@ def upgrades(dice: random.Random, setup: Setup, end: float) -> Iterator[tuple[fl
         yield at + dice.uniform(5, 150), Kill("n1", dice.uniform(10, 120), "resumed")
 
 
+def half_silent(dice: random.Random, setup: Setup, end: float) -> Iterator[tuple[float, Fault]]:
+    """Half of the nodes, whichever, fall silent at once, or as many as may without that being too
+    many."""
+    at = 3000.0
+    while at < end - 6000:
+        count = len(setup.nodes) // 2 if dice.random() < 0.6 else int(len(setup.nodes) * 0.3)
+        many = dice.sample(setup.nodes, count)
+        length = dice.uniform(2500, 5000)
+        yield at, Silence(tuple(sorted(many)), length)
+        yield at + dice.uniform(100, 2000), Move(dice.choice(setup.routers))
+        # The brake has to come off in between.
+        at += length + dice.uniform(11_000, 13_000)
+
+
+def voters_silent(dice: random.Random, setup: Setup, end: float) -> Iterator[tuple[float, Fault]]:
+    """All voters among the nodes fall silent, so that nobody can say who is missed."""
+    at = 3000.0
+    while at < end - 6000:
+        some = {name for name in setup.nodes if name in setup.voters}
+        some |= set(dice.sample(setup.nodes, len(setup.nodes) // 2))
+        yield at, Silence(tuple(sorted(some)), dice.uniform(2500, 5000))
+        at += dice.uniform(17_000, 19_000)
+
+
+def flapping(dice: random.Random, setup: Setup, end: float) -> Iterator[tuple[float, Fault]]:
+    """A node falls silent again and again."""
+    at = 3000.0
+    while at < end - 2000:
+        length = dice.uniform(900, 2500)
+        yield at, Silence(("n1",), length)
+        at += length + dice.uniform(500, 4000)
+
+
+def still_deaf(dice: random.Random, setup: Setup, end: float) -> Iterator[tuple[float, Fault]]:
+    """Half of the nodes are silent for a moment; then only the leaders do not hear one of them,
+    until the brake has come off."""
+    at = 3000.0
+    while at < end - 16_000:
+        many = tuple(sorted(dice.sample(setup.nodes, len(setup.nodes) // 2)))
+        length = dice.uniform(900, 2000)
+        yield at, Cut(many[:1], LEADERS, 15_000)
+        yield at, Silence(many[1:], length)
+        yield at, Cut(many[:1], setup.nodes, length)
+        at += dice.uniform(19_000, 21_000)
+
+
+BRAKED = (half_silent, voters_silent, flapping, still_deaf)
+"""They are about many nodes, and who of them is given up."""
+
+
+def deaf_leader(dice: random.Random, setup: Setup, end: float) -> Iterator[tuple[float, Fault]]:
+    """The leader alone, or with one voter, hears nothing of a node; before that everybody did
+    not, so that what voters said then is known."""
+    for at, moves in _times(dice, setup, end, 9000):
+        yield from moves
+        yield at, Cut(("n1",), ("n2", "n3", *LEADERS), dice.uniform(450, 1300))
+        others = dice.choice((LEADERS, (*LEADERS, "n2"), (*LEADERS, "n3")))
+        yield at + dice.uniform(1500, 3500), Cut(("n1",), others, 3000)
+
+
 SCRIPTS: Mapping[str, Script] = {
     script.__name__: script
     for script in (
@@ -225,6 +286,8 @@ SCRIPTS: Mapping[str, Script] = {
         moves_in_noise,
         power_lost,
         upgrades,
+        deaf_leader,
+        *BRAKED,
     )
 }
 """By name; the first is that of random faults."""

@@ -11,9 +11,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from tests.sim.machine import Kernel
 from tests.sim.many import BY_NAME
 from tests.sim.parts import Parts
+from vrha.core.ownership.book import Book
 from vrha.core.ownership.commands import Command, Commit, Mute, Permit, Send, Tell
 from vrha.core.ownership.holder import first_incarnation
-from vrha.core.ownership.leader import Book
 from vrha.core.ownership.timing import Timing
 from vrha.model.ownership import Electorate, Holding, Message, Refusal, Renew
 
@@ -25,6 +25,8 @@ LEADER = "o"
 FROM_NODES = (Renew, Holding, Refusal)
 IN_FLIGHT = 60
 STEPS = 40
+PATIENCE_MS = 600.0
+"""After that it deposes whatever voters say: nobody must become an owner too many by that."""
 
 
 class Ownership(RuleBasedStateMachine):
@@ -130,8 +132,14 @@ class Ownership(RuleBasedStateMachine):
 
     @rule(router=st.sampled_from(ROUTERS))
     def a_move_is_asked_for(self, router: str) -> None:
-        if router in self.leader.book.rights:
-            self.perform(LEADER, self.leader.revoke(router, self.now))
+        for key in sorted(self.leader.book.by_router.get(router, {})):
+            self.perform(LEADER, self.leader.revoke(key, self.now))
+
+    @rule(router=st.sampled_from(ROUTERS), name=st.sampled_from(NODES), new=st.booleans())
+    def a_takeover_is_asked_for(self, router: str, name: str, new: bool) -> None:
+        """From whomever has it, living or not, by a new instance or one that is known."""
+        key = self.instance(router) if new else f"{router}/0"
+        self.perform(LEADER, self.leader.reassign({key: name}, self.now))
 
     # ---- what must hold
 
@@ -141,7 +149,7 @@ class Ownership(RuleBasedStateMachine):
             owners = [
                 name
                 for name, kernel in self.kernels.items()
-                if router in kernel.granted and kernel.live_until > self.now
+                if router in kernel.routers and kernel.live_until > self.now
             ]
             assert len(owners) < 2, f"{router} has {owners}"
 
@@ -162,14 +170,20 @@ class Ownership(RuleBasedStateMachine):
         leader, now = self.leader, self.now
         self.perform(LEADER, leader.tick(now))
         for name in leader.silent(now):
-            self.perform(LEADER, leader.depose(name, now))
+            if leader.nodes[name].deposing is None:
+                self.perform(LEADER, leader.inquire(name, now))
+            if leader.is_missed(name, now) or now - leader.nodes[name].heard_at > PATIENCE_MS:
+                self.perform(LEADER, leader.depose(name, now))
             self.perform(LEADER, leader.take(name, now))
         heard = {name: node.heard_at for name, node in leader.nodes.items() if node.seq}
         for router in ROUTERS:
-            right = leader.book.rights.get(router)
-            if heard and (right is None or not right.node):
+            if heard and not leader.book.by_router.get(router):
                 best = max(heard, key=lambda name: (heard[name], name))
-                self.perform(LEADER, leader.give(router, best, now))
+                self.perform(LEADER, leader.give(f"{router}/0", best, now))
+
+    def instance(self, router: str) -> str:
+        """A new one."""
+        return f"{router}/{self.leader.book.epochs.get(router, 0) + 1}"
 
     def perform(self, name: str, commands: list[Command]) -> None:
         for command in commands:

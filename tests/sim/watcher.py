@@ -73,7 +73,7 @@ class Watcher(Process):
             self.feed()
             return commands
         if isinstance(message, FOR_VOTERS) and self.name in self.world.can_vote:
-            return self.voter.receive(message, self.now())
+            return self.vote(self.voter, message)
         return []
 
     def run(self) -> None:

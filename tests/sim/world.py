@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import heapq
 import random
+from collections import deque
 from collections.abc import Callable
-from itertools import count
+from itertools import count, pairwise
 
-from tests.sim.machine import Clock, Setup, Store, Violation
+from tests.sim.machine import Clock, Needless, Setup, Store, Unbraked, Violation, Wrong
 from tests.sim.nemesis import Delay, Echo
 from tests.sim.orchestrator import Orchestrator
 from tests.sim.parts import Parts
 from tests.sim.process import Process
 from tests.sim.watcher import Watcher
-from vrha.core.ownership.leader import Book
+from vrha.core.brake import BrakeEvent
+from vrha.core.ownership.book import Book
 from vrha.model.ownership import Electorate, Message
+
+ACKS = 20
+"""That are remembered of each voter and node: more than two gaps can have."""
 
 
 class World:
@@ -40,12 +45,16 @@ class World:
         self.events: list[tuple[float, int, Callable[[], None]]] = []
         self.order = count()
         self.done = 0
-        self.violations: list[Violation] = []
+        self.violations: list[Wrong] = []
+        self.over = False
+        self.alarms: list[tuple[float, BrakeEvent]] = []
+        self.deposed: list[tuple[float, str]] = []
+        self.acks: dict[tuple[str, str], deque[float]] = {}
         self.faults = 0
-        self.moves = 0
         self.loss, self.double, self.late = 0.0, 0.0, 0.0
         self.cut: set[tuple[str, str]] = set()
         self.slow: list[Delay | Echo] = []
+        self.silenced: set[str] = set()
         self.pausing = 0.0
         self.can_vote = set(self.setup.voters)
         self.first_electorate = Electorate(1, tuple(sorted(self.setup.voters)))
@@ -75,13 +84,13 @@ class World:
         self.at(self.now + length, what)
 
     def run(self, until: float) -> None:
-        """Let time pass; ends early at the first violation."""
+        """Let time pass; ends early when a router has two owners."""
         events = self.events
-        while events and events[0][0] <= until and not self.violations:
+        while events and events[0][0] <= until and not self.over:
             self.now, _, what = heapq.heappop(events)
             what()
             self.done += 1
-        self.now = max(self.now, until) if not self.violations else self.now
+        self.now = max(self.now, until) if not self.over else self.now
 
     def send(self, sender: str, to: str, message: Message) -> None:
         process = self.processes.get(to)
@@ -122,7 +131,8 @@ class World:
         for other in self.watchers.values():
             if other is watcher or other.kernel.live_until <= self.now:
                 continue
-            for router in sorted(watcher.kernel.granted.keys() & other.kernel.granted.keys()):
+            for router in sorted(watcher.kernel.routers & other.kernel.routers):
+                self.over = True
                 self.tell(watcher.name, "speaks like", other.name)
                 self.violations.append(Violation(self.now, router, (other.name, watcher.name)))
 
@@ -131,5 +141,36 @@ class World:
         return [
             name
             for name, one in self.watchers.items()
-            if router in one.kernel.granted and one.kernel.live_until > self.now
+            if router in one.kernel.routers and one.kernel.live_until > self.now
         ]
+
+    def acknowledged(self, voter: str, node: str) -> None:
+        self.acks.setdefault((voter, node), deque(maxlen=ACKS)).append(self.now)
+
+    def deposes(self, node: str, electorate: Electorate) -> None:
+        """A leader gives the node up: not one that a majority has heard all the time."""
+        self.deposed.append((self.now, node))
+        solid = [voter for voter in electorate.voters if not self.has_missed(voter, node)]
+        if len(solid) >= electorate.majority:
+            self.tell(node, "is deposed while it is heard by", solid)
+            self.violations.append(Needless(self.now, node))
+
+    def is_seen(self, node: str, electorate: Electorate) -> bool:
+        """Whether a majority has acknowledged it so lately that answers may still say so."""
+        least = self.now - 2 * self.setup.timing.missed_ms * 1.02
+        acks = (self.acks.get((voter, node)) for voter in electorate.voters)
+        return sum(each is not None and each[-1] >= least for each in acks) >= electorate.majority
+
+    def has_missed(self, voter: str, node: str) -> bool:
+        """Whether the voter acknowledged nothing for two renewals, so shortly before that a leader
+        may go by it. Clocks differ by 1 %."""
+        gap = self.setup.timing.missed_ms * 0.98
+        begins = self.now - self.setup.timing.missed_ms * 1.02 - gap
+        acks = [at for at in self.acks.get((voter, node), ()) if at >= begins - gap]
+        instants = [begins, *(at for at in acks if at > begins), self.now]
+        instants[0] = max([at for at in acks if at <= begins], default=begins)
+        return any(after - before >= gap for before, after in pairwise(instants))
+
+    def breaks(self, what: str, nodes: list[str]) -> None:
+        """The brake did not hold."""
+        self.violations.append(Unbraked(self.now, what, tuple(nodes)))

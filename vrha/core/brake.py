@@ -31,6 +31,8 @@ class Hold(StrEnum):
     """It has no routers."""
     FLAPPING = "flapping"
     """It has no routers any more, and gets none: it falls silent too often."""
+    UNCONFIRMED = "unconfirmed"
+    """Only the leader misses it for certain: too few voters answer that could say so too."""
     PAUSED = "paused"
     """By a person."""
     TWO_NODES = "two-nodes-without-third-voter"
@@ -68,7 +70,9 @@ class SeenNode:
     is heard; minus infinity for one without routers that this leader has never heard, which is no
     news. `routers`: how many instances it has a right to. `recovering`: its routers are being given
     to others now, whether it is heard again or not. `suppressed`: it flaps. `late`: not silent,
-    and its last renewal is overdue.
+    and its last renewal is overdue. `unconfirmed`: the leader does not hear it, and too few voters
+    say whether they do; it is never given up for that, but counts: at first only as overdue, and
+    later, with `silent_since`, as silent.
     """
 
     name: str
@@ -79,6 +83,7 @@ class SeenNode:
     draining: bool = False
     paused: bool = False
     late: bool = False
+    unconfirmed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,12 +150,15 @@ def decide(zone: ZoneSight, now: float) -> Decisions:
     over_at = now if len(counted) > limit else zone.brake.over_at
     mass = len(counted) > limit or _is_not_calm(zone, now)
     recovering = sum(node.recovering for node in zone.nodes)
-    late = sum(node.late and node.silent_since is None for node in zone.nodes)
+    heard = [node for node in zone.nodes if node.silent_since is None]
+    late = sum(node.late for node in heard)
+    doubted = sum(node.unconfirmed for node in heard)
     go: list[str] = []
     hold: dict[str, Hold] = {}
     for since, node in _silent(zone):
         reason = _hold(node, zone, mass)
-        if reason is None and len(counted) + late > limit and now - since < zone.rules.look_s:
+        overdue = late if now - since < zone.rules.look_s else doubted
+        if reason is None and len(counted) + overdue > limit:
             reason = Hold.OTHERS_LATE
         if reason is None and recovering + len(go) >= budget:
             reason = Hold.BUDGET
@@ -203,6 +211,7 @@ def _hold(node: SeenNode, zone: ZoneSight, mass: bool) -> Hold | None:
         (Hold.PAUSED, node.paused),
         (Hold.TWO_NODES, len(zone.nodes) == 2 and zone.voters < 3),
         (Hold.MASS_SILENCE, mass),
+        (Hold.UNCONFIRMED, node.unconfirmed),
         (Hold.NO_TARGET, not any(_takes_routers(each) for each in zone.nodes)),
     )
     return next((reason for reason, applies in reasons if applies), None)

@@ -21,6 +21,7 @@ from vrha.core.brake import BrakeEvent, share
 from vrha.core.damping import came_back, failed_over, fell_silent
 from vrha.core.failover import DeadUplinks, dead_uplinks
 from vrha.core.instance import instance_spec
+from vrha.core.judging import Note, Turn
 from vrha.core.ownership.wanted import Claim, Claimant
 from vrha.core.pauses import paused_by
 from vrha.core.placement import Placement, Placer
@@ -33,7 +34,6 @@ from vrha.model.spec import Desired, InstanceRef, Router
 from vrha.model.state import Activity, RouterState
 from vrha.orchestrator import reconcile
 from vrha.orchestrator.engine import Engine
-from vrha.orchestrator.judging import Note, Turn
 from vrha.store import Store, Tx
 
 log = logging.getLogger(__name__)

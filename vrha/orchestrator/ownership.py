@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from vrha.config.settings import FailoverSettings, OwnershipSettings
+from vrha.core.judging import Judge, Judgement, Turn
 from vrha.core.ownership.commands import Command, Commit, Right, Send, StepDown
 from vrha.core.ownership.leader import Leader
 from vrha.core.ownership.timing import PROFILES
@@ -28,8 +29,7 @@ from vrha.fencing.keys import Keys
 from vrha.model.ownership import Depose, Electorate, Message, NodeHealth, Renew
 from vrha.orchestrator.engine import Engine
 from vrha.orchestrator.failover import Failovers, Losses
-from vrha.orchestrator.judging import Judge, Judgement, Turn
-from vrha.store import Store
+from vrha.store import Store, Tx
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class Ownership:
         self._looked = 0.0
         self._retry_at = 0.0
         self._nudged = threading.Event()
-        self._judge = Judge(self._settings, self._timing)
+        self._judge = self._new_judge()
         self.judgement: Judgement | None = None
         """What was seen and decided last, while this one leads."""
         self._turned = self._doubt_until = 0.0
@@ -177,18 +177,30 @@ class Ownership:
         # Nodes know numbers of this leader epoch, when it is taken up again after an error.
         self._numbers += 1_000_000
         leader.number = leader.attempt = self._numbers
-        self._judge = Judge(self._settings, self._timing)
+        self._judge = self._new_judge()
         with self._store.reading() as tx:
-            self._judge.read(tx, time.time())
+            self._teach(tx)
             self._claimants = tx.claimants()
         self._out = frozenset()
         return leader
+
+    def _new_judge(self) -> Judge:
+        return Judge(self._settings.rules(look_s=self._timing.renew_ms / 1000), self._timing)
+
+    def _teach(self, tx: Tx) -> None:
+        self._judge.learn(
+            tx.desired()[1].nodes,
+            tx.pauses.all(),
+            tx.rollouts.cordoned(),
+            tx.node_health.all(),
+            time.time(),
+        )
 
     def _compare(self, leader: Leader) -> None:
         with self._store.reading() as tx:
             states = tx.router_briefs()
             self._claimants = tx.claimants()
-            self._judge.read(tx, time.time())
+            self._teach(tx)
         self._perform(self._elect(leader))
         wanted = wanted_rights(states, self._claimants)
         leader.book.epochs |= {state.router: state.epoch for state in states}
@@ -208,12 +220,14 @@ class Ownership:
         if self._is_in_doubt(now):
             return
         for name in leader.silent(now):
-            if leader.nodes[name].deposing is None and not leader.is_missed(name):
+            if leader.nodes[name].deposing is None:
                 self._perform(leader.inquire(name, now))
         self.judgement = self._judge.judge(leader, now)
         lost = dict.fromkeys(self._judge.recovering, SILENT)
         for name in sorted(lost):
-            if leader.nodes[name].deposing is None and self._can_be_replaced(leader, name):
+            if leader.nodes[name].deposing is not None or not leader.is_missed(name, now):
+                continue
+            if self._can_be_replaced(leader, name):
                 log.warning("node %s is silent: its lease is being ended", name)
                 self._perform(leader.depose(name, now))
         living = frozenset(name for name in leader.nodes if leader.is_heard(name, now))

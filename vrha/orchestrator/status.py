@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from vrha.core.brake import Decisions, ZoneSight
 from vrha.core.damping import is_suppressed
+from vrha.core.judging import Judgement
 from vrha.core.pauses import paused_by
 from vrha.model.health import NodeHealth
 from vrha.model.spec import Desired
@@ -20,7 +21,6 @@ from vrha.model.views import (
     RouterStatus,
     RouterView,
 )
-from vrha.orchestrator.judging import Judgement
 from vrha.orchestrator.reconcile import SILENT_AFTER_S
 from vrha.store import Tx
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, delete, insert, select, update
 
+from vrha.core.ownership.book import Book
 from vrha.core.ownership.commands import Commit, Right
-from vrha.core.ownership.leader import Book
 from vrha.errors import RefusedError
 from vrha.model.ownership import Electorate
 from vrha.store import schema

@@ -11,8 +11,8 @@ from sqlalchemy import ColumnElement, Connection, Table, and_, delete, insert, n
 from sqlalchemy.exc import IntegrityError
 
 from vrha import codec
+from vrha.core.ownership.book import Book
 from vrha.core.ownership.commands import Commit
-from vrha.core.ownership.leader import Book
 from vrha.core.ownership.wanted import Claimant
 from vrha.errors import NotFoundError, RefusedError
 from vrha.model.evidence import Evidence

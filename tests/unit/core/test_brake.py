@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vrha.core.brake import (
@@ -127,6 +127,20 @@ def test_who_comes_later_is_counted_with_who_was_released() -> None:
     # Much later that is no longer the same event.
     found = look(moved, silent("x1", -11), *heard(2), now=NOW + 11, brake=first.brake)
     assert found.go == ("x1",)
+
+
+def test_a_silence_that_nobody_confirms_counts_and_moves_nothing() -> None:
+    alone = replace(silent("x"), unconfirmed=True)
+    assert look(alone, *heard(9)).hold == {"x": Hold.UNCONFIRMED}
+    assert look(alone, *heard(9)).brake.reason is None
+    found = look(alone, replace(silent("y"), unconfirmed=True), *heard(3))
+    assert found.brake.reason is Hold.MASS_SILENCE
+
+
+def test_the_first_of_many_waits_for_those_of_whom_nobody_can_tell() -> None:
+    doubted = tuple(replace(node, late=True, unconfirmed=True) for node in heard(3))
+    assert look(silent("x", 0.5), *doubted, *heard(6, 3)).hold == {"x": Hold.OTHERS_LATE}
+    assert look(silent("x", 0.5), *doubted[1:], *heard(7, 3)).go == ("x",)
 
 
 def test_the_first_of_many_waits_a_moment_when_others_are_late() -> None:
@@ -257,6 +271,7 @@ def test_what_holds_of_every_zone(
     assert decide(replace(zone, nodes=tuple(shuffled)), NOW) == found
 
 
+@settings(deadline=None)
 @given(
     falls=st.lists(st.none() | st.floats(0, 20), min_size=3, max_size=20),
     tick=st.floats(0.05, 1.0),

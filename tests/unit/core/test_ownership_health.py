@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from vrha.core.ownership.book import Book
 from vrha.core.ownership.commands import Relieve, Send, Tell
 from vrha.core.ownership.holder import Holder
-from vrha.core.ownership.leader import Book, Leader
+from vrha.core.ownership.leader import Leader
 from vrha.core.ownership.timing import Timing
 from vrha.model.ownership import Electorate, Health, NodeHealth, Refusal, Renew, StandIn
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from vrha.core.ownership.book import Book
 from vrha.core.ownership.commands import Commit, Mute, Permit, Right, Send, Tell
 from vrha.core.ownership.holder import Holder, first_incarnation
-from vrha.core.ownership.leader import Book, Leader
+from vrha.core.ownership.leader import Leader
 from vrha.core.ownership.timing import PROFILES, Timing, problems
 from vrha.core.ownership.wanted import wanted_rights
 from vrha.model.ownership import Ack, Deposed, Electorate, Grant, Holding, Renew
@@ -197,3 +198,107 @@ def test_a_node_whose_settings_name_other_voters_gets_nothing_until_it_learned()
     (send,) = made.receive(tell.message, 151.0)
     assert isinstance(send, Send)
     assert getattr(send.message, "routers", ()) == (("r1", 3),)
+
+
+# ---- silence, and takeovers
+
+
+def hears(made: Leader, node: str, seq: int, now: float, incarnation: int = 5) -> None:
+    made.receive(Renew(node, incarnation, seq, VOTERS.tag), now)
+
+
+def asked(made: Leader, now: float) -> int:
+    """The question about n1; all voters get it."""
+    sent = made.inquire("n1", now)
+    attempts = {each.message.attempt for each in sent if isinstance(each, Send)}  # type: ignore[union-attr]
+    (attempt,) = attempts
+    return int(attempt)
+
+
+def say(made: Leader, attempt: int, age: float, now: float, *voters: str) -> None:
+    for voter in voters:
+        made.receive(Deposed(voter, 1, attempt, "n1", 0, age, 5), now)
+
+
+def test_a_node_is_missed_when_a_majority_says_so() -> None:
+    made = leader(Right("r1/1", "n1", 3))
+    say(made, asked(made, 400.0), 400.0, 401.0, "n2")
+    assert (made.is_missed("n1", 402.0), made.is_seen("n1", 402.0)) == (False, False)
+    say(made, made.nodes["n1"].asked, 400.0, 403.0, "n3")
+    assert (made.is_missed("n1", 404.0), made.is_seen("n1", 404.0)) == (True, False)
+
+
+def test_what_voters_say_now_replaces_what_they_said() -> None:
+    made = leader(Right("r1/1", "n1", 3))
+    say(made, asked(made, 400.0), 400.0, 401.0, "n2", "n3")
+    say(made, asked(made, 550.0), 20.0, 551.0, "n2", "n3")
+    assert (made.is_missed("n1", 552.0), made.is_seen("n1", 552.0)) == (False, True)
+
+
+def test_what_voters_said_gets_old() -> None:
+    made = leader(Right("r1/1", "n1", 3))
+    say(made, asked(made, 400.0), 400.0, 401.0, "n2", "n3")
+    asked(made, 550.0)
+    assert made.is_missed("n1", 400.0 + TIMING.missed_ms), "answers of before, until others come"
+    assert not made.is_missed("n1", 401.0 + TIMING.missed_ms)
+
+
+def test_what_voters_said_of_one_silence_is_not_of_the_next() -> None:
+    made = leader(Right("r1/1", "n1", 3))
+    hears(made, "n1", 1, 0.0)
+    say(made, asked(made, 400.0), 400.0, 401.0, "n2", "n3")
+    hears(made, "n1", 2, 410.0)
+    assert not made.is_missed("n1", 411.0)
+
+
+def both() -> Leader:
+    """n1 has an instance, and n2 and n3 live."""
+    made = leader(Right("r1/1", "n1", 3))
+    for name, incarnation in (("n1", 5), ("n2", 1), ("n3", 1)):
+        hears(made, name, 1, 0.0, incarnation)
+    return made
+
+
+def test_a_takeover_from_a_living_node_waits_for_its_proof() -> None:
+    made = both()
+    commit, grant_ = made.reassign({"r1/2": "n2"}, 1.0)
+    assert commit == Commit((Right("r1/1", "n1", 4, leaving=True),))
+    assert isinstance(grant_, Send)
+    assert grant_.to == "n1"
+    assert made.reassign({"r1/2": "n2"}, 2.0) == [], "it has been asked"
+    made.receive(Holding("n1", 5, 1, made.nodes["n1"].number, (), (("r1/1", 4),)), 3.0)
+    commit, grant_ = made.reassign({"r1/2": "n2"}, 4.0)
+    assert commit == Commit((Right("r1/2", "n2", 6),))
+    assert isinstance(grant_, Send)
+    assert grant_.to == "n2"
+
+
+def test_a_takeover_from_a_lost_node_waits_until_it_is_out() -> None:
+    made = both()
+    made.depose("n1", 400.0)
+    for voter in ("n2", "n3"):
+        made.receive(Deposed(voter, 1, 1, "n1", 5, 1000.0, 5), 401.0)
+    for place in range(2, 8):
+        hears(made, "n2", place, 150.0 * place, 1)
+    (out,) = made.outs()
+    commit, *_ = made.reassign({"r1/2": "n2"}, out - 1)
+    assert commit == Commit((Right("r1/1", "n1", 4, leaving=True),))
+    commit, *_ = made.reassign({"r1/2": "n2"}, out)
+    assert commit == Commit((Right("r1/1", "", 5), Right("r1/2", "n2", 6)))
+
+
+def test_an_instance_that_is_elsewhere_is_asked_back_too() -> None:
+    commit, *_ = both().reassign({"r1/1": "n2"}, 1.0)
+    assert commit == Commit((Right("r1/1", "n1", 4, leaving=True),))
+
+
+def test_of_two_instances_of_a_router_one_takes_over() -> None:
+    made = both()
+    commit, *_ = made.reassign({"r2/1": "n2", "r2/2": "n3"}, 1.0)
+    assert commit == Commit((Right("r2/1", "n2", 2),))
+
+
+def test_nothing_is_taken_over_by_a_node_that_is_given_up() -> None:
+    made = both()
+    made.depose("n2", 1.0)
+    assert made.reassign({"r1/2": "n2"}, 2.0) == []

@@ -6,9 +6,10 @@ in memory, and lost with it. Times are in ms on its own clock.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 
+from vrha.core.ownership.book import Book
 from vrha.core.ownership.commands import Command, Commit, Right, Send, StepDown
 from vrha.core.ownership.holder import held_of
 from vrha.core.ownership.timing import Timing
@@ -31,57 +32,17 @@ from vrha.model.ownership import (
     StandIn,
 )
 
-
-@dataclass(slots=True)
-class Book:
-    """What the store knows: rights by router (none of them is free), the newest incarnation of each
-    node that may have been granted anything, the electorates by which such incarnations may count,
-    and the highest epoch of each router."""
-
-    electorates: tuple[Electorate, ...]
-    rights: dict[str, Right] = field(default_factory=dict)
-    incarnations: dict[str, int] = field(default_factory=dict)
-    epochs: dict[str, int] = field(default_factory=dict)
-    by_node: dict[str, dict[str, Right]] = field(default_factory=dict)
-    by_router: dict[str, dict[str, Right]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for right in list(self.rights.values()):
-            self._place(right)
-
-    def apply(self, commit: Commit) -> set[str]:
-        """Take over what was committed; the nodes which it concerns."""
-        concerned = {right.node for right in commit.rights}
-        for right in commit.rights:
-            before = self.rights.get(right.router)
-            if before is not None:
-                concerned.add(before.node)
-                self.by_node.get(before.node, {}).pop(right.router, None)
-                self.by_router.get(before.owned, {}).pop(right.router, None)
-            self.rights.pop(right.router, None)
-            self._place(right)
-        self.incarnations.update(commit.incarnations)
-        self.electorates = commit.electorates or self.electorates
-        return concerned
-
-    def of(self, node: str) -> list[Right]:
-        """What the node has or is asked to give up, by name of router."""
-        return [right for _, right in sorted(self.by_node.get(node, {}).items())]
-
-    def next_epoch(self, right: Right) -> int:
-        """Above all that were ever handed out for the router."""
-        return max(right.epoch, self.epochs.get(right.owned, 0)) + 1
-
-    def _place(self, right: Right) -> None:
-        self.epochs[right.owned] = max(right.epoch, self.epochs.get(right.owned, 0))
-        if right.node:
-            self.rights[right.router] = right
-            self.by_router.setdefault(right.owned, {})[right.router] = right
-            self.by_node.setdefault(right.node, {})[right.router] = right
-
-
 Content = tuple[int, Held, Held, Electorate]
 """Of a grant: incarnation, routers, revoked ones, electorate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """What a voter answered to question `asked` of `asked_at`: when it acknowledged the node."""
+
+    asked: int
+    asked_at: float
+    age_ms: float
 
 
 @dataclass(slots=True)
@@ -115,8 +76,8 @@ class Node:
     deposing: Deposing | None = None
     asked: int = 0
     asked_at: float = 0.0
-    sightings: dict[str, float] = field(default_factory=dict)
-    """How long ago voters acknowledged it last, when they answered to `asked`."""
+    sightings: dict[str, Sighting] = field(default_factory=dict)
+    """By voter, the newest of this silence."""
     health: Health = WELL
     health_at: float = 0.0
     failures: int = 0
@@ -184,35 +145,51 @@ class Leader:
         ]
 
     def inquire(self, name: str, now: float) -> list[Command]:
-        """Ask the voters when they last acknowledged a silent node; that ends nothing.
+        """Ask the voters when they last acknowledged a silent node; that ends nothing. To be called
+        for as long as it is silent: a new question every `renew_ms`.
 
         To depose incarnation 0, which nobody ever was, is a question only.
         """
         node = self.nodes[name]
         if node.asked == 0 or now - node.asked_at >= self.timing.renew_ms:
-            # Who heard it then may not hear it now.
+            # Who heard it then may not hear it now, and the other way round.
             self.attempt += 1
             node.asked, node.asked_at = self.attempt, now
-            node.sightings.clear()
         ask = Depose(self.name, self.epoch, node.asked, name, 0)
-        return [Send(voter, ask) for voter in self._voters() if voter not in node.sightings]
+        answered = {v for v, each in node.sightings.items() if each.asked == node.asked}
+        return [Send(voter, ask) for voter in self._voters() if voter not in answered]
 
-    def is_missed(self, name: str) -> bool:
+    def is_missed(self, name: str, now: float) -> bool:
         """Whether a majority of the voters has not acknowledged the node either for as long as two
         renewals and a round trip take: then not only this leader cannot hear it."""
-        ages = self.nodes[name].sightings
-        missing = {voter for voter, age in ages.items() if age >= self._missed_ms}
+        ages = self.ages(name, now)
+        return self.agree({v for v, age in ages.items() if age >= self.timing.missed_ms})
+
+    def is_seen(self, name: str, now: float) -> bool:
+        """Whether a majority of the voters has acknowledged the silent node within that time. Where
+        voters do not answer it is neither missed nor seen."""
+        ages = self.ages(name, now)
+        return self.agree({v for v, age in ages.items() if age < self.timing.missed_ms})
+
+    def ages(self, name: str, now: float) -> dict[str, float]:
+        """How long ago voters had acknowledged the node last when they said so. What was asked
+        longer ago than `missed_ms` says nothing of now."""
+        sightings = self.nodes[name].sightings
+        return {
+            voter: each.age_ms
+            for voter, each in sightings.items()
+            if now - each.asked_at <= self.timing.missed_ms
+        }
+
+    def agree(self, voters: Set[str]) -> bool:
+        """Whether they are a majority."""
         newest = self.book.electorates[-1]
-        return len(missing & set(newest.voters)) >= newest.majority
+        return len(voters & set(newest.voters)) >= newest.majority
 
     def outs(self) -> list[float]:
         """The instants at which nodes are out, were it or will it be."""
         deposed = (node.deposing for node in self.nodes.values())
         return [each.out_at for each in deposed if each is not None and each.out_at is not None]
-
-    @property
-    def _missed_ms(self) -> float:
-        return 2 * self.timing.renew_ms + self.timing.delay_ms
 
     def is_heard(self, name: str, now: float) -> bool:
         """Whether the node renews, and may be granted something."""
@@ -237,11 +214,15 @@ class Leader:
                 node.health,
                 now - node.health_at,
                 node.failures,
-                tuple(sorted(v for v, age in node.sightings.items() if age < self._missed_ms)),
+                self._heard_by(name, now),
             )
             for name, node in sorted(self.nodes.items())
             if node.seq
         ]
+
+    def _heard_by(self, name: str, now: float) -> tuple[str, ...]:
+        ages = self.ages(name, now)
+        return tuple(sorted(v for v, age in ages.items() if age < self.timing.missed_ms))
 
     def stand_in(self, name: str, seconds: float) -> list[Command]:
         """Ask for a stand-in of the node's agent; nothing where the node is not heard."""
@@ -299,16 +280,18 @@ class Leader:
 
         An instance is left out as long as another one of its router may still speak: what is on a
         node that is out is freed at once; what is on another node is asked back, and is free when
-        that node has proved it.
+        that node has proved it. Of several for one router only the first counts.
         """
         rights: list[Right] = []
         asked: list[Right] = []
+        routers: set[str] = set()
         for key, name in sorted(moves.items()):
-            if not self.is_heard(name, now):
-                continue
             given = Right(key, name, 0)
-            others = [r for k, r in self.book.by_router.get(given.owned, {}).items() if k != key]
-            in_the_way = [r for r in others if not self.is_out(r.node, now)]
+            if given.owned in routers or not self.is_heard(name, now):
+                continue
+            routers.add(given.owned)
+            others = self.others(given)
+            in_the_way = [r for r in others if self.is_in_the_way(r, now)]
             asked += [
                 replace(r, epoch=self.book.next_epoch(r), leaving=True)
                 for r in in_the_way
@@ -317,7 +300,7 @@ class Leader:
             if in_the_way:
                 continue
             epoch = self.book.next_epoch(given)
-            rights += [replace(r, node="", epoch=epoch) for r in others]
+            rights += [Right(r.router, "", epoch) for r in others if r.router != key]
             rights.append(replace(given, epoch=epoch + 1))
         if not rights and not asked:
             return []
@@ -326,6 +309,15 @@ class Leader:
         for name in concerned:
             commands += self._grant(name, now)
         return commands
+
+    def others(self, given: Right) -> list[Right]:
+        """All rights of its router but that very one; also that of this instance elsewhere."""
+        rights = self.book.by_router.get(given.owned, {}).values()
+        return [r for r in rights if (r.router, r.node) != (given.router, given.node)]
+
+    def is_in_the_way(self, right: Right, now: float) -> bool:
+        """Whether its instance may still speak."""
+        return not self.is_out(right.node, now)
 
     # ---- voters
 
@@ -363,6 +355,7 @@ class Leader:
         node.deposing = None
         node.seq = renew.seq
         node.heard_at = now
+        # The next silence is another one.
         node.asked = 0
         node.sightings.clear()
         node.ails(renew.health, now)
@@ -451,7 +444,7 @@ class Leader:
     def _answered(self, answer: Deposed, now: float) -> list[Command]:
         node = self.nodes.get(answer.node)
         if node is not None and (answer.leader_epoch, answer.attempt) == (self.epoch, node.asked):
-            node.sightings[answer.voter] = answer.age_ms
+            node.sightings[answer.voter] = Sighting(node.asked, node.asked_at, answer.age_ms)
             return []
         deposing = node.deposing if node else None
         if node is None or deposing is None or deposing.out_at is not None:

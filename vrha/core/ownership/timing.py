@@ -60,6 +60,11 @@ class Timing:
         return (self.safe_ms + self.attempt_ms) * self.margin
 
     @property
+    def missed_ms(self) -> float:
+        """So long without a renewal: not one was lost, the node is missed."""
+        return 2 * self.renew_ms + self.delay_ms
+
+    @property
     def slice_every_ms(self) -> float:
         return self.slice_ms / 3
 
@@ -106,8 +111,8 @@ def problems(timing: Timing) -> Iterator[str]:
         yield f"slice {t.slice_ms:g} ms is longer than a third of the lease, {t.lease_ms:g} ms"
     if t.slice_every_ms < JIFFY_MS * 2:
         yield f"slice {t.slice_ms:g} ms is too short: a third of it must be {JIFFY_MS * 2:g} ms"
-    if not 2 * t.renew_ms + t.delay_ms <= t.suspect_ms <= t.lease_ms:
+    if not t.missed_ms <= t.suspect_ms <= t.lease_ms:
         yield (
             f"suspicion after {t.suspect_ms:g} ms must come after two renewals and a round trip, "
-            f"{2 * t.renew_ms + t.delay_ms:g} ms, and before the lease of {t.lease_ms:g} ms ends"
+            f"{t.missed_ms:g} ms, and before the lease of {t.lease_ms:g} ms ends"
         )

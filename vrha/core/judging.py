@@ -7,12 +7,20 @@ over as notes to whoever writes them, since this thread must not wait for the st
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from enum import StrEnum
 
-from vrha.config.settings import FailoverSettings
-from vrha.core.brake import Brake, BrakeEvent, Decisions, Hold, SeenNode, ZoneSight, decide
+from vrha.core.brake import (
+    Brake,
+    BrakeEvent,
+    Decisions,
+    Hold,
+    Rules,
+    SeenNode,
+    ZoneSight,
+    decide,
+)
 from vrha.core.damping import is_suppressed
 from vrha.core.ownership.leader import Leader
 from vrha.core.ownership.timing import Timing
@@ -20,7 +28,6 @@ from vrha.core.pauses import paused_by
 from vrha.model.health import NodeHealth
 from vrha.model.pauses import Pause
 from vrha.model.spec import Node
-from vrha.store import Tx
 
 _LATE = 1.5
 """Intervals after which a renewal is overdue."""
@@ -65,25 +72,32 @@ class Judgement:
 class Judge:
     """Of one leadership."""
 
-    def __init__(self, settings: FailoverSettings, timing: Timing) -> None:
+    def __init__(self, rules: Rules, timing: Timing) -> None:
         self._timing = timing
-        self._rules = settings.rules(look_s=timing.renew_ms / 1000)
+        self._rules = rules
         self._nodes: tuple[Node, ...] = ()
         self._pauses: Sequence[Pause] = ()
         self._health: Mapping[str, NodeHealth] = {}
         self._draining: Set[str] = frozenset()
         self._suppressed: Set[str] = frozenset()
         self._silent: dict[str, float] = {}
+        self._doubted: dict[str, float] = {}
         self._recovering: set[str] = set()
         self._brake = Brake()
         self.notes: list[Note] = []
 
-    def read(self, tx: Tx, unix: float) -> None:
-        """Look again at what the store says."""
-        self._nodes = tx.desired()[1].nodes
-        self._pauses = tx.pauses.all()
-        self._draining = tx.rollouts.cordoned()
-        health = tx.node_health.all()
+    def learn(
+        self,
+        nodes: Iterable[Node],
+        pauses: Sequence[Pause],
+        draining: Set[str],
+        health: Mapping[str, NodeHealth],
+        unix: float,
+    ) -> None:
+        """What the store says now (`unix`: the time of day, s)."""
+        self._nodes = tuple(nodes)
+        self._pauses = pauses
+        self._draining = draining
         self._health = health
         self._suppressed = {name for name, each in health.items() if is_suppressed(each, unix)}
 
@@ -113,7 +127,12 @@ class Judge:
 
     def _look(self, leader: Leader, names: set[str], now: float) -> None:
         for name in names:
-            if not self._is_silent(leader, name, now):
+            silent = self._is_silent(leader, name, now)
+            if silent is None:
+                self._doubted.setdefault(name, now / 1000)
+                continue
+            self._doubted.pop(name, None)
+            if not silent:
                 if self._silent.pop(name, -math.inf) > -math.inf:
                     self.notes.append((Turn.BACK, name))
                 self._recovering.discard(name)
@@ -121,12 +140,13 @@ class Judge:
                 self._silent[name] = now / 1000 if self._is_known(leader, name) else -math.inf
                 if self._is_known(leader, name):
                     self.notes.append((Turn.SILENT, name))
-        for name in [name for name in self._silent if name not in names]:
-            del self._silent[name]
+        for known in (self._silent, self._doubted):
+            for name in known.keys() - names:
+                del known[name]
         self._recovering = {n for n in self._recovering if leader.book.by_node.get(n)}
 
-    def _is_silent(self, leader: Leader, name: str, now: float) -> bool:
-        """Silence that others confirm, where it matters."""
+    def _is_silent(self, leader: Leader, name: str, now: float) -> bool | None:
+        """Silence that others confirm, where it matters. None: too few answer; all is as it was."""
         node = leader.nodes.get(name)
         if node is None:
             return True
@@ -134,7 +154,9 @@ class Judge:
             return True
         if now - node.heard_at < self._timing.suspect_ms:
             return False
-        return not leader.book.by_node.get(name) or leader.is_missed(name)
+        if not leader.book.by_node.get(name) or leader.is_missed(name, now):
+            return True
+        return False if leader.is_seen(name, now) else None
 
     @staticmethod
     def _is_known(leader: Leader, name: str) -> bool:
@@ -143,13 +165,22 @@ class Judge:
     def _seen(self, leader: Leader, node: Node, now: float) -> SeenNode:
         name, known = node.name, leader.nodes.get(node.name)
         late = known is not None and now - known.heard_at > _LATE * self._timing.renew_ms
+        since, doubted = self._silent.get(name), self._doubted.get(name)
+        if since is None and doubted is not None and now / 1000 - doubted >= self._doubt_s:
+            since = doubted
         return SeenNode(
             name,
-            self._silent.get(name),
+            since,
             len(leader.book.by_node.get(name, {})),
             recovering=name in self._recovering,
             suppressed=name in self._suppressed,
             draining=name in self._draining,
             paused=paused_by(self._pauses, zone=node.zone, node=name) is not None,
             late=late,
+            unconfirmed=doubted is not None,
         )
+
+    @property
+    def _doubt_s(self) -> float:
+        """Long enough for a leader that stood still; then its people have to know."""
+        return self._timing.lease_ms / 1000
