@@ -57,7 +57,9 @@ def _interrupted(_number: int, _frame: object) -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tools/soak", description=__doc__)
     add = parser.add_argument
-    add("--minutes", type=float, default=10.0, metavar="M", help="begin no round after so long (10)")
+    add(
+        "--minutes", type=float, default=10.0, metavar="M", help="begin no round after so long (10)"
+    )
     add("--seed", type=int, default=1, metavar="S", help="of the sequence (1)")
     add("--rounds", type=int, default=0, metavar="N", help="no more than N rounds")
     add("--first", type=int, default=1, metavar="K", help="leave out those before round K")

@@ -8,7 +8,18 @@ from typing import Any
 
 from tools.soaking.rounds import Outcome
 
-_HEAD = ("kind", "count", "lost", "median ms", "worst ms", "tcp", "by hand", "left", "two owners", "bad")
+_HEAD = (
+    "kind",
+    "count",
+    "lost",
+    "median ms",
+    "worst ms",
+    "tcp",
+    "by hand",
+    "left",
+    "two owners",
+    "bad",
+)
 
 
 def line(out: Outcome) -> str:
@@ -23,6 +34,7 @@ def line(out: Outcome) -> str:
 def details(out: Outcome) -> Iterator[str]:
     """What was done exactly, and what was left."""
     yield from (f"    {fault}" for fault in out.faults)
+    yield from (f"    lost {count} of {stream}" for stream, count in out.lost_by.items())
     yield from (f"    {each}" for each in out.left[:20])
 
 
@@ -37,6 +49,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
         alive, total = sum(o.tcp_alive for o in group), sum(o.tcp_total for o in group)
         figures = [
             len(group),
+            sum(bool(o.lost) for o in group),
             sum(o.lost for o in group),
             f"{statistics.median(gaps):.0f}",
             f"{max(gaps):.0f}",
@@ -46,10 +59,13 @@ def table(outcomes: Sequence[Outcome]) -> str:
             sum(o.doubles for o in group),
             sum(bool(o.violations) for o in group),
         ]
-        rows.append((kind, *map(str, figures)))  # type: ignore[arg-type]
+        rows.append((kind, *map(str, figures)))
     widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
     return "\n".join(
-        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
         for row in rows
     )
 

@@ -66,7 +66,11 @@ def _network(number: int) -> dict[str, Any]:
             }
         ],
         "hosts": [
-            {"name": name, "mac": f"02:00:00:01:0{number}:0{i}", "addresses": [f"10.{number}.0.{i}"]}
+            {
+                "name": name,
+                "mac": f"02:00:00:01:0{number}:0{i}",
+                "addresses": [f"10.{number}.0.{i}"],
+            }
             for i, name in enumerate(names, 2)
         ],
     }

@@ -98,8 +98,3 @@ class Guest:
 def longest_gap(result: Result) -> float:
     """Of all probes, ms."""
     return max((one.loss.longest_gap_ms for one in result.streams), default=0.0)
-
-
-def most_lost(result: Result) -> int:
-    """By the stream that lost most."""
-    return max((one.loss.lost for one in result.streams), default=0)
