@@ -7,9 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from typing import Literal
 
-from tests.sim.nemesis import Cut, Fault
+from tests.sim.nemesis import (
+    Cut,
+    Delay,
+    Echo,
+    Fault,
+    Move,
+    Noise,
+    StoreDown,
+    StoreUnsure,
+    Stumble,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +119,8 @@ LabFault = (
     | DropSwitch | Order
 )  # fmt: skip
 
-T = TypeVar("T")
+_OF_NO_NODE = (Damage, Order, Delay, Echo, Noise, Stumble, StoreDown, StoreUnsure, Move)
+"""Or of several: those are given by their names."""
 
 
 def resolved(fault: LabFault, serves: dict[str, str], taken: Sequence[str] = ()) -> LabFault:
@@ -117,8 +128,9 @@ def resolved(fault: LabFault, serves: dict[str, str], taken: Sequence[str] = ())
     gives way to the next one."""
     if isinstance(fault, Cut):
         return replace(fault, these=tuple(_node(name, serves, taken) for name in fault.these))
-    name = getattr(fault, "name", None)
-    return fault if name is None else replace(fault, name=_node(name, serves, taken))
+    if isinstance(fault, _OF_NO_NODE):
+        return fault
+    return replace(fault, name=_node(fault.name, serves, taken))
 
 
 def node_of(fault: LabFault) -> str:

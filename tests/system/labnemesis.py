@@ -37,7 +37,7 @@ class LabNemesis:
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
-        self._pending: dict[threading.Timer, Callable[[], None]] = {}
+        self._pending: dict[threading.Timer, Callable[[], object]] = {}
         self._names: dict[threading.Timer, str] = {}
         self.errors: list[Exception] = []
         """Of what could not be ended."""
@@ -99,7 +99,7 @@ class LabNemesis:
             timer.cancel()
         self._pending.clear()
 
-    def _later(self, ms: float, action: Callable[[], None], name: str = "") -> None:
+    def _later(self, ms: float, action: Callable[[], object], name: str = "") -> None:
         def due() -> None:
             if self._pending.pop(timer, None) is not None:
                 try:

@@ -39,14 +39,14 @@ def main() -> int:
     except KeyboardInterrupt:
         print("soak: interrupted", file=sys.stderr)
         code = 130
+    if arguments.json:
+        made = document(arguments.seed, arguments.kinds, outcomes)
+        arguments.json.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
     if outcomes:
         print(table(outcomes))
     bad = sum(bool(out.violations) for out in outcomes)
     injections = sum(len(out.faults) for out in outcomes)
     print(f"{injections} faults in {len(outcomes)} rounds, {bad} rounds with violations")
-    if arguments.json:
-        made = document(arguments.seed, arguments.kinds, outcomes)
-        arguments.json.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
     return code or int(bool(bad) or not outcomes)
 
 

@@ -11,6 +11,7 @@ from tools.soaking.rounds import Outcome
 _HEAD = (
     "kind",
     "count",
+    "felt",
     "lost",
     "median ms",
     "worst ms",
@@ -40,7 +41,7 @@ def details(out: Outcome) -> Iterator[str]:
 
 def table(outcomes: Sequence[Outcome]) -> str:
     """One row for each kind; pairs together, for there are too many kinds of them."""
-    rows = [_HEAD]
+    rows: list[tuple[str, ...]] = [_HEAD]
     groups: dict[str, list[Outcome]] = {}
     for out in outcomes:
         groups.setdefault("two at once" if "+" in out.kind else out.kind, []).append(out)

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 from tests.system.labfaults import Damage, LabFault, node_of, resolved
@@ -145,7 +146,10 @@ class Stage:
                 with contextlib.suppress(VrhaError):
                     view = next(r for r in self.client.routers() if r.name == name)
                     run = self.client.restart_network(view.networks[0], RestartOptions(strategy))
-                    _wait(lambda run=run: self.client.run(run.id).status.terminal, _CALM_S)
+                    _wait(partial(self._has_ended, run.id), _CALM_S)
+
+    def _has_ended(self, run_id: str) -> bool:
+        return self.client.run(run_id).status.terminal
 
     def _all_reached(self) -> bool:
         return not watch.unreached(self.lab)
@@ -172,8 +176,8 @@ class Stage:
 
     def _look(self, out: Outcome) -> None:
         """The audit: what is there is what was there at the beginning."""
-        _wait(lambda: not self._changed(), 20)
-        out.left = self._changed()
+        _wait(lambda: not self.changed(), 20)
+        out.left = self.changed()
         if out.left:
             out.violations.append(f"{len(out.left)} differences in the inventory")
         problem = self.guest.problem()
@@ -182,7 +186,8 @@ class Stage:
         out.violations += [f"undoing it: {error}" for error in self.hands.errors]
         self.hands.errors.clear()
 
-    def _changed(self) -> list[str]:
+    def changed(self) -> list[str]:
+        """What is not as it was at the beginning."""
         return differences(self._rest, inventory(self.lab, self.client))
 
     def _is_calm(self) -> bool:
