@@ -29,7 +29,6 @@ KINDS = (
     "agent-killed",
     "orchestrator-killed",
     "port-deleted",
-    "uplink-cable",
     "move",
 )
 
