@@ -83,15 +83,16 @@ class DiskFull:
     ms: float
 
 
-Part = Literal["dnsmasq", "namespace", "port", "rules", "folder"]
+Part = Literal["dnsmasq", "namespace", "mount", "port", "rules", "folder"]
 
 
 @dataclass(frozen=True, slots=True)
 class Damage:
     """Somebody kills or removes, by hand, a part of what serves a router; nothing undoes it.
 
-    `namespace` is its name and all processes in it, `port` that of its first network, `rules` the
-    firewall and NAT within.
+    `namespace` is its name and all processes in it, `mount` only what is behind the name, `port`
+    that of its first network, `rules` the firewall and NAT within, `folder` all that the agent
+    keeps of it on disk.
     """
 
     router: str

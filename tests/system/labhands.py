@@ -188,6 +188,7 @@ class LabHands(LabNemesis):
         scripts: dict[Part, str] = {
             "dnsmasq": f"kill -9 $(cat {folder}/dnsmasq.pid)",
             "namespace": f"ip netns pids {netns} | xargs -r kill -9; ip netns delete {netns}",
+            "mount": f"umount -l /run/netns/{netns}",
             "port": f"ip link delete {host_port_prefix(ref)}n0",
             "rules": f"ip netns exec {netns} nft flush ruleset",
             "folder": f"rm -r {folder}",

@@ -140,6 +140,8 @@ def _of_hands() -> Iterator[Kind]:
     yield Kind("dnsmasq-killed", lambda _, r: Damage(r, "dnsmasq"), NOT_FELT, "damage")
     yield Kind("namespace-deleted", lambda _, r: Damage(r, "namespace"), within(12_000), "damage")
     yield Kind("port-deleted", lambda _, r: Damage(r, "port"), within(12_000), "damage")
+    yield Kind("namespace-unmounted", lambda _, r: Damage(r, "mount"), RECOVERED, "damage")
+    yield Kind("folder-deleted", lambda _, r: Damage(r, "folder"), RECOVERED, "damage")
     yield Kind("rules-flushed", lambda _, r: Damage(r, "rules"), UNSEEN, "damage")
     yield Kind("switch-deleted", lambda _, r: DropSwitch(f"@{r}"), within(12_000))
     yield Kind("disk-full", lambda d, r: DiskFull(f"@{r}", 4000), NOT_FELT)
