@@ -31,7 +31,9 @@ def main() -> int:
     if os.geteuid() != 0:
         print("soak: needs root [not-root]", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, _interrupted)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # A shell ignores the former in what it starts in the background.
+        signal.signal(number, _interrupted)
     outcomes: list[Outcome] = []
     code = 0
     try:
