@@ -190,6 +190,18 @@ def test_destroy_spares_a_foreign_link_that_took_the_same_group(kernel: NodeKern
     assert names.host_port_prefix(spec.ref) not in sh("ip -o link")
 
 
+@pytest.mark.parametrize("how", ["umount -l /run/netns/{0}", "ip netns delete {0}"])
+def test_destroy_ends_what_lives_in_a_namespace_whose_name_is_gone(
+    kernel: NodeKernel, state_dir: Path, how: str
+) -> None:
+    before = inventory(state_dir)
+    spec = spec_of()
+    kernel.build(spec)
+    sh(how.format(names.namespace_name(spec.ref)))
+    kernel.destroy(spec.ref)
+    assert inventory(state_dir) == before
+
+
 def test_leases_are_carried_over(kernel: NodeKernel, state_dir: Path) -> None:
     old, new = spec_of(1), spec_of(2)
     kernel.build(old)

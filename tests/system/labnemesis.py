@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from tests.sim.nemesis import Cut, Fault, Kill, Loss, Pause, Unplug
 from tests.system.zonekit import Zone
+from vrha.bus.processes import ProcessId
 from vrha.errors import VrhaError
 from vrha.fencing.endpoint import PORT
 from vrha.lab.daemons import Daemon
@@ -36,8 +37,10 @@ class LabNemesis:
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
-        self._pending: dict[threading.Timer, Callable[[], None]] = {}
+        self._pending: dict[threading.Timer, Callable[[], object]] = {}
         self._names: dict[threading.Timer, str] = {}
+        self.errors: list[Exception] = []
+        """Of what could not be ended."""
 
     def __enter__(self) -> LabNemesis:
         return self
@@ -47,6 +50,11 @@ class LabNemesis:
 
     def strike(self, fault: Fault) -> None:
         match fault:
+            case Pause(name="broker"):
+                broker = ProcessId.of(self._lab.broker().pid)
+                assert broker is not None
+                broker.kill(signal.SIGSTOP)
+                self._later(fault.ms, lambda: broker.kill(signal.SIGCONT))
             case Pause():
                 daemon = self._daemon(fault.name)
                 daemon.kill(signal.SIGSTOP)
@@ -85,10 +93,19 @@ class LabNemesis:
             if self._pending.pop(timer, None) is not None:
                 action()
 
-    def _later(self, ms: float, action: Callable[[], None], name: str = "") -> None:
+    def abandon(self) -> None:
+        """End nothing: the lab goes as a whole."""
+        for timer in list(self._pending):
+            timer.cancel()
+        self._pending.clear()
+
+    def _later(self, ms: float, action: Callable[[], object], name: str = "") -> None:
         def due() -> None:
             if self._pending.pop(timer, None) is not None:
-                action()
+                try:
+                    action()
+                except Exception as error:
+                    self.errors.append(error)
 
         timer = threading.Timer(ms / 1000, due)
         self._pending[timer] = action

@@ -139,6 +139,12 @@ def pid_of(folder: Path, netns: int) -> int | None:
     return next((pid for pid in processes.inside(netns) if _is_dnsmasq(pid)), None)
 
 
+def strays_of(folder: Path) -> list[int]:
+    """Pids of what was started with the configuration of the folder, wherever it lives."""
+    pids = processes.with_argument(f"--conf-file={folder / _NAMES.conf_name}")
+    return [pid for pid in pids if _is_dnsmasq(pid)]
+
+
 def reload(pid: int) -> None:
     """Let dnsmasq read its host files again; its command line and configuration it does not."""
     fd = os.pidfd_open(pid)

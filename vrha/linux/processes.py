@@ -12,6 +12,7 @@ import select
 import signal
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 from vrha.errors import StepError
 
@@ -36,6 +37,11 @@ def resident_kib(pid: int) -> int:
     with open(f"/proc/{pid}/status", "rb") as status:
         found = next((line for line in status if line.startswith(b"RssAnon:")), b"RssAnon: 0 kB")
     return int(found.split()[1])
+
+
+def with_argument(argument: str) -> list[int]:
+    """Pids of all processes, wherever they live, that were started with exactly this argument."""
+    return [pid for pid in _pids() if argument.encode() in _arguments(pid)]
 
 
 def end(pids: Iterable[int], netns: Place, grace_s: float, deadline_s: float = 2.0) -> None:
@@ -93,6 +99,13 @@ def _await_end(fds: dict[int, int], seconds: float) -> None:
 
 def _pids() -> Iterable[int]:
     return (int(name) for name in os.listdir("/proc") if name.isdigit())
+
+
+def _arguments(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return []
 
 
 def _identity(netns: Place) -> os.stat_result:

@@ -72,8 +72,11 @@ def take_apart(at: Instances, ref: InstanceRef) -> None:
     Raises StepError `ports-remain`, `process-stuck`.
     """
     _delete_ports(at, ref)
-    with contextlib.suppress(FileNotFoundError):
+    try:
         inner = netns.open_named(namespace_name(ref))
+    except FileNotFoundError:
+        _end_strays(at, ref)
+    else:
         try:
             _end_processes(inner)
         finally:
@@ -106,3 +109,14 @@ def _end_processes(inner: processes.Place) -> None:
             return
         processes.end(pids, inner, _GRACE_S)
     raise StepError("process-stuck", "processes of the namespace keep starting others")
+
+
+def _end_strays(at: Instances, ref: InstanceRef) -> None:
+    """Somebody has taken the name away: the namespace lives as long as the dnsmasq in it."""
+    for pid in dnsmasq.strays_of(at.folders.path(ref)):
+        with contextlib.suppress(FileNotFoundError):
+            place = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                processes.end([pid], place, _GRACE_S)
+            finally:
+                os.close(place)

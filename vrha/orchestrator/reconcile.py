@@ -405,13 +405,14 @@ def _sick(tx: Tx, inventory: Inventory) -> list[Run]:
 
 
 def _miss(tx: Tx, inventory: Inventory, previous: NodeState | None) -> None:
-    """A serving instance that its node has not got any more, or that is silent, serves nobody.
+    """A serving instance that its node has not got any more, or that is silent or lacks a port or
+    its namespace, serves nobody.
 
     Only when two inventories in a row say so: one may be older than the run that built it. Were
     they wrong all the same, the rebuild would mute what is there before it enables another.
     """
     seen = (*(previous.instances if previous else ()), *inventory.instances)
-    present = {i.ref for i in seen if _may_own(i)}
+    present = {i.ref for i in seen if i.activity is Activity.ACTIVE}
     silent = {i.ref: i.activity for i in inventory.instances}
     busy = tx.busy()
     for brief in tx.router_briefs():

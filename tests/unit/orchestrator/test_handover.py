@@ -303,6 +303,21 @@ def test_a_named_instance_that_is_silent_is_replaced(
     assert missing.detail == f"owner-unknown: {old} is only {word} on n1"
 
 
+def test_a_named_instance_that_is_damaged_is_replaced(world: World) -> None:
+    """It may still answer, so the rebuild takes it for the owner and ends with its end."""
+    old = world.serving()
+    world.heard()
+    world.nodes["n1"].instances[old].damaged = True
+    world.heard()
+    assert world.service.runs(open_only=True) == (), "one inventory may be older than a run"
+    world.heard()
+    world.settle()
+    assert world.owner() == NEW
+    assert world.all_instances() == {NEW}
+    (missing,) = (e for e in world.service.events() if e.kind == "instance-missing")
+    assert missing.detail == f"owner-unknown: {old} is only partial on n1"
+
+
 def test_a_relay_that_nothing_names_is_reaped_and_is_no_stranger(world: World) -> None:
     owner = world.serving()
     world.nodes["n2"].instances[InstanceRef("r1", 0)] = FakeInstance(active=True, relay=True)

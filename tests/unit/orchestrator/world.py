@@ -70,9 +70,13 @@ class FakeInstance:
     macs: tuple[str, ...] = ()
     leases: str = ""
     """What it was built with."""
+    damaged: bool = False
+    """It lacks a port or its namespace."""
 
     @property
     def activity(self) -> Activity:
+        if self.damaged:
+            return Activity.PARTIAL
         if not self.active:
             return Activity.MUTED
         return Activity.RELAY if self.relay else Activity.ACTIVE

@@ -1,0 +1,232 @@
+"""What only a real lab can have done to it (`tests.system.labfaults`), beside LabNemesis."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+from tests.system.labfaults import (
+    CrashLoop,
+    Damage,
+    DiskFull,
+    DropSwitch,
+    Freeze,
+    LabFault,
+    Lossy,
+    Order,
+    Part,
+    Reboot,
+    Slow,
+    Unmanaged,
+)
+from tests.system.labnemesis import LabNemesis
+from vrha.bus.processes import ProcessId
+from vrha.cli.client import Client
+from vrha.errors import VrhaError
+from vrha.lab.zone import Lab
+from vrha.linux.names import folder_name, host_port_prefix, namespace_name
+from vrha.model.rollouts import RolloutKind, RolloutRequest
+from vrha.model.runs import RestartOptions
+from vrha.model.spec import InstanceRef
+from vrha.model.views import RouterView
+
+DISK_BYTES = 2 * 1024 * 1024
+_FILLER = "filler"
+_RULES = """\
+add table bridge {table}
+add chain bridge {table} {chain} {{ type filter hook {hook} priority -250; }}
+add rule bridge {table} {chain} {match} numgen random mod 1000 < {permille} drop
+"""
+_WIPE = """\
+for name in $(ls /run/netns); do
+    ip netns pids "$name" | xargs -r kill -9
+    ip netns delete "$name"
+done
+nft delete table bridge vrha 2>/dev/null
+for port in $(ip -o link | grep -o 'vrh[0-9a-f]\\{8\\}-[a-z0-9]*'); do
+    ip link delete "$port" 2>/dev/null
+done
+true
+"""
+
+
+def small_disks(lab: Lab) -> None:
+    """Before the daemons start: the state of every agent is on a small file system of its own."""
+    for node in lab.nodes:
+        folder = lab.folder / "state" / f"agent-{node}"
+        folder.mkdir(parents=True, exist_ok=True)
+        argv = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=711", "tmpfs", str(folder)]
+        lab.run(node, argv)
+
+
+class LabHands(LabNemesis):
+    """Does all faults to a lab that `small_disks` was called for."""
+
+    def __init__(self, lab: Lab, client: Client) -> None:
+        super().__init__(lab)
+        self._client = client
+        self.drained: list[str] = []
+        self._tables = 0
+
+    def strike(self, fault: LabFault) -> None:
+        match fault:
+            case Freeze():
+                self._freeze(fault)
+            case Reboot():
+                self._reboot(fault)
+            case CrashLoop():
+                self._crash(fault)
+            case Unmanaged():
+                (cable,) = (c for c in self._cables(fault.name) if c[0].endswith("m"))
+                self._ip([f"link set {cable[0]} nomaster"])
+                back = [f"link set {cable[0]} master {cable[1]}"]
+                self._later(fault.ms, lambda: self._ip(back), fault.name)
+            case Lossy():
+                self._lossy(fault)
+            case Slow():
+                self._slow(fault)
+            case DiskFull():
+                self._fill(fault)
+            case Damage():
+                self._damage(fault)
+            case DropSwitch():
+                self._lab.run(fault.name, ["nft", "delete", "table", "bridge", "vrha"])
+            case Order():
+                self._order(fault)
+            case _:
+                super().strike(fault)
+
+    def heal(self) -> None:
+        super().heal()
+        for node in self.drained:
+            with suppress(VrhaError):
+                self._client.undrain(node)
+        self.drained.clear()
+
+    def _freeze(self, fault: Freeze) -> None:
+        stopped = self._processes(fault.name)
+        for process in stopped:
+            process.kill(signal.SIGSTOP)
+
+        def go_on() -> None:
+            for process in stopped:
+                process.kill(signal.SIGCONT)
+
+        self._later(fault.ms, go_on, fault.name)
+
+    def _reboot(self, fault: Reboot) -> None:
+        cables = self._cables(fault.name)
+        daemons = self._lab.watcher(fault.name), self._lab.agent(fault.name)
+        self._ip([f"link set {cable} nomaster" for cable, _ in cables])
+        for process in self._processes(fault.name):
+            process.kill()
+            process.wait_gone(10)
+        self._lab.run(fault.name, ["sh", "-c", _WIPE])
+
+        def back() -> None:
+            self._ip([f"link set {cable} master {switch}" for cable, switch in cables])
+            for daemon in daemons:
+                daemon.start()
+
+        self._later(fault.ms, back, fault.name)
+
+    def _crash(self, fault: CrashLoop) -> None:
+        agent = self._lab.agent(fault.name)
+        ends = threading.Event()
+
+        def again() -> None:
+            while not ends.wait(fault.life_ms / 1000):
+                agent.kill()
+                agent.start()
+
+        thread = threading.Thread(target=again, daemon=True)
+        thread.start()
+
+        def leave() -> None:
+            ends.set()
+            thread.join()
+
+        self._later(fault.ms, leave, fault.name)
+
+    def _lossy(self, fault: Lossy) -> None:
+        (cable,) = (c for c, _ in self._cables(fault.name) if c.endswith("m"))
+        self._tables += 1
+        table, permille = f"lossy{self._tables}", int(1000 * fault.share)
+        hooks = (("prerouting", "iifname"), ("postrouting", "oifname"))
+        rules = "".join(
+            _RULES.format(
+                table=table, chain=hook, hook=hook, match=f"{key} {cable}", permille=permille
+            )
+            for hook, key in hooks
+        )
+        self._nft("", rules)
+        self._later(fault.ms, lambda: self._nft("", f"delete table bridge {table}"), fault.name)
+
+    def _slow(self, fault: Slow) -> None:
+        (cable,) = (c for c, _ in self._cables(fault.name) if c.endswith("m"))
+        shape = ["tbf", "rate", f"{fault.kbit}kbit", "burst", "2000", "latency", "300ms"]
+        self._lab.run("", ["tc", "qdisc", "add", "dev", cable, "root", *shape])
+        back = ["tc", "qdisc", "delete", "dev", cable, "root"]
+        self._later(fault.ms, lambda: self._lab.run("", back), fault.name)
+
+    def _fill(self, fault: DiskFull) -> None:
+        filler = self._lab.folder / "state" / f"agent-{fault.name}" / _FILLER
+        # It ends with an error when nothing more goes in, as it is meant to.
+        script = f"head -c {2 * DISK_BYTES} /dev/zero >{filler} 2>/dev/null; true"
+        self._lab.run(fault.name, ["sh", "-c", script])
+        empty = ["rm", "-f", str(filler)]
+        self._later(fault.ms, lambda: self._lab.run(fault.name, empty), fault.name)
+
+    def _damage(self, fault: Damage) -> None:
+        view = next(r for r in self._client.routers() if r.name == fault.router)
+        ref = ref_of(view)
+        netns = namespace_name(ref)
+        folder = self._lab.folder / "state" / f"agent-{view.node}" / "instances" / folder_name(ref)
+        scripts: dict[Part, str] = {
+            "dnsmasq": f"kill -9 $(cat {folder}/dnsmasq.pid)",
+            "namespace": f"ip netns pids {netns} | xargs -r kill -9; ip netns delete {netns}",
+            "mount": f"umount -l /run/netns/{netns}",
+            "port": f"ip link delete {host_port_prefix(ref)}n0",
+            "rules": f"ip netns exec {netns} nft flush ruleset",
+            "folder": f"rm -r {folder}",
+        }
+        self._lab.run(view.node, ["sh", "-c", scripts[fault.part]])
+
+    def _order(self, fault: Order) -> None:
+        view = next(r for r in self._client.routers() if r.name == fault.router)
+        # Another fault may forbid it: then there is nothing in the way of that one.
+        with suppress(VrhaError):
+            if fault.what == "restart":
+                self._client.restart_network(view.networks[0])
+            elif fault.what == "move":
+                nodes = sorted(self._lab.nodes)
+                target = nodes[(nodes.index(view.node) + 1) % len(nodes)]
+                self._client.move_router(view.name, RestartOptions(node=target))
+            else:
+                self.drained.append(view.node)
+                self._client.start_rollout(RolloutRequest(RolloutKind.DRAIN, node=view.node))
+
+    def _processes(self, node: str) -> list[ProcessId]:
+        """All of the node but the one that holds its namespaces: they have its host name
+        (uts_namespaces(7)), which programs keep when they go into those of a router."""
+        holder = self._lab.place(node).pid
+        mine = _uts(holder)
+        pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+        found = [ProcessId.of(pid) for pid in pids if pid != holder and _uts(pid) == mine]
+        return [process for process in found if process is not None]
+
+
+def ref_of(view: RouterView) -> InstanceRef:
+    """The instance that serves a router. Raises ValueError when none does."""
+    router, generation = view.instance.split("#")
+    return InstanceRef(router, int(generation))
+
+
+def _uts(pid: int) -> int | None:
+    try:
+        return os.stat(f"/proc/{pid}/ns/uts").st_ino
+    except OSError:
+        return None
