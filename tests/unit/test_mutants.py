@@ -190,7 +190,7 @@ MUTANTS: list[tuple[str, str, str, str, tuple[str, ...]]] = [
         "vrha.orchestrator.reconcile",
         "not in (Activity.MUTED, Activity.RELAY)",
         "is not Activity.MUTED",
-        (*WORLD, "named_instance_that_is_silent"),
+        (*WORLD, "needs_to_know_who_serves"),
     ),
     (
         "a handover although the owner is unknown",

@@ -76,6 +76,7 @@ class Orchestrator:
             self._changed,
             uplinks_changed=self._uplinks_changed,
             watch=self._evacuation.look,
+            heals=settings.failover.enabled,
         )
         self.service = OrchestratorService(
             self._store,

@@ -80,12 +80,14 @@ class Engine:
         clock: Callable[[], float] = time.monotonic,
         uplinks_changed: Callable[[], None] = lambda: None,
         watch: Callable[[], bool] = bool,
+        heals: bool = True,
     ) -> None:
         """`clock` counts seconds; its base may change when the orchestrator starts again.
 
         `watch` is called with every tick: whether it gave rollouts something to do.
         """
         self._watch = watch
+        self._heals = heals
         self._clock = clock
         self._store = store
         self._limits = limits
@@ -354,7 +356,7 @@ class Engine:
             if previous is None or previous.agent != inventory.agent:
                 tx.add_event("agent-started", "hello", node=inventory.node, detail=inventory.agent)
             tx.node_seen(inventory, time.time())
-            for run in reconcile.after_inventory(tx, inventory, previous):
+            for run in reconcile.after_inventory(tx, inventory, previous, self._heals):
                 self.start(tx, run)
         if previous is None or previous.seen_at < (self._resumed_at or 0.0):
             self._look.set()

@@ -162,7 +162,9 @@ class Failovers:
             count = len(tx.desired()[1].nodes)
         dead = dead_uplinks(node for node in nodes if node.name in losses.living)
         without = {node for node, _ in dead}
-        if len(without) > share(count, self._settings.mass_silence):
+        if not self._settings.enabled:
+            dead = frozenset()
+        elif len(without) > share(count, self._settings.mass_silence):
             log.warning("uplinks of %s are dead: too many to move anything", ", ".join(without))
             dead = frozenset()
         self._dead = dead
@@ -235,12 +237,16 @@ class Failovers:
         losses: Losses,
     ) -> int:
         desired, pauses = tx.desired()[1], tx.pauses.all()
+        zones = {node.name: node.zone for node in desired.nodes}
         busy = tx.busy()
         places = _Places(tx, desired, losses, claimants.values(), self._dead)
         touched = 0
         for name, concern in sorted(concerns.items()):
             router = desired.router(name)
-            if not concern.cause or router is None or paused_by(pauses, router=name):
+            if not concern.cause or router is None:
+                continue
+            node = concern.state.node
+            if paused_by(pauses, zone=zones.get(node, ""), node=node, router=name):
                 continue
             if name in busy:
                 claimant = claimants.get(name)

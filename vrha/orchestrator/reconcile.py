@@ -360,8 +360,10 @@ def candidates(
     )
 
 
-def after_inventory(tx: Tx, inventory: Inventory, previous: NodeState | None) -> tuple[Run, ...]:
-    """Runs that a node's inventory gives reason to.
+def after_inventory(
+    tx: Tx, inventory: Inventory, previous: NodeState | None, heals: bool = True
+) -> tuple[Run, ...]:
+    """Runs that a node's inventory gives reason to; `heals`: sick routers are restarted.
 
     Orphans go; routers without a place get one; and once two inventories in a row have come
     from a node that fell silent, or lost an instance (a reboot), routers whose owner is unknown
@@ -369,7 +371,9 @@ def after_inventory(tx: Tx, inventory: Inventory, previous: NodeState | None) ->
     """
     _tell_of_strangers(tx, inventory, previous)
     _miss(tx, inventory, previous)
-    runs = _orphans(tx, inventory, previous) + _sick(tx, inventory)
+    runs = _orphans(tx, inventory, previous)
+    if heals:
+        runs += _sick(tx, inventory, {run.router for run in runs})
     waiting = (NO_NODE,) if previous is None else (NO_NODE, OWNER_UNKNOWN)
     names = {s.router for s in tx.router_briefs() if s.failed.startswith(waiting)}
     if previous is None:
@@ -380,10 +384,11 @@ def after_inventory(tx: Tx, inventory: Inventory, previous: NodeState | None) ->
     return tuple(runs)
 
 
-def _sick(tx: Tx, inventory: Inventory) -> list[Run]:
-    """Restarts of routers through which nothing comes any more; what serves is kept until a new
-    instance has proved itself."""
-    desired, busy, pauses = tx.desired()[1], tx.busy(), tx.pauses.all()
+def _sick(tx: Tx, inventory: Inventory, planned: Set[str]) -> list[Run]:
+    """Restarts of routers through which nothing comes any more, but those that are `planned`; what
+    serves is kept until a new instance has proved itself."""
+    desired, pauses = tx.desired()[1], tx.pauses.all()
+    busy = tx.busy().keys() | planned
     zone = next((node.zone for node in desired.nodes if node.name == inventory.node), "")
     runs: list[Run] = []
     for ref in (found.ref for found in inventory.instances if found.sick):
