@@ -10,7 +10,7 @@ EVENTS = 8
 FAULTS = 3
 
 
-@pytest.mark.parametrize("voters", [1, 3])
+@pytest.mark.parametrize("voters", [1, pytest.param(3, marks=pytest.mark.long)])
 def test_no_order_of_events_makes_two_owners(voters: int) -> None:
     found = explore(Parts(), voters, EVENTS, FAULTS)
     assert found.broken == ()

@@ -10,13 +10,44 @@ import pytest
 
 from tests.sim.many import BY_NAME, Hunt, hunt_all
 
+RARE = frozenset(
+    {
+        "LeaseFromReceipt",
+        "LeaseFromNewest",
+        "OneVoterIsEnough",
+        "AnyLeader",
+        "VoterForgetsDeposed",
+        "NoMargin",
+        "OneVoterDeposes",
+        "SameEpoch",
+        "GrantsBeforeTheStore",
+        "GrantsFirst",
+        "AsksNobody",
+        "OneVoterMisses",
+        "SightingsOfBefore",
+        "NoFence",
+    }
+)
+"""Random faults do the harm only after many seeds: minutes of computing for these."""
+
 
 @pytest.fixture(scope="module")
-def hunts() -> Mapping[str, Hunt]:
-    return {hunt.mutant: hunt for hunt in hunt_all(BY_NAME, os.cpu_count() or 1)}
+def hunts(request: pytest.FixtureRequest) -> Mapping[str, Hunt]:
+    """Of the mutants that are asked for, side by side."""
+    wanted = {item.callspec.params.get("name") for item in _asked(request)}
+    found = hunt_all([name for name in BY_NAME if name in wanted], os.cpu_count() or 1)
+    return {hunt.mutant: hunt for hunt in found}
 
 
-@pytest.mark.parametrize("name", BY_NAME)
+def _asked(request: pytest.FixtureRequest) -> list[pytest.Item]:
+    return [item for item in request.session.items if "test_a_mutant_is_caught[" in item.nodeid]
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.long] if name in RARE else []) for name in BY_NAME],
+)
 def test_a_mutant_is_caught(name: str, hunts: Mapping[str, Hunt]) -> None:
     assert hunts[name].seeds, f"{BY_NAME[name].rule}: {BY_NAME[name].seeds} seeds found nothing"
 

@@ -9,7 +9,7 @@ from tests.sim.scripts import SCRIPTS, at_random
 
 JOBS = os.cpu_count() or 1
 BLOCK = 600
-SEEDS = 2400
+SEEDS = 1200
 OF_A_SCRIPT = 10
 
 
