@@ -38,7 +38,7 @@ from vrha.store import Store, Tx
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 16
+AT_ONCE = 32
 """Runs that begin in one transaction: others must not wait for it for long."""
 LOOK_S = 0.2
 """How often it looks while nodes are lost."""
