@@ -275,6 +275,7 @@ def agents_started(made: Zone) -> int:
     return len([e for e in made.client.events(limit=1000) if e.kind == "agent-started"])
 
 
+@pytest.mark.long
 def test_an_agent_of_version_0_1_0_and_its_upgrade(served: Zone, release_0_1_0: Path) -> None:
     node = served.router().node
     agent = served.lab.agent(node)

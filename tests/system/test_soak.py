@@ -21,16 +21,7 @@ pytestmark = [pytest.mark.root, pytest.mark.system]
 log = logging.getLogger(__name__)
 
 SEED = 5
-KINDS = (
-    "node-lost-0.3s",
-    "node-rebooted",
-    "cut-off-one-way",
-    "watcher-frozen",
-    "agent-killed",
-    "orchestrator-killed",
-    "port-deleted",
-    "move",
-)
+KINDS = ("node-rebooted", "agent-killed", "orchestrator-killed", "move")
 
 
 @pytest.fixture(scope="module")
