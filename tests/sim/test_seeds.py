@@ -8,8 +8,8 @@ from tests.sim.many import Job, run_all
 from tests.sim.scripts import SCRIPTS, at_random
 
 JOBS = os.cpu_count() or 1
-BLOCK = 600
-SEEDS = 1200
+BLOCK = 400
+SEEDS = 800
 OF_A_SCRIPT = 10
 
 

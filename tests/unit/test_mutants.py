@@ -202,8 +202,13 @@ MUTANTS: list[tuple[str, str, str, str, tuple[str, ...]]] = [
 ]
 
 
+# Each of them is a process of its own: every other one is left to `tools/test --long`.
 @pytest.mark.parametrize(
-    ("module", "old", "new", "tests"), [m[1:] for m in MUTANTS], ids=[m[0] for m in MUTANTS]
+    ("module", "old", "new", "tests"),
+    [
+        pytest.param(*mutant[1:], id=mutant[0], marks=[pytest.mark.long] if place % 2 else [])
+        for place, mutant in enumerate(MUTANTS)
+    ],
 )
 def test_it_is_noticed_when(module: str, old: str, new: str, tests: tuple[str, ...]) -> None:
     argv = [sys.executable, "-m", "tests.unit.mutant", module, old, new, *tests]
