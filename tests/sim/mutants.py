@@ -194,7 +194,14 @@ class OneVoterDeposes(Leader):
         return bool(deposing.answers)
 
 
-class AnswersLastForEver(Leader):
+class AsksNobody(Leader):
+    """Silence to the leader is silence."""
+
+    def is_missed(self, name: str, now: float) -> bool:
+        return True
+
+
+class AnswersLastForEver(AsksNobody):
     def is_late(self, deposing: Deposing, now: float) -> bool:
         return False
 
@@ -323,13 +330,6 @@ class TakesTheSameElsewhere(Leader):
         return [right for right in super().others(given) if right.router != given.router]
 
 
-class AsksNobody(Leader):
-    """Silence to the leader is silence."""
-
-    def is_missed(self, name: str, now: float) -> bool:
-        return True
-
-
 class OneVoterMisses(Leader):
     def agree(self, voters: Set[str]) -> bool:
         return bool(voters)
@@ -390,7 +390,7 @@ class OnlyTheConfirmedCount(Judge):
         return float("inf")
 
 
-class AsksOnce(Leader):
+class AsksOnce(AsksNobody):
     """Voters that did not answer are not asked again."""
 
     def tick(self, now: float) -> list[Command]:
@@ -478,6 +478,9 @@ def _mutant(
 ) -> Mutant:
     if issubclass(gone, Holder):
         parts = Parts(holder=gone)
+    elif issubclass(gone, VoterSpeaksAtOnce):
+        # The inquiry covers for it: a leader that alone hears nothing deposes nobody.
+        parts = Parts(voter=gone, leader=AsksNobody)
     elif issubclass(gone, Voter):
         parts = Parts(voter=gone)
     elif issubclass(gone, Leader):
