@@ -19,6 +19,7 @@ from vrha.errors import PreconditionError, StepError, VrhaError
 from vrha.linux import announce, rtnetlink
 from vrha.linux.announce import Announcer
 from vrha.linux.closing import SlowCloser
+from vrha.linux.deadman import DeadMan
 from vrha.linux.hint import Hinted
 from vrha.linux.instances import Instances
 from vrha.linux.names import parse_tag
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 
 LOOK_S = 0.5
 """How often it looks without having been told to."""
+DEAF_LOOK_S = 0.03
+"""The same while the node has no lease."""
 RETRY_S = 2.0
 """Before it begins anew after an error."""
 CONFIRM_S = 10.0
@@ -96,6 +99,8 @@ class _Watch:
 
     def __init__(self, at: Instances, hinted: Hinted, note: Callable[[InstanceRef], None]) -> None:
         self._at = at
+        self._dead_man = DeadMan()
+        self._live = False
         self._hinted = hinted
         self._note = note
         self._granted: frozenset[str] = frozenset()
@@ -106,18 +111,23 @@ class _Watch:
         for due in self._due:
             self._end(due)
         self._closer.drain()
+        self._dead_man.close()
 
     def run(self, stop: threading.Event) -> None:
         # What was granted before may be news as well: another announcement does no harm.
         while not stop.is_set():
             self._look()
             self._send()
-            wait = self._due[0].at - time.monotonic() if self._due else LOOK_S
+            wait = LOOK_S if self._live else DEAF_LOOK_S
+            if self._due:
+                wait = min(wait, self._due[0].at - time.monotonic())
             if wait > 0:
                 self._hinted.wait(min(wait, LOOK_S))
 
     def _look(self) -> None:
-        granted = self._at.switch.granted()
+        # Without a lease nothing that is announced gets out: it is announced when there is one.
+        self._live = bool(self._dead_man.remaining_ms())
+        granted = self._at.switch.granted() if self._live else frozenset()
         new, self._granted = granted - self._granted, granted
         if not new:
             return
