@@ -403,4 +403,4 @@ class _Places:
 
 def _later(claimants: Iterable[Claimant]) -> list[Claimant]:
     """Those that wait for a takeover."""
-    return [each for each in claimants if each.claim in (Claim.LATER, Claim.NOW)]
+    return [each for each in claimants if each.waits]

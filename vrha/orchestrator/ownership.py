@@ -9,6 +9,7 @@ what they had is given away when it is certain that they are mute.
 from __future__ import annotations
 
 import logging
+import math
 import select
 import threading
 import time
@@ -178,9 +179,8 @@ class Ownership:
         self._numbers += 1_000_000
         leader.number = leader.attempt = self._numbers
         self._judge = self._new_judge()
-        with self._store.reading() as tx:
-            self._teach(tx)
-            self._claimants = tx.claimants()
+        # What else there is to know is read before anything is judged.
+        self._looked = -math.inf
         self._out = frozenset()
         return leader
 
@@ -246,8 +246,7 @@ class Ownership:
     def _can_be_replaced(self, leader: Leader, name: str) -> bool:
         """Whether something is being built for one of its routers: nothing is muted for nobody."""
         owned = {right.owned for right in leader.book.of(name)}
-        later = (Claim.LATER, Claim.NOW)
-        return any(c.claim in later and c.instance.router in owned for c in self._claimants)
+        return any(c.waits and c.instance.router in owned for c in self._claimants)
 
     def _hand_over(self, leader: Leader) -> None:
         """Give what is complete in place of what is out."""

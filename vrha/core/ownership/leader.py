@@ -82,6 +82,11 @@ class Node:
     health_at: float = 0.0
     failures: int = 0
 
+    @property
+    def may_be_granted(self) -> bool:
+        """Whether it has been heard in a life that is not being ended."""
+        return self.seq != 0 and self.deposing is None
+
     def ails(self, bits: int, now: float) -> None:
         """Remember what a renewal says of the node's health."""
         health = Health(bits)
@@ -168,8 +173,12 @@ class Leader:
     def is_seen(self, name: str, now: float) -> bool:
         """Whether a majority of the voters has acknowledged the silent node within that time. Where
         voters do not answer it is neither missed nor seen."""
+        return self.agree(self.heard_by(name, now))
+
+    def heard_by(self, name: str, now: float) -> set[str]:
+        """Voters that have acknowledged the silent node within that time."""
         ages = self.ages(name, now)
-        return self.agree({v for v, age in ages.items() if age < self.timing.missed_ms})
+        return {voter for voter, age in ages.items() if age < self.timing.missed_ms}
 
     def ages(self, name: str, now: float) -> dict[str, float]:
         """How long ago voters had acknowledged the node last when they said so. What was asked
@@ -194,7 +203,7 @@ class Leader:
     def is_heard(self, name: str, now: float) -> bool:
         """Whether the node renews, and may be granted something."""
         node = self.nodes.get(name)
-        if node is None or node.seq == 0 or node.deposing is not None:
+        if node is None or not node.may_be_granted:
             return False
         return now - node.heard_at < self.timing.suspect_ms
 
@@ -214,20 +223,16 @@ class Leader:
                 node.health,
                 now - node.health_at,
                 node.failures,
-                self._heard_by(name, now),
+                tuple(sorted(self.heard_by(name, now))),
             )
             for name, node in sorted(self.nodes.items())
             if node.seq
         ]
 
-    def _heard_by(self, name: str, now: float) -> tuple[str, ...]:
-        ages = self.ages(name, now)
-        return tuple(sorted(v for v, age in ages.items() if age < self.timing.missed_ms))
-
     def stand_in(self, name: str, seconds: float) -> list[Command]:
         """Ask for a stand-in of the node's agent; nothing where the node is not heard."""
         node = self.nodes.get(name)
-        if node is None or node.seq == 0 or node.deposing is not None:
+        if node is None or not node.may_be_granted:
             return []
         return [Send(name, StandIn(self.name, self.epoch, name, node.incarnation, seconds))]
 
@@ -383,7 +388,7 @@ class Leader:
 
     def _grant(self, name: str, now: float) -> list[Command]:
         node = self.nodes[name]
-        if node.seq == 0 or node.deposing is not None:
+        if not node.may_be_granted:
             return []
         commands: list[Command] = []
         if self.book.incarnations.get(name, 0) != node.incarnation:

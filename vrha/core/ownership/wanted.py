@@ -36,6 +36,11 @@ class Claimant:
     claim: Claim
 
     @property
+    def waits(self) -> bool:
+        """Whether it is to take over, and has not."""
+        return self.claim in (Claim.LATER, Claim.NOW)
+
+    @property
     def key(self) -> str:
         return instance_key(self.instance)
 
