@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from contextlib import suppress
-from pathlib import Path
 
 from tests.system.labfaults import (
     CrashLoop,
@@ -23,9 +21,10 @@ from tests.system.labfaults import (
     Unmanaged,
 )
 from tests.system.labnemesis import LabNemesis
-from vrha.bus.processes import ProcessId
 from vrha.cli.client import Client
 from vrha.errors import VrhaError
+from vrha.lab.faults import cables, lose, mend, processes
+from vrha.lab.wiring import MGMT
 from vrha.lab.zone import Lab
 from vrha.linux.names import folder_name, host_port_prefix, namespace_name
 from vrha.model.rollouts import RolloutKind, RolloutRequest
@@ -80,10 +79,7 @@ class LabHands(LabNemesis):
             case CrashLoop():
                 self._crash(fault)
             case Unmanaged():
-                (cable,) = (c for c in self._cables(fault.name) if c[0].endswith("m"))
-                self._ip([f"link set {cable[0]} nomaster"])
-                back = [f"link set {cable[0]} master {cable[1]}"]
-                self._later(fault.ms, lambda: self._ip(back), fault.name)
+                self._unplug(fault.name, MGMT, fault.ms)
             case Lossy():
                 self._lossy(fault)
             case Slow():
@@ -107,7 +103,7 @@ class LabHands(LabNemesis):
         self.drained.clear()
 
     def _freeze(self, fault: Freeze) -> None:
-        stopped = self._processes(fault.name)
+        stopped = processes(self._lab, fault.name)
         for process in stopped:
             process.kill(signal.SIGSTOP)
 
@@ -118,20 +114,12 @@ class LabHands(LabNemesis):
         self._later(fault.ms, go_on, fault.name)
 
     def _reboot(self, fault: Reboot) -> None:
-        cables = self._cables(fault.name)
-        daemons = self._lab.watcher(fault.name), self._lab.agent(fault.name)
-        self._ip([f"link set {cable} nomaster" for cable, _ in cables])
-        for process in self._processes(fault.name):
+        lose(self._lab, fault.name)
+        for process in processes(self._lab, fault.name):
             process.kill()
             process.wait_gone(10)
         self._lab.run(fault.name, ["sh", "-c", _WIPE])
-
-        def back() -> None:
-            self._ip([f"link set {cable} master {switch}" for cable, switch in cables])
-            for daemon in daemons:
-                daemon.start()
-
-        self._later(fault.ms, back, fault.name)
+        self._later(fault.ms, lambda: mend(self._lab, fault.name), fault.name)
 
     def _crash(self, fault: CrashLoop) -> None:
         agent = self._lab.agent(fault.name)
@@ -152,7 +140,7 @@ class LabHands(LabNemesis):
         self._later(fault.ms, leave, fault.name)
 
     def _lossy(self, fault: Lossy) -> None:
-        (cable,) = (c for c, _ in self._cables(fault.name) if c.endswith("m"))
+        cable = self._management(fault.name)
         self._tables += 1
         table, permille = f"lossy{self._tables}", int(1000 * fault.share)
         hooks = (("prerouting", "iifname"), ("postrouting", "oifname"))
@@ -166,7 +154,7 @@ class LabHands(LabNemesis):
         self._later(fault.ms, lambda: self._nft("", f"delete table bridge {table}"), fault.name)
 
     def _slow(self, fault: Slow) -> None:
-        (cable,) = (c for c, _ in self._cables(fault.name) if c.endswith("m"))
+        cable = self._management(fault.name)
         shape = ["tbf", "rate", f"{fault.kbit}kbit", "burst", "2000", "latency", "300ms"]
         self._lab.run("", ["tc", "qdisc", "add", "dev", cable, "root", *shape])
         back = ["tc", "qdisc", "delete", "dev", cable, "root"]
@@ -209,24 +197,12 @@ class LabHands(LabNemesis):
                 self.drained.append(view.node)
                 self._client.start_rollout(RolloutRequest(RolloutKind.DRAIN, node=view.node))
 
-    def _processes(self, node: str) -> list[ProcessId]:
-        """All of the node but the one that holds its namespaces: they have its host name
-        (uts_namespaces(7)), which programs keep when they go into those of a router."""
-        holder = self._lab.place(node).pid
-        mine = _uts(holder)
-        pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
-        found = [ProcessId.of(pid) for pid in pids if pid != holder and _uts(pid) == mine]
-        return [process for process in found if process is not None]
+    def _management(self, node: str) -> str:
+        """The end in the fabric of the node's management cable."""
+        return next(e for e, switch in cables(self._lab, node).items() if switch == MGMT)
 
 
 def ref_of(view: RouterView) -> InstanceRef:
     """The instance that serves a router. Raises ValueError when none does."""
     router, generation = view.instance.split("#")
     return InstanceRef(router, int(generation))
-
-
-def _uts(pid: int) -> int | None:
-    try:
-        return os.stat(f"/proc/{pid}/ns/uts").st_ino
-    except OSError:
-        return None

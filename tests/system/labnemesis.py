@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from tests.sim.nemesis import Cut, Fault, Kill, Loss, Pause, Unplug
 from tests.system.zonekit import Zone
@@ -14,6 +13,7 @@ from vrha.bus.processes import ProcessId
 from vrha.errors import VrhaError
 from vrha.fencing.endpoint import PORT
 from vrha.lab.daemons import Daemon
+from vrha.lab.faults import cables, lose, mend, plug, unplug
 from vrha.lab.zone import Lab
 
 _TABLE = "vrha-test-cut"
@@ -70,7 +70,7 @@ class LabNemesis:
             case Loss():
                 self._lose(fault)
             case Unplug():
-                self._unplug(fault)
+                self._unplug(fault.name, fault.segment, fault.ms)
             case Cut():
                 self._cut(fault)
             case _:
@@ -124,36 +124,14 @@ class LabNemesis:
         return self._lab.watcher(name)
 
     def _lose(self, fault: Loss) -> None:
-        """Its cables carry nothing any more, with their carrier kept, as a power cut looks from
-        outside."""
-        cables = self._cables(fault.name)
-        daemons = self._lab.watcher(fault.name), self._lab.agent(fault.name)
-        self._ip([f"link set {cable} nomaster" for cable, _ in cables])
-        for daemon in daemons:
-            daemon.kill()
+        lose(self._lab, fault.name)
+        self._later(fault.ms, lambda: mend(self._lab, fault.name), fault.name)
 
-        def back() -> None:
-            self._ip([f"link set {cable} master {switch}" for cable, switch in cables])
-            for daemon in daemons:
-                self._start(daemon)
-
-        self._later(fault.ms, back, fault.name)
-
-    def _unplug(self, fault: Unplug) -> None:
-        cable = next(c for c, segment in self._cables(fault.name) if segment == fault.segment)
-        self._ip([f"link set {cable} nomaster"])
-        plug = [f"link set {cable} master {fault.segment}"]
-        self._later(fault.ms, lambda: self._ip(plug), fault.name)
-
-    def _cables(self, node: str) -> list[tuple[str, str]]:
-        """The ends of its cables in the fabric, and their switches."""
-        index = self._lab.nodes.index(node)
-        links = self._lab.run("", ["ip", "-o", "link", "show"]).splitlines()
-        pattern = re.compile(rf"\d+: (n{index}(?:m|s\d+))@.* master (\S+) ")
-        return [(m[1], m[2]) for line in links if (m := pattern.match(line))]
-
-    def _ip(self, lines: Sequence[str]) -> None:
-        self._lab.run("", ["ip", "-batch", "-"], stdin="\n".join(lines))
+    def _unplug(self, name: str, switch: str, ms: float) -> None:
+        """The node's cable into that switch."""
+        ends = {e: s for e, s in cables(self._lab, name).items() if s == switch}
+        unplug(self._lab, ends)
+        self._later(ms, lambda: plug(self._lab, ends), name)
 
     def _cut(self, fault: Cut) -> None:
         """All datagrams of ownership of these nodes, to and from whomever: `those` is everybody."""

@@ -8,18 +8,17 @@ links and ports are changed under a lock that others hold for a long time (RTNL)
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from vrha.bus.processes import ProcessId
 from vrha.errors import InputError, PreconditionError, VrhaError
+from vrha.lab.faults import processes
 from vrha.lab.scenario import Scenario
 from vrha.lab.zone import Lab
 from vrha.linux import nftwire
@@ -80,15 +79,8 @@ class NodeFaults:
             self.end()
 
     def processes(self) -> list[ProcessId]:
-        """All processes of the node but the one that holds its namespaces.
-
-        Those of the lab that have the node's host name (uts_namespaces(7)), which programs keep
-        when they go into a router's namespaces.
-        """
-        holder = self.lab.place(self.node).pid
-        mine = _uts(holder)
-        found = [ProcessId.of(pid) for pid in _pids() if pid != holder and _uts(pid) == mine]
-        return [process for process in found if process is not None]
+        """As `vrha.lab.faults.processes`, of this node."""
+        return processes(self.lab, self.node)
 
     def lose_power(self) -> float:
         """Every cable falls silent at once, then all processes are killed."""
@@ -154,14 +146,3 @@ class NodeFaults:
         _, said = child.communicate(rules + "\n", timeout=10)
         if child.returncode:
             raise PreconditionError("bench-setup", f"nft: {said.strip()}")
-
-
-def _pids() -> list[int]:
-    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
-
-
-def _uts(pid: int) -> int | None:
-    try:
-        return os.stat(f"/proc/{pid}/ns/uts").st_ino
-    except OSError:
-        return None

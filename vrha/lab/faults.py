@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
+from vrha.bus.processes import ProcessId
 from vrha.errors import NotFoundError
 from vrha.lab.wiring import MGMT
 from vrha.lab.zone import Lab
@@ -15,7 +18,7 @@ def lose(lab: Lab, node: str) -> None:
 
     Repeating it changes nothing. Raises NotFoundError `no-host`, VrhaError `lab-command-failed`.
     """
-    _ip(lab, [f"link set {cable} nomaster" for cable in _cables(lab, node)])
+    unplug(lab, cables(lab, node))
     for daemon in (lab.watcher(node), lab.agent(node)):
         if daemon.alive:
             daemon.kill()
@@ -23,35 +26,57 @@ def lose(lab: Lab, node: str) -> None:
 
 def mend(lab: Lab, node: str) -> None:
     """Its cables carry again, and what was killed starts again. Raises as `lose`."""
-    lines = []
-    for cable in _cables(lab, node):
-        end = cable.partition("s")[2]
-        switch = _master(lab, node, f"eth{end}") if end else MGMT
-        lines.append(f"link set {cable} master {switch}")
-    _ip(lab, lines)
+    plug(lab, cables(lab, node))
     for daemon in (lab.watcher(node), lab.agent(node)):
         if not daemon.alive:
             daemon.start()
 
 
-def _cables(lab: Lab, node: str) -> list[str]:
-    """Their ends in the fabric."""
+def cables(lab: Lab, node: str) -> dict[str, str]:
+    """The ends of the node's cables in the fabric, and the switch of each, plugged or not.
+
+    Raises as `lose`.
+    """
     if node not in lab.nodes:
         raise NotFoundError("no-host", f"no node {node!r} in this lab", ", ".join(lab.nodes))
     index = lab.nodes.index(node)
-    links = lab.run("", ["ip", "-o", "link", "show"]).splitlines()
-    found = (re.match(rf"\d+: (n{index}(?:m|s\d+))@", line) for line in links)
-    return [match[1] for match in found if match]
+    links = lab.run("", ["ip", "-o", "link", "show"])
+    ends = re.findall(rf"^\d+: (n{index}(?:m|s\d+))@", links, re.MULTILINE)
+    # The node's bridge at the other end of a cable has the name of the switch.
+    inside = lab.run(node, ["ip", "-o", "link", "show"])
+    bridges = dict(re.findall(r"^\d+: eth(\d+)@.* master (\S+) ", inside, re.MULTILINE))
+    return {end: bridges[end.partition("s")[2]] if "s" in end else MGMT for end in ends}
 
 
-def _master(lab: Lab, node: str, link: str) -> str:
-    """The bridge of the node at the other end has the switch's name."""
-    shown = lab.run(node, ["ip", "-o", "link", "show", "dev", link])
-    match = re.search(r" master (\S+)", shown)
-    if match is None:
-        raise NotFoundError("no-host", f"{link} of {node} is on no bridge")
-    return match[1]
+def unplug(lab: Lab, ends: Iterable[str]) -> None:
+    """These cables carry nothing, with their carrier kept. Raises VrhaError as `lose`."""
+    _ip(lab, [f"link set {end} nomaster" for end in ends])
 
 
-def _ip(lab: Lab, lines: Sequence[str]) -> None:
+def plug(lab: Lab, ends: Mapping[str, str]) -> None:
+    """These cables carry again, each into its switch. Raises VrhaError as `lose`."""
+    _ip(lab, [f"link set {end} master {switch}" for end, switch in ends.items()])
+
+
+def processes(lab: Lab, node: str) -> list[ProcessId]:
+    """All of the node but the one that holds its namespaces.
+
+    They have its host name (uts_namespaces(7)), which programs keep when they go into the
+    namespaces of a router.
+    """
+    holder = lab.place(node).pid
+    mine = _uts(holder)
+    pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+    found = [ProcessId.of(pid) for pid in pids if pid != holder and _uts(pid) == mine]
+    return [process for process in found if process is not None]
+
+
+def _uts(pid: int) -> int | None:
+    try:
+        return os.stat(f"/proc/{pid}/ns/uts").st_ino
+    except OSError:
+        return None
+
+
+def _ip(lab: Lab, lines: Iterable[str]) -> None:
     lab.run("", ["ip", "-batch", "-"], stdin="\n".join(lines))
