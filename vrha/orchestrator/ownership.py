@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from vrha.config.settings import FailoverSettings, OwnershipSettings
+from vrha.core.failover import by_priority
 from vrha.core.judging import Judge, Judgement, Turn
 from vrha.core.ownership.commands import Command, Commit, Right, Send, StepDown
 from vrha.core.ownership.leader import Leader
@@ -199,7 +200,13 @@ class Ownership:
     def _compare(self, leader: Leader) -> None:
         with self._store.reading() as tx:
             states = tx.router_briefs()
-            self._claimants = tx.claimants()
+            turns = {r.name: by_priority(r) for r in tx.desired()[1].routers}
+            self._claimants = tuple(
+                sorted(
+                    tx.claimants(),
+                    key=lambda each: turns.get(each.instance.router, (0, each.instance.router)),
+                )
+            )
             self._teach(tx)
         self._perform(self._elect(leader))
         wanted = wanted_rights(states, self._claimants)
