@@ -199,10 +199,13 @@ class Stage:
         if not health.broker or health.nodes_heard != len(NODES):
             return f"{health.nodes_heard} nodes heard, broker {health.broker}"
         mute = [node for node in NODES if not self.lab.watcher_status(node)["live_ms"]]
-        odd = [r for r in self.client.routers() if r.status is not RouterStatus.SERVING]
+        routers = self.client.routers()
+        odd = [r for r in routers if r.status is not RouterStatus.SERVING]
+        alone = [r.name for r in routers if r.standby is not None and not r.standby.in_sync]
         busy = [run.id for run in self.client.runs(open_only=True)]
         words = [*(f"{node} is mute" for node in mute), *(f"run {run}" for run in busy)]
-        return ", ".join([*words, *(f"{r.name} {r.status} {r.reason}" for r in odd)])
+        words += [f"{r.name} {r.status} {r.reason}" for r in odd]
+        return ", ".join([*words, *(f"the standby of {name} is not in sync" for name in alone)])
 
     def _latest_event(self) -> int:
         events = self._events(0)
