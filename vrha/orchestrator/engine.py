@@ -39,7 +39,6 @@ from vrha.core.ownership.wanted import Claimant
 from vrha.core.run import advance
 from vrha.core.steps import node_of, outline
 from vrha.errors import InputError
-from vrha.model.evidence import NO_EVIDENCE
 from vrha.model.messages import (
     CheckIn,
     Command,
@@ -256,11 +255,7 @@ class Engine:
             self._metrics.refused("step-report")
             tx.add_event("report-refused", "not-ours", run=report.run, node=report.node)
             return "orchestrator.refused"
-        tx.add_step_timings(run.id, report.seq, report.undo, report.timings_ms)
-        if report.began is not None:
-            tx.reports.step_began(run.id, report.seq, report.undo, report.began)
-        if report.evidence != NO_EVIDENCE:
-            tx.add_step_evidence(run.id, report.seq, report.undo, report.evidence)
+        tx.reports.keep(report)
         place = _place(run, report)
         if report.outcome is Outcome.DONE:
             self._tell_of_announcement(tx, run, report)
