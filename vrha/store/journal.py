@@ -6,7 +6,7 @@ there are as many rows of a kind, and one statement for all of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -114,6 +114,18 @@ class Journal:
         known.run = run
         self._runs_changed[run.id] = None
 
+    def read_runs(self, run_ids: Iterable[str]) -> None:
+        """Read all of these at once: `run` then asks nobody."""
+        missing = [run_id for run_id in dict.fromkeys(run_ids) if run_id not in self._runs_known]
+        if not missing:
+            return
+        steps: dict[str, list[Any]] = {run_id: [] for run_id in missing}
+        wanted = _STEPS.c.run_id.in_(missing)
+        for row in self._db.execute(select(_STEPS).where(wanted).order_by(_STEPS.c.seq)):
+            steps[row.run_id].append(row)
+        for row in self._db.execute(select(_RUNS).where(_RUNS.c.id.in_(missing))):
+            self._remember(row, steps[row.id])
+
     def run(self, run_id: str) -> Run | None:
         known = self._find(run_id)
         return known.run if known else None
@@ -205,9 +217,11 @@ class Journal:
             known = None if row is None else self._remember(row)
         return known
 
-    def _remember(self, row: Any) -> _Known:
+    def _remember(self, row: Any, steps: Iterable[Any] | None = None) -> _Known:
         if row.id not in self._runs_known:
-            run = rows.with_steps(self._memory.run(row.body), *self._records(row.id))
+            if steps is None:
+                steps = self._db.execute(_STEPS_OF, {"run": row.id})
+            run = rows.with_steps(self._memory.run(row.body), *self._records(steps))
             self._runs_known[row.id] = _Known(run, run, RunTimes(row.started_at, row.ended_at))
         return self._runs_known[row.id]
 
@@ -221,11 +235,13 @@ class Journal:
         found = [self._remember(row) for row in self._db.execute(query).all()]
         return tuple((known.run, known.times) for known in found)
 
-    def _records(self, run_id: str) -> tuple[tuple[StepRecord, ...], tuple[StepRecord, ...]]:
+    def _records(
+        self, found: Iterable[Any]
+    ) -> tuple[tuple[StepRecord, ...], tuple[StepRecord, ...]]:
         """The steps forward, and those of the roll-back."""
         forward: list[StepRecord] = []
         undo: list[StepRecord] = []
-        for row in self._db.execute(_STEPS_OF, {"run": run_id}):
+        for row in found:
             record = self._memory.record(row.seq, row.step, row.progress)
             (undo if row.undo else forward).append(record)
         return tuple(forward), tuple(undo)

@@ -39,4 +39,5 @@ class Outbox:
 
     def mark_sent(self, ids: Sequence[int]) -> None:
         """Forget messages that the broker confirmed, bodies (and tokens in them) included."""
-        self._db.execute(delete(schema.outbox).where(schema.outbox.c.id.in_(ids)))
+        if ids:
+            self._db.execute(delete(schema.outbox).where(schema.outbox.c.id.in_(ids)))

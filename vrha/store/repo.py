@@ -92,7 +92,10 @@ class Store:
         Raises UnreachableError as `transaction`.
         """
         with self._connection(reads=True) as connection:
-            yield Tx(connection, self._memory, self._desired)
+            tx = Tx(connection, self._memory, self._desired)
+            yield tx
+            # Nothing may wait here: the database refuses it.
+            tx.write()
 
     # Leadership
 
