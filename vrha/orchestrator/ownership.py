@@ -38,7 +38,9 @@ LOOK_S = 0.1
 """How often rights are compared with what is wanted, at least."""
 RETRY_S = 0.5
 """Before the store is asked again after it failed."""
-AT_ONCE = 20
+REST = 3
+"""How many times as long as a comparison took it rests at least, while hundreds of runs go on."""
+AT_ONCE = 50
 """Instances that take over in one transaction: the first should not wait for the last."""
 STOOD_STILL_MS = 200.0
 """A turn of the loop that took longer makes this leader doubt what it has not heard."""
@@ -69,7 +71,7 @@ class Ownership:
         self._voter = Voter(name, self._timing, clock_ms())
         self._leader: Leader | None = None
         self._numbers = 0
-        self._looked = 0.0
+        self._looked = self._rested = 0.0
         self._retry_at = 0.0
         self._nudged = threading.Event()
         self._judge = self._new_judge()
@@ -162,10 +164,13 @@ class Ownership:
             return
         leader = self._leader = self._leader or self._begin(epoch)
         self._perform(leader.tick(clock_ms()))
-        if self._nudged.is_set() or now - self._looked >= LOOK_S:
+        is_nudged = self._nudged.is_set() and now >= self._rested
+        if is_nudged or now - self._looked >= LOOK_S:
             self._nudged.clear()
             self._looked = now
             self._compare(leader)
+            ended = time.monotonic()
+            self._rested = ended + REST * (ended - now)
         self._look_for_losses(leader)
         self._hand_over(leader)
 
