@@ -34,6 +34,7 @@ from vrha.orchestrator.leadership import Leadership
 from vrha.orchestrator.metrics import Metrics
 from vrha.orchestrator.ownership import Ownership
 from vrha.orchestrator.service import OrchestratorService
+from vrha.orchestrator.warm import warm_up
 from vrha.orchestrator.why import Insight
 from vrha.store import OutboxRow, Store
 
@@ -57,6 +58,7 @@ class Orchestrator:
 
     def __init__(self, settings: OrchestratorSettings, urls: tuple[str, ...]) -> None:
         """Raises UnreachableError or PreconditionError when the store cannot be opened."""
+        warm_up()
         self._life = uuid.uuid4().hex[:8]
         self._outbox_filled = threading.Event()
         self._ownership: Ownership | None = None

@@ -39,7 +39,8 @@ LOOK_S = 0.1
 RETRY_S = 0.5
 """Before the store is asked again after it failed."""
 REST = 3
-"""How many times as long as a comparison took it rests at least, while hundreds of runs go on."""
+"""How many times as long as they took comparisons and takeovers rest at least: while hundreds of
+runs go on, what is ready meanwhile shares one transaction."""
 AT_ONCE = 50
 """Instances that take over in one transaction: the first should not wait for the last."""
 STOOD_STILL_MS = 200.0
@@ -71,7 +72,7 @@ class Ownership:
         self._voter = Voter(name, self._timing, clock_ms())
         self._leader: Leader | None = None
         self._numbers = 0
-        self._looked = self._rested = 0.0
+        self._looked = self._rested = self._handed = 0.0
         self._retry_at = 0.0
         self._nudged = threading.Event()
         self._judge = self._new_judge()
@@ -256,6 +257,9 @@ class Ownership:
     def _hand_over(self, leader: Leader) -> None:
         """Give what is complete in place of what is out."""
         self._tell_who_is_out(leader)
+        began = time.monotonic()
+        if began < self._handed:
+            return
         ready = [each for each in self._claimants if each.claim is Claim.NOW]
         while ready:
             now, some = clock_ms(), ready[:AT_ONCE]
@@ -270,6 +274,8 @@ class Ownership:
             self._engine.take_over(commit, taking)
             self._perform(others)
             self._met(taking)
+            ended = time.monotonic()
+            self._handed = ended + REST * (ended - began)
 
     def _met(self, taken: Sequence[Claimant]) -> None:
         """Known at once, and not only when the store is read again."""
