@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from vrha.core import plan
 from vrha.core.choice import STANDBY
 from vrha.core.instance import instance_spec, reconfigured
+from vrha.core.ownership.wanted import Claim
 from vrha.core.placement import Candidate
 from vrha.core.plan import Live
 from vrha.core.standby import Need, Seen, is_in_sync, is_wanted, need, place_standby, standby_of
@@ -92,6 +93,9 @@ class Standbys:
         if not states:
             return ()
         self.idle = False
+        if sum(claimant.claim is not Claim.BESIDE for claimant in tx.claimants()) > AT_ONCE:
+            # A node is being failed over: nothing that can wait takes its time.
+            return ()
         busy = tx.open_run_ids()
         zone = _zone(tx, desired)
         if not any(candidate.heard for candidate in zone.candidates):
