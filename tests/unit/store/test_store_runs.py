@@ -16,8 +16,7 @@ from vrha.model.evidence import Connections, Measured, Measurement
 from vrha.model.runs import Run, RunKind, RunStatus, StepRecord, StepStatus, Strategy
 from vrha.model.spec import InstanceRef, InstanceSpec, Router
 from vrha.model.steps import AwaitCheckIn, Build, Destroy, Step
-from vrha.store import Store
-from vrha.store import journal
+from vrha.store import Store, journal
 
 OLD, NEW = InstanceRef("r1", 1), InstanceRef("r1", 2)
 SPEC = InstanceSpec(NEW, 2, Router("r1", ("web",)), (), ())
@@ -101,6 +100,29 @@ def test_only_changed_steps_are_written(store: Store) -> None:
     assert "step=" not in writes[0]
     with store.transaction() as tx:
         assert tx.run("run-1") == changed
+
+
+def test_many_runs_of_a_transaction_are_written_by_few_statements(store: Store) -> None:
+    statements: list[str] = []
+
+    @event.listens_for(store._db, "before_cursor_execute")
+    def _seen(_c, _cursor, statement, _parameters, _context, _many):  # type: ignore[no-untyped-def]
+        statements.append(statement)
+
+    runs = [a_run(f"run-{i}", router=f"r{i}") for i in range(20)]
+    with store.transaction() as tx:
+        for run in runs:
+            tx.add_run(run)
+            started = replace(run.steps[0], status=StepStatus.STARTED, attempt=1, deadline=1.0)
+            tx.save_run(replace(run, steps=(started, *run.steps[1:])))
+            tx.add_event("run-started", "restart", run=run.id)
+        assert tx.run("run-7") != runs[7]
+    writes = [s for s in statements if s.startswith(("UPDATE", "INSERT", "DELETE"))]
+    assert len(writes) < 10
+    with store.transaction() as tx:
+        assert [run.id for run in tx.open_runs()] == [run.id for run in runs]
+        assert [event.run for event in tx.events()] == [run.id for run in runs]
+        assert tx.run("run-7").steps[0].attempt == 1  # type: ignore[union-attr]
 
 
 def test_steps_that_are_gone_are_deleted(store: Store) -> None:
