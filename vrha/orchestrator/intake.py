@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from vrha.errors import NotLeaderError, UnreachableError
 from vrha.orchestrator.engine import Engine, Said
 
 
@@ -52,11 +53,19 @@ class Intake:
         try:
             self._engine.receive_all([each.said for each in all_waiting])
         except Exception as error:
-            if len(all_waiting) == 1:
-                all_waiting[0].error = error
+            if len(all_waiting) == 1 or _is_of_the_store(error):
+                for each in all_waiting:
+                    each.error = error
             else:
                 # One of them is the cause; the others must not suffer for it.
                 for each in all_waiting:
                     self._receive([each])
         for each in all_waiting:
             each.settled = True
+
+
+def _is_of_the_store(error: Exception) -> bool:
+    """Whether no message can be the cause: to try each by itself would only take its time."""
+    if isinstance(error, UnreachableError):
+        return error.code != "store-failed"
+    return isinstance(error, NotLeaderError)

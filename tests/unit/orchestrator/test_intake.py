@@ -21,11 +21,13 @@ PATIENCE_S = 10.0
 class Held:
     """An engine whose transactions wait until they are let go."""
 
-    def __init__(self, bad: str = "") -> None:
+    def __init__(self, bad: str = "", code: str = "store-failed") -> None:
         self.taken: list[list[str]] = []
         self.begun = threading.Event()
         self.go = threading.Event()
+        self.tries = 0
         self._bad = bad
+        self._code = code
 
     def admit(self, body: bytes, sender: str) -> Said:
         message = codec.decode_message(body)
@@ -34,11 +36,12 @@ class Held:
         return cast(Said, message)
 
     def receive_all(self, messages: Sequence[Said]) -> None:
+        self.tries += 1
         self.begun.set()
         assert self.go.wait(PATIENCE_S)
         names = [message.node for message in messages]
         if self._bad in names:
-            raise UnreachableError("store-full", "the disk is full")
+            raise UnreachableError(self._code, "it failed")
         self.taken.append(names)
 
 
@@ -72,6 +75,19 @@ def test_only_the_one_that_cannot_be_taken_is_given_back() -> None:
     assert {name for name, error in errors.items() if error} == {"n3"}
     assert isinstance(errors["n3"], UnreachableError)
     assert engine.taken == [["n1"], ["n2"], ["n4"]]
+
+
+def test_a_store_that_is_away_is_not_asked_for_each_of_them() -> None:
+    engine = Held(bad="n3", code="store-locked")
+    intake = Intake(cast(Engine, engine))
+    with ThreadPoolExecutor(4) as threads:
+        first = threads.submit(intake.take(said("n1"), "n1"))
+        assert engine.begun.wait(PATIENCE_S)
+        others = [threads.submit(intake.take(said(n), n)) for n in ("n2", "n3", "n4")]
+        engine.go.set()
+        first.result(PATIENCE_S)
+        assert all(isinstance(each.exception(PATIENCE_S), UnreachableError) for each in others)
+    assert engine.tries == 2
 
 
 def test_what_is_no_message_never_waits() -> None:
