@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 RETRY_S = 0.5
 """Pause after an inventory that did not get through."""
 
-REST = 4
+REST = 9
 """How many times as long as an inventory took it rests at least, before the next."""
 
 REPORT_CONNECTIONS = 4

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from vrha.errors import VrhaError
 from vrha.linux.canary import Canary
 from vrha.linux.instances import Instances
+from vrha.linux.names import host_port_prefix
 from vrha.model.evidence import Measured
 from vrha.model.spec import InstanceRef
 from vrha.model.state import Upstream
@@ -70,7 +71,7 @@ class Checkup:
     def _next(self, last: InstanceRef | None) -> InstanceRef | None:
         """One that has just failed once more; else the next one that serves."""
         doubtful = [ref for ref, count in self._failures.items() if count < FAILURES]
-        serving = [ref for ref in self._instances.refs() if self._serves(ref)]
+        serving = self._serving()
         self._well &= set(serving)
         self._failures = {ref: n for ref, n in self._failures.items() if ref in serving}
         for ref in doubtful:
@@ -79,9 +80,14 @@ class Checkup:
         after = [ref for ref in serving if last is None or ref > last]
         return next(iter(after or serving), None)
 
-    def _serves(self, ref: InstanceRef) -> bool:
-        active = self._instances.active_ports(ref)
-        return self._instances.switch.speaks(active) and not self._instances.relay_ports(ref)
+    def _serving(self) -> list[InstanceRef]:
+        switch = self._instances.switch
+        relays = switch.relays()
+        # The sets are read once, however many instances there are.
+        speaking = {name.rpartition("-")[0] for name in switch.active() & switch.granted()}
+        speaking -= {name.rpartition("-")[0] for name in relays}
+        refs = self._instances.refs()
+        return [ref for ref in refs if host_port_prefix(ref).rstrip("-") in speaking]
 
     def _examine(self, ref: InstanceRef) -> bool:
         """Whether it is to be examined again soon."""

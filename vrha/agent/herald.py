@@ -24,6 +24,7 @@ from vrha.linux.hint import Hinted
 from vrha.linux.instances import Instances
 from vrha.linux.names import parse_tag
 from vrha.linux.node import ANNOUNCE_MS
+from vrha.linux.rtnetlink import Link
 from vrha.model.spec import InstanceRef
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,8 @@ LOOK_S = 0.5
 """How often it looks without having been told to."""
 DEAF_LOOK_S = 0.03
 """The same while the node has no lease."""
+FEW = 16
+"""So many links are asked for one by one, rather than among all."""
 RETRY_S = 2.0
 """Before it begins anew after an error."""
 CONFIRM_S = 10.0
@@ -134,12 +137,19 @@ class _Watch:
         active, relays = self._at.switch.active(), self._at.switch.relays()
         speaking = (granted & active) - relays
         names: dict[InstanceRef, bool] = {}
-        for link in rtnetlink.links(self._at.site.route):
+        for link in self._links(new):
             tag = parse_tag(link.alias)
             if tag is not None and link.name in new:
                 names[tag.ref] = names.get(tag.ref, True) and link.name in speaking
         for ref in sorted(ref for ref, speaks in names.items() if speaks):
             self._begin(ref)
+
+    def _links(self, names: frozenset[str]) -> list[Link]:
+        """At least the links of these names that are there."""
+        route = self._at.site.route
+        if len(names) > FEW:
+            return rtnetlink.links(route)
+        return [link for name in names if (link := rtnetlink.link(route, name)) is not None]
 
     def _begin(self, ref: InstanceRef) -> None:
         try:
@@ -150,28 +160,29 @@ class _Watch:
             log.warning("%s is not announced: %s", ref, error)
             return
         now = time.monotonic()
-        heapq.heappush(self._due, _Due(now, ref, now, 0, ports))
         # The first one at once: of many instances that are granted together the last should not
-        # wait until the sockets of all are open.
-        self._send()
+        # wait until the sockets of all are open, nor until others have been announced again.
+        self._announce(_Due(now, ref, now, 0, ports))
 
     def _send(self) -> None:
         while self._due and self._due[0].at <= time.monotonic():
-            due = heapq.heappop(self._due)
-            try:
-                announce.send_bursts(due.ports, (0,), lambda: None)
-            except StepError as error:
-                log.warning("%s: %s", due.ref, error)
-                self._end(due)
-                continue
-            if due.turn == 0:
-                self._note(due.ref)
-            if due.turn + 1 == len(ANNOUNCE_MS):
-                self._end(due)
-                continue
-            due.turn += 1
-            due.at = due.began + ANNOUNCE_MS[due.turn] / 1000
-            heapq.heappush(self._due, due)
+            self._announce(heapq.heappop(self._due))
+
+    def _announce(self, due: _Due) -> None:
+        try:
+            announce.send_bursts(due.ports, (0,), lambda: None)
+        except StepError as error:
+            log.warning("%s: %s", due.ref, error)
+            self._end(due)
+            return
+        if due.turn == 0:
+            self._note(due.ref)
+        if due.turn + 1 == len(ANNOUNCE_MS):
+            self._end(due)
+            return
+        due.turn += 1
+        due.at = due.began + ANNOUNCE_MS[due.turn] / 1000
+        heapq.heappush(self._due, due)
 
     def _end(self, due: _Due) -> None:
         for sock, _ in due.ports:

@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from vrha import codec, failpoints
 from vrha.bus import topology
@@ -29,10 +29,12 @@ from vrha.orchestrator import status
 from vrha.orchestrator.engine import Engine, command_place
 from vrha.orchestrator.evacuation import Evacuation, Outside
 from vrha.orchestrator.failover import Failovers
+from vrha.orchestrator.intake import Intake
 from vrha.orchestrator.leadership import Leadership
 from vrha.orchestrator.metrics import Metrics
 from vrha.orchestrator.ownership import Ownership
 from vrha.orchestrator.service import OrchestratorService
+from vrha.orchestrator.warm import warm_up
 from vrha.orchestrator.why import Insight
 from vrha.store import OutboxRow, Store
 
@@ -41,8 +43,10 @@ log = logging.getLogger(__name__)
 TICK_S = 0.1
 STORE_RETRY_S = 1.0
 """Pause after a tick that the store did not take; it tells of its trouble no oftener."""
-PREFETCH = 8
-"""Messages of nodes that wait here for those before them."""
+WORKERS = 16
+"""Messages of nodes that one transaction may settle, or that wait here for it."""
+SENT_AT_ONCE = 32
+"""Commands that are marked as sent in one transaction: after a crash they are sent again."""
 PUBLISH_S = 5.0
 """How long the broker has to confirm a command."""
 JOIN_S = 30.0
@@ -54,6 +58,7 @@ class Orchestrator:
 
     def __init__(self, settings: OrchestratorSettings, urls: tuple[str, ...]) -> None:
         """Raises UnreachableError or PreconditionError when the store cannot be opened."""
+        warm_up()
         self._life = uuid.uuid4().hex[:8]
         self._outbox_filled = threading.Event()
         self._ownership: Ownership | None = None
@@ -94,6 +99,7 @@ class Orchestrator:
                 suspect_ms=PROFILES[settings.ownership.profile].suspect_ms,
             ),
         )
+        self._intake = Intake(self._engine)
         self._publisher = Publisher(urls)
         self._messages = Consumer(
             urls,
@@ -103,7 +109,7 @@ class Orchestrator:
             max_bytes=topology.MAX_UP,
             # A leader that stands still is given messages until the broker drops it. With room for
             # more than one, and the higher epoch, the one that follows it gets all of them.
-            prefetch=PREFETCH,
+            workers=WORKERS,
             priority=lambda: self._store.leader_epoch or 0,
         )
         self._declared: frozenset[str] = frozenset()
@@ -247,9 +253,9 @@ class Orchestrator:
                 return True
         return False
 
-    def _receive(self, body: bytes, headers: Headers) -> None:
+    def _receive(self, body: bytes, headers: Headers) -> Callable[[], None]:
         # The broker lets a node's user write no keys but `node.NODE.*`.
-        self._engine.receive(body, headers.routing_key.split(".")[1])
+        return self._intake.take(body, headers.routing_key.split(".")[1])
 
     def _tick(self, stop: threading.Event) -> None:
         while not stop.wait(TICK_S):
@@ -290,20 +296,23 @@ class Orchestrator:
         """
         with self._store.transaction() as tx:
             nodes = frozenset(node.name for node in tx.desired()[1].nodes)
-            rows = tx.outbox.unsent(limit=1)
+            rows = tx.outbox.unsent(SENT_AT_ONCE)
         # An agent finds its queue as soon as its node is wanted, before any command for it.
         self._declare(nodes)
-        stuck: frozenset[str] = frozenset()
+        stuck: set[str] = set()
         while rows:
-            (row,) = rows
-            self._declare(frozenset({row.node}))
-            settled = self._is_settled(row)
-            if not settled:
-                stuck |= {row.node}
-            with self._store.transaction() as tx:
-                if settled:
-                    tx.outbox.mark_sent([row.id])
-                rows = tx.outbox.unsent(1, stuck)
+            sent: list[int] = []
+            try:
+                for row in rows:
+                    self._declare(frozenset({row.node}))
+                    if row.node not in stuck and self._is_settled(row):
+                        sent.append(row.id)
+                    else:
+                        stuck.add(row.node)
+            finally:
+                with self._store.transaction() as tx:
+                    tx.outbox.mark_sent(sent)
+                    rows = tx.outbox.unsent(SENT_AT_ONCE, stuck)
         self._publisher.keep_alive()
         return not stuck
 

@@ -39,7 +39,6 @@ from vrha.core.ownership.wanted import Claimant, claimant_of
 from vrha.core.run import advance
 from vrha.core.steps import node_of, outline
 from vrha.errors import InputError, RefusedError
-from vrha.model.evidence import NO_EVIDENCE
 from vrha.model.messages import (
     CheckIn,
     Command,
@@ -51,7 +50,7 @@ from vrha.model.messages import (
 )
 from vrha.model.runs import Run, RunKind, RunStatus, StepRecord, StepStatus
 from vrha.model.spec import InstanceRef
-from vrha.model.state import NodeState, RouterState
+from vrha.model.state import NodeState, RouterState, RulesDigest
 from vrha.model.steps import Build
 from vrha.orchestrator import leases, reconcile, rollouts
 from vrha.orchestrator.metrics import Metrics
@@ -63,6 +62,9 @@ log = logging.getLogger(__name__)
 
 _LONGEST_DETAIL = 2000
 """Characters of a node's complaint that are kept."""
+
+Said = StepReport | CheckIn | Inventory | Leases
+"""What an agent may say."""
 
 LOOK_AGAIN_S = 1.0
 """How often rollouts are looked at when no run has ended: routers may have vanished."""
@@ -199,6 +201,7 @@ class Engine:
         the router may be served by another; as `Store.transaction`.
         """
         with self._store.transaction() as tx:
+            tx.read_runs(each.run for each in claimants)
             for each in claimants:
                 run = tx.run(each.run)
                 if run is None or claimant_of(run) != each:
@@ -228,30 +231,51 @@ class Engine:
 
     def receive(self, body: bytes, sender: str) -> None:
         """One message from the agent of node `sender`. Raises InputError for what is none."""
+        self.receive_all([self.admit(body, sender)])
+
+    def admit(self, body: bytes, sender: str) -> Said:
+        """What is said in a message from the agent of node `sender`.
+
+        Raises InputError for what is none.
+        """
         message = codec.decode_message(body)
         if message.node != sender:
             self._metrics.refused("wrong-sender")
             raise InputError("wrong-sender", f"node {sender} speaks for node {message.node}")
-        match message:
-            case StepReport():
-                self._report(message)
-            case CheckIn():
-                self._check_in(message)
-            case Inventory():
-                self._inventory(message)
-            case Leases():
-                self._leases(message)
-            case Command() | PutLeases():
-                raise InputError("unexpected", f"the orchestrator takes no {message.type}")
+        if isinstance(message, Command | PutLeases):
+            raise InputError("unexpected", f"the orchestrator takes no {message.type}")
+        return message
+
+    def receive_all(self, messages: Sequence[Said]) -> None:
+        """What agents say, in this order: all of it in one transaction.
+
+        Raises as `Store.transaction`; then nothing has been heard.
+        """
+        expected = self._expected(messages)
+        places = []
+        with self._store.transaction() as tx:
+            tx.read_runs(each.run for each in messages if isinstance(each, StepReport | CheckIn))
+            for message in messages:
+                match message:
+                    case StepReport():
+                        place = self._report(tx, message)
+                    case CheckIn():
+                        place = self._check_in(tx, message, expected.get(message.run))
+                    case Inventory():
+                        place = self._inventory(tx, message)
+                    case Leases():
+                        place = self._leases(tx, message)
+                places += [place] if place else []
+        for place in places:
+            failpoints.reach(place)
         self._outbox_filled()
         self.advance_rollouts()
 
-    def _report(self, report: StepReport) -> None:
+    def _report(self, tx: Tx, report: StepReport) -> str:
         report = replace(report, code=report.code[:100], detail=report.detail[:_LONGEST_DETAIL])
-        with self._store.transaction() as tx:
-            place = self._take_report(tx, report)
-            failpoints.reach(f"{place}.reported")
-        failpoints.reach(f"{place}.settled")
+        place = self._take_report(tx, report)
+        failpoints.reach(f"{place}.reported")
+        return f"{place}.settled"
 
     def _take_report(self, tx: Tx, report: StepReport) -> str:
         """Feed it to its run; the name of the place for failpoints."""
@@ -260,11 +284,7 @@ class Engine:
             self._metrics.refused("step-report")
             tx.add_event("report-refused", "not-ours", run=report.run, node=report.node)
             return "orchestrator.refused"
-        tx.add_step_timings(run.id, report.seq, report.undo, report.timings_ms)
-        if report.began is not None:
-            tx.reports.step_began(run.id, report.seq, report.undo, report.began)
-        if report.evidence != NO_EVIDENCE:
-            tx.add_step_evidence(run.id, report.seq, report.undo, report.evidence)
+        tx.reports.keep(report)
         place = _place(run, report)
         if report.outcome is Outcome.DONE:
             self._tell_of_announcement(tx, run, report)
@@ -296,32 +316,43 @@ class Engine:
                 detail=when,
             )
 
-    def _check_in(self, message: CheckIn) -> None:
-        with self._store.transaction() as tx:
-            awaited = tx.run(message.run)
-        is_awaited = awaited is not None and judging.judge_sender(awaited, message).refusal is None
-        build = judging.build_of(awaited) if awaited is not None and is_awaited else None
-        # Outside of the transaction: with ten thousand rules it takes a quarter of a second.
-        expected = expected_digest(build.spec) if build else None
-        with self._store.transaction() as tx:
-            run = tx.run(message.run)
-            judgement = judging.judge_sender(run, message)
-            if judgement.refusal is None and not tx.consume_check_in(
-                message.run, _hash(message.token)
-            ):
-                judgement = judging.Judgement(judging.Refusal.WRONG_TOKEN)
-            if run is None or expected is None or judgement.refusal is not None:
-                self._refuse(tx, message, judgement)
-                return
-            judgement = judging.judge_self_test(run, message, expected)
-            if judgement.refusal is not None:
-                self._refuse(tx, message, judgement)
-                unfit = CheckInFailed(message.instance, judgement.refusal, judgement.detail)
-                self._feed(tx, run, unfit)
-                return
-            self._believe(tx, run, message)
-            failpoints.reach("orchestrator.check-in.received")
-        failpoints.reach("orchestrator.check-in.accepted")
+    def _expected(self, messages: Sequence[Said]) -> dict[str, RulesDigest]:
+        """By run, what the instances must have that check in.
+
+        Outside of the transaction: with ten thousand rules it takes a quarter of a second.
+        """
+        check_ins = [message for message in messages if isinstance(message, CheckIn)]
+        if not check_ins:
+            return {}
+        with self._store.reading() as tx:
+            tx.read_runs(message.run for message in check_ins)
+            awaited = [(tx.run(message.run), message) for message in check_ins]
+        found = {}
+        for run, message in awaited:
+            if run is not None and judging.judge_sender(run, message).refusal is None:
+                build = judging.build_of(run)
+                if build is not None:
+                    found[run.id] = expected_digest(build.spec)
+        return found
+
+    def _check_in(self, tx: Tx, message: CheckIn, expected: RulesDigest | None) -> str:
+        """The name of the place for failpoints, once it is accepted."""
+        run = tx.run(message.run)
+        judgement = judging.judge_sender(run, message)
+        if judgement.refusal is None and not tx.consume_check_in(message.run, _hash(message.token)):
+            judgement = judging.Judgement(judging.Refusal.WRONG_TOKEN)
+        if run is None or expected is None or judgement.refusal is not None:
+            self._refuse(tx, message, judgement)
+            return ""
+        judgement = judging.judge_self_test(run, message, expected)
+        if judgement.refusal is not None:
+            self._refuse(tx, message, judgement)
+            unfit = CheckInFailed(message.instance, judgement.refusal, judgement.detail)
+            self._feed(tx, run, unfit)
+            return ""
+        self._believe(tx, run, message)
+        failpoints.reach("orchestrator.check-in.received")
+        return "orchestrator.check-in.accepted"
 
     def _believe(self, tx: Tx, run: Run, message: CheckIn) -> None:
         log.info("run %s: %s checked in from %s", run.id, message.instance, message.node)
@@ -354,27 +385,27 @@ class Engine:
             detail=judgement.detail,
         )
 
-    def _inventory(self, inventory: Inventory) -> None:
-        with self._store.transaction() as tx:
-            previous = {state.name: state for state in tx.node_states()}.get(inventory.node)
-            if previous is None or previous.agent != inventory.agent:
-                tx.add_event("agent-started", "hello", node=inventory.node, detail=inventory.agent)
-            tx.node_seen(inventory, time.time())
-            for run in reconcile.after_inventory(tx, inventory, previous, self._heals):
-                self.start(tx, run)
+    def _inventory(self, tx: Tx, inventory: Inventory) -> str:
+        previous = {state.name: state for state in tx.node_states()}.get(inventory.node)
+        if previous is None or previous.agent != inventory.agent:
+            tx.add_event("agent-started", "hello", node=inventory.node, detail=inventory.agent)
+        tx.node_seen(inventory, time.time())
+        for run in reconcile.after_inventory(tx, inventory, previous, self._heals):
+            self.start(tx, run)
         if previous is None or previous.seen_at < (self._resumed_at or 0.0):
             self._look.set()
         if previous is None or previous.uplinks != inventory.uplinks:
             self._uplinks_changed()
         if previous is not None and _follow(inventory) != _follow(previous):
             self._look_at_standbys.set()
+        return ""
 
-    def _leases(self, message: Leases) -> None:
-        with self._store.transaction() as tx:
-            if not leases.take(tx, message):
-                self._metrics.refused("leases")
-                return
-        self.copies.changed(message.instance.router)
+    def _leases(self, tx: Tx, message: Leases) -> str:
+        if leases.take(tx, message):
+            self.copies.changed(message.instance.router)
+        else:
+            self._metrics.refused("leases")
+        return ""
 
     # --- carrying out -----------------------------------------------------------------------
 

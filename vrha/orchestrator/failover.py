@@ -170,9 +170,9 @@ class Failovers:
         self._dead = dead
 
     def _concerns(self, tx: Tx, losses: Losses) -> dict[str, _Concern]:
-        desired = tx.desired()[1]
+        wanted = {router.name: router for router in tx.desired()[1].routers}
         return {
-            state.router: _Concern(state, self._cause(desired.router(state.router), state, losses))
+            state.router: _Concern(state, self._cause(wanted.get(state.router), state, losses))
             for state in tx.router_briefs()
         }
 
@@ -239,7 +239,7 @@ class Failovers:
         desired, pauses = tx.desired()[1], tx.pauses.all()
         zones = {node.name: node.zone for node in desired.nodes}
         busy = tx.busy()
-        places = _Places(tx, desired, losses, claimants.values(), self._dead)
+        places: _Places | None = None
         touched = 0
         for router in sorted(desired.routers, key=by_priority):
             name = router.name
@@ -256,6 +256,10 @@ class Failovers:
                     self._engine.node_lost(tx, busy[name], concern.state.node)
                     touched += tx.open_run_of(name) is None
                 continue
+            if not self._is_due(name, node):
+                continue
+            # Not before it is needed: most turns find nothing to begin.
+            places = places or _Places(tx, desired, losses, claimants.values(), self._dead)
             run = self._plan(tx, desired, router, concern, places)
             if run is not None:
                 self._engine.start(tx, run)
@@ -264,17 +268,19 @@ class Failovers:
                 break
         return touched
 
+    def _is_due(self, router: str, lost: str) -> bool:
+        """Whether the next failover of the router from that node may begin."""
+        trial = self._trials.get(router)
+        if trial is None or trial.lost != lost:
+            trial = self._trials[router] = _Trial(lost)
+        return time.monotonic() >= trial.not_before
+
     def _plan(
         self, tx: Tx, desired: Desired, router: Router, concern: _Concern, places: _Places
     ) -> Run | None:
         """The run that brings the router elsewhere; None, and an event, when no node fits."""
-        trial = self._trials.get(router.name)
-        if trial is None or trial.lost != concern.state.node:
-            trial = self._trials[router.name] = _Trial(concern.state.node)
-        now = time.monotonic()
-        if now < trial.not_before:
-            return None
-        trial.not_before = now + min(FIRST_PAUSE_S * 2**trial.number, LONGEST_PAUSE_S)
+        trial = self._trials[router.name]
+        trial.not_before = time.monotonic() + min(FIRST_PAUSE_S * 2**trial.number, LONGEST_PAUSE_S)
         trial.number += 1
         standby = places.standby_of(router)
         if standby is not None and standby.node not in trial.tried:

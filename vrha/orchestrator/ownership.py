@@ -39,7 +39,10 @@ LOOK_S = 0.1
 """How often rights are compared with what is wanted, at least."""
 RETRY_S = 0.5
 """Before the store is asked again after it failed."""
-AT_ONCE = 20
+REST = 3
+"""How many times as long as they took comparisons and takeovers rest at least: while hundreds of
+runs go on, what is ready meanwhile shares one transaction."""
+AT_ONCE = 50
 """Instances that take over in one transaction: the first should not wait for the last."""
 STOOD_STILL_MS = 200.0
 """A turn of the loop that took longer makes this leader doubt what it has not heard."""
@@ -70,7 +73,7 @@ class Ownership:
         self._voter = Voter(name, self._timing, clock_ms())
         self._leader: Leader | None = None
         self._numbers = 0
-        self._looked = 0.0
+        self._looked = self._rested = self._handed = 0.0
         self._retry_at = 0.0
         self._nudged = threading.Event()
         self._judge = self._new_judge()
@@ -163,10 +166,13 @@ class Ownership:
             return
         leader = self._leader = self._leader or self._begin(epoch)
         self._perform(leader.tick(clock_ms()))
-        if self._nudged.is_set() or now - self._looked >= LOOK_S:
+        is_nudged = self._nudged.is_set() and now >= self._rested
+        if is_nudged or now - self._looked >= LOOK_S:
             self._nudged.clear()
             self._looked = now
             self._compare(leader)
+            ended = time.monotonic()
+            self._rested = ended + REST * (ended - now)
         self._look_for_losses(leader)
         self._hand_over(leader)
 
@@ -258,6 +264,9 @@ class Ownership:
     def _hand_over(self, leader: Leader) -> None:
         """Give what is complete in place of what is out."""
         self._tell_who_is_out(leader)
+        began = time.monotonic()
+        if began < self._handed:
+            return
         ready = self._ready()
         while ready:
             now, some = clock_ms(), ready[:AT_ONCE]
@@ -272,6 +281,8 @@ class Ownership:
             self._engine.take_over(commit, taking)
             self._perform(others)
             self._met(taking)
+            ended = time.monotonic()
+            self._handed = ended + REST * (ended - began)
 
     def _ready(self) -> list[Claimant]:
         """Claims that are still there: a run may have been withdrawn since they were read."""

@@ -239,7 +239,7 @@ def _outcome(tx: Tx, member: Member) -> Member:
     return replace(
         member,
         status=MemberStatus.DONE if done else MemberStatus.ROLLED_BACK,
-        lost=lost_in(tx.step_evidence(run.id).values()),
+        lost=lost_in(tx.reports.evidence(run.id).values()),
         reason=run.reason,
         detail="; ".join(run.leftovers) or run.detail,
         started_at=times.started_at,

@@ -358,8 +358,8 @@ def _run_view(tx: Tx, run_id: str) -> RunView:
     return views.run_view(
         _existing(tx, run_id),
         tx.run_times(run_id),
-        tx.step_timings(run_id),
-        tx.step_evidence(run_id),
+        tx.reports.timings(run_id),
+        tx.reports.evidence(run_id),
         tx.reports.begins(run_id),
         tx.reports.measurement(run_id),
     )

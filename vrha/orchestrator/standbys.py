@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from vrha.core import plan
 from vrha.core.choice import STANDBY
 from vrha.core.instance import instance_spec, reconfigured
+from vrha.core.ownership.wanted import Claim
 from vrha.core.placement import Candidate
 from vrha.core.plan import Live
 from vrha.core.standby import Need, Seen, is_in_sync, is_wanted, need, place_standby, standby_of
@@ -28,8 +29,9 @@ from vrha.model.views import StandbyView
 from vrha.orchestrator import reconcile
 from vrha.store import Tx
 
-AT_ONCE = 4
-"""Runs of standbys that one node takes part in at a time: they must not hold up failovers."""
+AT_ONCE = 6
+"""Runs of standbys that one node takes part in at a time: they must not hold up failovers. Slow
+nodes get the next one later."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 """Before something that failed is tried again."""
 _SETTLED_S = 1.0
@@ -52,6 +54,8 @@ class _Zone:
     desired: Desired
     nodes: Mapping[str, NodeState]
     candidates: tuple[Candidate, ...]
+    found: Mapping[str, Mapping[InstanceRef, ObservedInstance]]
+    """What the nodes have, by node."""
 
     def can_follow(self, node: str) -> bool:
         found = self.nodes.get(node)
@@ -89,6 +93,9 @@ class Standbys:
         if not states:
             return ()
         self.idle = False
+        if sum(claimant.claim is not Claim.BESIDE for claimant in tx.claimants()) > AT_ONCE:
+            # A node is being failed over: nothing that can wait takes its time.
+            return ()
         busy = tx.open_run_ids()
         zone = _zone(tx, desired)
         if not any(candidate.heard for candidate in zone.candidates):
@@ -130,11 +137,12 @@ class Standbys:
 
     def views(self, tx: Tx, states: Iterable[RouterState]) -> Mapping[str, StandbyView]:
         """The standbys of these routers, as people see them."""
-        nodes = {state.name: state for state in tx.node_states()}
+        nodes = tx.node_states()
+        found = {node.name: {each.ref: each for each in node.instances} for node in nodes}
         with self._lock:
             why = dict(self._unplaced)
         return {
-            s.router: _view(s, nodes.get(s.standby_node), why.get(s.router, "")) for s in states
+            s.router: _view(s, found.get(s.standby_node, {}), why.get(s.router, "")) for s in states
         }
 
     def _pauses_now(self, router: str) -> bool:
@@ -198,7 +206,10 @@ class Standbys:
         node = zone.nodes.get(state.standby_node)
         since = self._touched.get(state.router)
         fresh = node is not None and (since is None or node.seen_at > since + _SETTLED_S)
-        return Seen(usable, node.instances if node is not None and fresh else None)
+        if node is None or not fresh:
+            return Seen(usable, None)
+        there = zone.found[node.name].get(state.standby) if state.standby else None
+        return Seen(usable, () if there is None else (there,))
 
 
 def _is_in_order(state: RouterState, seen: Seen) -> bool:
@@ -220,7 +231,8 @@ def _zone(tx: Tx, desired: Desired) -> _Zone:
         tx.node_health.all(),
         tx.pauses.all(),
     )
-    return _Zone(tx, desired, {node.name: node for node in nodes}, candidates)
+    found = {node.name: {each.ref: each for each in node.instances} for node in nodes}
+    return _Zone(tx, desired, {node.name: node for node in nodes}, candidates, found)
 
 
 def _run(zone: _Zone, what: Need, state: RouterState, wanted: InstanceSpec | None) -> Run | None:
@@ -261,9 +273,10 @@ def _nodes_of(run: Run | None) -> tuple[str, ...]:
     return tuple({node for r in steps if (node := node_of(r.step))})
 
 
-def _view(state: RouterState, node: NodeState | None, why: str) -> StandbyView:
-    found = node.instances if node else ()
-    there = next((i for i in found if i.ref == state.standby), None)
+def _view(
+    state: RouterState, found: Mapping[InstanceRef, ObservedInstance], why: str
+) -> StandbyView:
+    there = found.get(state.standby) if state.standby else None
     follows = there.follows if there is not None else None
     in_sync = is_in_sync(state, there)
     if follows is None:

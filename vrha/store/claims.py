@@ -4,42 +4,43 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, select
 
 from vrha.core.ownership.wanted import Claim, Claimant, claimant_of
 from vrha.model.runs import Run
 from vrha.model.spec import InstanceRef
 from vrha.store import schema
+from vrha.store.pending import Pending
 
 _CLAIMS = schema.claims
+_ALL = select(_CLAIMS).order_by(_CLAIMS.c.router)
 
 
-def save(connection: Connection, run: Run) -> None:
-    """Keep what the run needs now; nothing once it has ended."""
-    claimant = None if run.status.terminal else claimant_of(run)
-    mine = _CLAIMS.c.run_id == run.id
-    row = connection.execute(select(_CLAIMS).where(mine)).first()
-    if claimant == (_claimant(row) if row else None):
+def save(pending: Pending, saved: Run | None, run: Run) -> None:
+    """Keep what the run needs now; nothing once it has ended. `saved`: as it was kept before."""
+    claimant = _of(run)
+    if claimant == _of(saved):
         return
-    connection.execute(delete(_CLAIMS).where(mine))
+    values = None
     if claimant is not None:
-        connection.execute(
-            insert(_CLAIMS).values(
-                run_id=run.id,
-                router=claimant.instance.router,
-                generation=claimant.instance.generation,
-                node=claimant.node,
-                claim=claimant.claim.value,
-            )
-        )
+        values = {
+            "router": claimant.instance.router,
+            "generation": claimant.instance.generation,
+            "node": claimant.node,
+            "claim": claimant.claim.value,
+        }
+    pending.put(_CLAIMS, {"run_id": run.id}, values)
+
+
+def _of(run: Run | None) -> Claimant | None:
+    return None if run is None or run.status.terminal else claimant_of(run)
 
 
 def read(connection: Connection) -> tuple[Claimant, ...]:
     """Of all open runs, by router."""
-    found = connection.execute(select(_CLAIMS).order_by(_CLAIMS.c.router))
-    return tuple(_claimant(row) for row in found)
+    return tuple(_claimant(row) for row in connection.execute(_ALL))
 
 
 def _claimant(row: Any) -> Claimant:
-    instance = InstanceRef(row.router, row.generation)
-    return Claimant(row.run_id, instance, row.node, Claim(row.claim))
+    run, router, generation, node, claim = row
+    return Claimant(run, InstanceRef(router, generation), node, Claim(claim))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, bindparam, delete, func, insert, select
 
 from vrha.model.messages import Leases
 from vrha.model.spec import InstanceRef
 from vrha.store import schema
 
 _LEASES = schema.leases
+_OF = select(_LEASES).where(_LEASES.c.router == bindparam("of")).order_by(_LEASES.c.place.desc())
 
 
 class LeaseFiles:
@@ -46,8 +47,7 @@ class LeaseFiles:
 
     def of(self, router: str, active: InstanceRef | None) -> str:
         """Those of the instance that serves, else those told last by another; empty: none."""
-        query = select(_LEASES).where(_LEASES.c.router == router).order_by(_LEASES.c.place.desc())
-        found = self._db.execute(query).all()
+        found = self._db.execute(_OF, {"of": router}).all()
         ours = [row for row in found if active and row.generation == active.generation]
         return str((ours or found)[0].body) if found else ""
 

@@ -79,7 +79,9 @@ class Store:
         with self._connection() as connection:
             began = time.monotonic()
             epoch = self._mine(connection)
-            yield Tx(connection, self._memory, self._desired)
+            tx = Tx(connection, self._memory, self._desired)
+            yield tx
+            tx.write()
             if time.monotonic() - began > LONG_S:
                 lead.beat(connection, epoch)
 
@@ -90,7 +92,10 @@ class Store:
         Raises UnreachableError as `transaction`.
         """
         with self._connection(reads=True) as connection:
-            yield Tx(connection, self._memory, self._desired)
+            tx = Tx(connection, self._memory, self._desired)
+            yield tx
+            # Nothing may wait here: the database refuses it.
+            tx.write()
 
     # Leadership
 

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, delete, insert, select, update
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, Table, bindparam, delete, insert, select, update
 
 from vrha.core.ownership.book import Book
 from vrha.core.ownership.commands import Commit, Right
 from vrha.errors import RefusedError
 from vrha.model.ownership import Electorate
 from vrha.store import schema
+from vrha.store.pending import delete_by
 
 _RIGHTS, _INCARNATIONS, _ELECTORATES = schema.rights, schema.incarnations, schema.electorates
+_RAISE = (
+    update(schema.routers)
+    .where(schema.routers.c.router == bindparam("by_router"))
+    .values(epoch=bindparam("epoch"))
+)
+_AT_ONCE = 500
+"""Rights of one statement."""
 
 
 def read(connection: Connection, first: Electorate) -> Book:
@@ -33,12 +43,8 @@ def read(connection: Connection, first: Electorate) -> Book:
 
 def apply(connection: Connection, commit: Commit) -> None:
     """Write it. Raises RefusedError `epoch-behind` where an epoch would go back."""
-    for right in commit.rights:
-        _raise_epoch(connection, right)
-        connection.execute(delete(_RIGHTS).where(_RIGHTS.c.router == right.router))
-        if right.node:
-            values = {"router": right.router, "node": right.node, "epoch": right.epoch}
-            connection.execute(insert(_RIGHTS).values({**values, "leaving": right.leaving}))
+    for start in range(0, len(commit.rights), _AT_ONCE):
+        _put(connection, commit.rights[start : start + _AT_ONCE])
     for node, incarnation in commit.incarnations:
         connection.execute(delete(_INCARNATIONS).where(_INCARNATIONS.c.node == node))
         connection.execute(insert(_INCARNATIONS).values(node=node, incarnation=str(incarnation)))
@@ -49,19 +55,40 @@ def apply(connection: Connection, commit: Commit) -> None:
             connection.execute(insert(_ELECTORATES).values(version=each.version, voters=voters))
 
 
-def _raise_epoch(connection: Connection, right: Right) -> None:
+def _put(connection: Connection, changed: Sequence[Right]) -> None:
+    _raise_epochs(connection, changed)
+    # Of several for one instance the last one counts.
+    last = {right.router: right for right in changed}
+    connection.execute(delete_by(_RIGHTS, "router"), [{"by_router": key} for key in last])
+    kept = [
+        {"router": key, "node": right.node, "epoch": right.epoch, "leaving": right.leaving}
+        for key, right in last.items()
+        if right.node
+    ]
+    if kept:
+        connection.execute(insert(_RIGHTS), kept)
+
+
+def _raise_epochs(connection: Connection, changed: Sequence[Right]) -> None:
     """The epochs of a router are of one row, whoever raises them: runs, or changes of owner."""
-    table = schema.routers
-    last = connection.execute(select(table.c.epoch).where(table.c.router == right.owned)).scalar()
-    before = connection.execute(
-        select(_RIGHTS.c.epoch).where(_RIGHTS.c.router == right.router)
-    ).scalar()
-    if right.epoch < (before or 0):
-        raise RefusedError(
-            "epoch-behind",
-            f"router {right.owned}: epoch {right.epoch} is behind {before}, which was handed out",
-        )
-    if last is not None and right.epoch > last:
-        connection.execute(
-            update(table).where(table.c.router == right.owned).values(epoch=right.epoch)
-        )
+    last = _epochs(connection, schema.routers, [right.owned for right in changed])
+    before = _epochs(connection, _RIGHTS, [right.router for right in changed])
+    raised: dict[str, int] = {}
+    for right in changed:
+        if right.epoch < before.get(right.router, 0):
+            raise RefusedError(
+                "epoch-behind",
+                f"router {right.owned}: epoch {right.epoch} is behind {before[right.router]}, "
+                "which was handed out",
+            )
+        before[right.router] = right.epoch
+        if right.epoch > last.get(right.owned, right.epoch):
+            raised[right.owned] = last[right.owned] = right.epoch
+    if raised:
+        rows = [{"by_router": router, "epoch": epoch} for router, epoch in raised.items()]
+        connection.execute(_RAISE, rows)
+
+
+def _epochs(connection: Connection, table: Table, names: Sequence[str]) -> dict[str, int]:
+    query = select(table.c.router, table.c.epoch).where(table.c.router.in_(set(names)))
+    return {row.router: row.epoch for row in connection.execute(query)}

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from vrha import codec
+from vrha.model.messages import Inventory
 from vrha.model.runs import Run, StepRecord, StepStatus
 from vrha.model.spec import InstanceRef, InstanceSpec
-from vrha.model.state import RouterState
+from vrha.model.state import NodeState, RouterState
 from vrha.model.steps import Build, Step
 
 T = TypeVar("T")
@@ -79,16 +80,44 @@ class Remembered(Generic[T]):
 
 
 class Memory:
-    """Steps and specifications as JSON text and back, remembered because they may be large."""
+    """What is kept as JSON text, and back; remembered because it may be large, or is read often."""
 
     def __init__(self) -> None:
         self.step = Remembered(_step)
         self.applied = Remembered(lambda text: codec.decode(InstanceSpec, text))
+        self.run = Remembered(lambda text: codec.decode(Run, text))
+        """Runs without their steps."""
+        self.inventory = Remembered(lambda text: codec.decode(Inventory, text))
 
     def step_text(self, step: Step) -> str:
         text = codec.encode(step, Step).decode()
         self.step.keep(text, step)
         return text
+
+    def spec_text(self, spec: InstanceSpec) -> str:
+        text = codec.encode(spec).decode()
+        self.applied.keep(text, spec)
+        return text
+
+    def inventory_text(self, inventory: Inventory) -> str:
+        text = codec.encode(inventory).decode()
+        self.inventory.keep(text, inventory)
+        return text
+
+    def node_state(self, row: Any) -> NodeState:
+        inventory = self.inventory(row.inventory)
+        return NodeState(
+            name=inventory.node,
+            agent=inventory.agent,
+            version=inventory.version,
+            capabilities=inventory.capabilities,
+            instances=inventory.instances,
+            seen_at=row.seen_at,
+            highest_epochs=inventory.highest_epochs,
+            sync_address=inventory.sync_address,
+            certificate=inventory.certificate,
+            uplinks=inventory.uplinks,
+        )
 
     def record(self, seq: int, step: str, progress: str) -> StepRecord:
         p = codec.decode(_Progress, progress)
@@ -144,30 +173,19 @@ def build_node_of(run: Run) -> str:
     return next((r.step.node for r in run.steps if isinstance(r.step, Build)), "")
 
 
-def run_of(body: str, steps: tuple[StepRecord, ...], undo: tuple[StepRecord, ...]) -> Run:
-    return replace(codec.decode(Run, body), steps=steps, undo=undo)
+def with_steps(run: Run, steps: tuple[StepRecord, ...], undo: tuple[StepRecord, ...]) -> Run:
+    """What `run_text` left out is there again."""
+    return replace(run, steps=steps, undo=undo)
 
 
 def router_values(state: RouterState) -> dict[str, Any]:
+    """The row of a router that is there, without what was applied."""
     return {
         "router": state.router,
         "epoch": state.epoch,
         "generation": state.generation,
         "node": state.node,
         "active": state.active.generation if state.active else None,
-        "applied": codec.encode(state.applied).decode() if state.applied else None,
         "failed": state.failed,
         "dropped": False,
-    }
-
-
-def standby_values(state: RouterState) -> dict[str, Any] | None:
-    """None where no instance stands by."""
-    if state.standby is None or state.standby_spec is None:
-        return None
-    return {
-        "router": state.router,
-        "standby": state.standby.generation,
-        "standby_node": state.standby_node,
-        "standby_spec": codec.encode(state.standby_spec).decode(),
     }

@@ -59,8 +59,8 @@ def test_everything_is_kept_and_the_open_run_goes_on_where_it_was(url: str) -> N
             "n1": ("parallel",),
             "n2": ("parallel",),
         }
-        assert tx.step_timings(run.id) != {}
-        assert tx.step_evidence(run.id) == {}
+        assert tx.reports.timings(run.id) != {}
+        assert tx.reports.evidence(run.id) == {}
     store.close()
 
 
@@ -79,11 +79,11 @@ def test_evidence_can_be_kept_and_the_store_is_opened_again(url: str) -> None:
     store = Store.open(url)
     with store.transaction() as tx:
         (run,) = tx.open_runs()
-        tx.add_step_evidence(run.id, 3, False, evidence)
+        tx.reports.put_evidence(run.id, 3, False, evidence)
     store.close()
     store = Store.open(url)
     with store.transaction() as tx:
-        assert tx.step_evidence(run.id) == {(3, False): evidence}
+        assert tx.reports.evidence(run.id) == {(3, False): evidence}
     store.close()
 
 

@@ -138,11 +138,10 @@ def test_the_newest_inventory_of_a_node_is_kept(store: Store) -> None:
 
 def test_the_outbox_keeps_order_and_never_reuses_an_id(store: Store) -> None:
     with store.transaction() as tx:
-        ids = [
-            tx.outbox.enqueue("n1", b"one"),
-            tx.outbox.enqueue("n2", b"\x00two"),
-            tx.outbox.enqueue("n1", b"three"),
-        ]
+        tx.outbox.enqueue("n1", b"one")
+        tx.outbox.enqueue("n2", b"\x00two")
+        tx.outbox.enqueue("n1", b"three")
+        ids = [row.id for row in tx.outbox.unsent()]
         assert ids == sorted(set(ids))
     with store.transaction() as tx:
         assert [(row.node, row.body) for row in tx.outbox.unsent(2)] == [
@@ -151,15 +150,16 @@ def test_the_outbox_keeps_order_and_never_reuses_an_id(store: Store) -> None:
         ]
         tx.outbox.mark_sent(ids)
         assert tx.outbox.unsent() == ()
-        assert tx.outbox.enqueue("n1", b"four") > ids[-1]
+        tx.outbox.enqueue("n1", b"four")
+        assert tx.outbox.unsent()[0].id > ids[-1]
 
 
 def test_a_sent_body_is_gone_from_the_file(sqlite_store: Store, tmp_path: Path) -> None:
     canary = b"token-canary-73a1"
     with sqlite_store.transaction() as tx:
-        sent = tx.outbox.enqueue("n1", canary)
+        tx.outbox.enqueue("n1", canary)
     with sqlite_store.transaction() as tx:
-        tx.outbox.mark_sent([sent])
+        tx.outbox.mark_sent([row.id for row in tx.outbox.unsent()])
     sqlite_store.close()
     assert canary not in (tmp_path / "store.db").read_bytes()
 

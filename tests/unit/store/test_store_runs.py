@@ -16,8 +16,7 @@ from vrha.model.evidence import Connections, Measured, Measurement
 from vrha.model.runs import Run, RunKind, RunStatus, StepRecord, StepStatus, Strategy
 from vrha.model.spec import InstanceRef, InstanceSpec, Router
 from vrha.model.steps import AwaitCheckIn, Build, Destroy, Step
-from vrha.store import Store
-from vrha.store import tx as tx_module
+from vrha.store import Store, journal
 
 OLD, NEW = InstanceRef("r1", 1), InstanceRef("r1", 2)
 SPEC = InstanceSpec(NEW, 2, Router("r1", ("web",)), (), ())
@@ -101,6 +100,29 @@ def test_only_changed_steps_are_written(store: Store) -> None:
     assert "step=" not in writes[0]
     with store.transaction() as tx:
         assert tx.run("run-1") == changed
+
+
+def test_many_runs_of_a_transaction_are_written_by_few_statements(store: Store) -> None:
+    statements: list[str] = []
+
+    @event.listens_for(store._db, "before_cursor_execute")
+    def _seen(_c, _cursor, statement, _parameters, _context, _many):  # type: ignore[no-untyped-def]
+        statements.append(statement)
+
+    runs = [a_run(f"run-{i}", router=f"r{i}") for i in range(20)]
+    with store.transaction() as tx:
+        for run in runs:
+            tx.add_run(run)
+            started = replace(run.steps[0], status=StepStatus.STARTED, attempt=1, deadline=1.0)
+            tx.save_run(replace(run, steps=(started, *run.steps[1:])))
+            tx.add_event("run-started", "restart", run=run.id)
+        assert tx.run("run-7") != runs[7]
+    writes = [s for s in statements if s.startswith(("UPDATE", "INSERT", "DELETE"))]
+    assert len(writes) < 10
+    with store.transaction() as tx:
+        assert [run.id for run in tx.open_runs()] == [run.id for run in runs]
+        assert [event.run for event in tx.events()] == [run.id for run in runs]
+        assert tx.run("run-7").steps[0].attempt == 1  # type: ignore[union-attr]
 
 
 def test_steps_that_are_gone_are_deleted(store: Store) -> None:
@@ -198,21 +220,21 @@ def test_runs_are_listed_newest_first_and_bounded(store: Store) -> None:
 def test_old_runs_are_forgotten_open_ones_never(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tx_module, "KEPT_RUNS", 2)
+    monkeypatch.setattr(journal, "KEPT_RUNS", 2)
     with store.transaction() as tx:
         tx.add_run(a_run("open", router="r0"))
         for i in range(4):
             run = a_run(f"run-{i}")
             tx.add_run(run)
-            tx.add_step_timings(run.id, 0, False, (("build", 1.0),))
+            tx.reports.put_timings(run.id, 0, False, (("build", 1.0),))
             tx.reports.step_began(run.id, 0, False, 1e9)
             tx.reports.put_measurement(run.id, Measurement())
             tx.save_run(replace(run, status=RunStatus.DONE))
         assert [run.id for run, _ in tx.runs(10)] == ["run-3", "run-2", "open"]
-        assert tx.step_timings("run-0") == tx.reports.begins("run-0") == {}
+        assert tx.reports.timings("run-0") == tx.reports.begins("run-0") == {}
         assert tx.reports.measurement("run-0") is None
         assert tx.reports.measurement("run-3") == Measurement()
-        assert tx.step_timings("run-3") == {(0, False): (("build", 1.0),)}
+        assert tx.reports.timings("run-3") == {(0, False): (("build", 1.0),)}
 
 
 def test_when_a_step_began_and_what_was_measured_last_count(store: Store) -> None:
@@ -232,11 +254,11 @@ def test_when_a_step_began_and_what_was_measured_last_count(store: Store) -> Non
 
 def test_timings_of_a_later_attempt_replace_the_earlier(store: Store) -> None:
     with store.transaction() as tx:
-        tx.add_step_timings("run-1", 3, False, (("netns", 1.5), ("rules", 2.25)))
-        tx.add_step_timings("run-1", 3, True, (("undo", 4.0),))
-        tx.add_step_timings("run-1", 3, False, (("netns", 9.0),))
+        tx.reports.put_timings("run-1", 3, False, (("netns", 1.5), ("rules", 2.25)))
+        tx.reports.put_timings("run-1", 3, True, (("undo", 4.0),))
+        tx.reports.put_timings("run-1", 3, False, (("netns", 9.0),))
     with store.transaction() as tx:
-        assert tx.step_timings("run-1") == {
+        assert tx.reports.timings("run-1") == {
             (3, False): (("netns", 9.0),),
             (3, True): (("undo", 4.0),),
         }
