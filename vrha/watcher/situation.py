@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vrha.core.cleanup.decide import Agent, Situation
+from vrha.core.cleanup.profile import Profile
 from vrha.core.names import folder_name
 from vrha.errors import NotFoundError
 from vrha.model.ownership import Health
@@ -16,6 +17,7 @@ from vrha.watcher.status import ask
 
 KEY = "situation"
 """Under it the status has it."""
+SOCKET = Path("/run/vrha/watcher.sock")
 
 
 def agent_of(health: Health) -> Agent:
@@ -59,6 +61,11 @@ def parsed(said: Mapping[str, Any]) -> Situation:
         stand_in=bool(said["stand_in"]),
         revoked=frozenset(map(str, said["revoked"])),
     )
+
+
+def socket_of(profile: Profile) -> Path:
+    """The usual socket of the watcher whose sweeps are of that profile."""
+    return SOCKET if profile.governed else SOCKET.with_name(f"watcher-{profile.name}.sock")
 
 
 def of_node(socket: Path) -> Situation | None:
