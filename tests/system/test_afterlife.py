@@ -47,8 +47,9 @@ def nemesis(made: Zone) -> Iterator[LabNemesis]:
     with LabNemesis(made.lab) as found:
         yield found
     for node in made.lab.nodes:
-        if not made.lab.agent(node).alive:
-            made.lab.agent(node).start()
+        for daemon in (made.lab.agent(node), made.lab.watcher(node)):
+            if not daemon.alive:
+                daemon.start()
     wait_for(lambda: is_tidy(made), 40, "one instance and nothing else")
 
 
@@ -162,7 +163,7 @@ def power_off(made: Zone, node: str) -> None:
             "-ec",
             "for ns in $(ls /run/netns); do ip netns pids $ns | xargs -r kill -9;"
             " ip netns del $ns; done;"
-            " for port in $(ls /sys/class/net | grep ^vrh); do ip link del $port; done;"
+            " for port in $(ls /sys/class/net | grep ^vrh); do ip link del $port || :; done;"
             " nft flush ruleset",
         ],
     )
