@@ -77,6 +77,8 @@ def keys(folder: Path, nodes: str, voters: str, leaders: str) -> None:
 def _lines(found: Mapping[str, Any]) -> list[str]:
     if "error" in found:
         return [str(found["error"])]
+    if "lease_ms" not in found:
+        return [*_alone_lines(found), *_cleanup_lines(found["cleanup"])]
     lease = "none: muted" if found["lease_ms"] is None else f"{found['lease_ms']:.0f} ms left"
     voters = ", ".join(
         f"{name} {found['seq'] - seq} behind" if seq else f"{name} silent"
@@ -90,7 +92,17 @@ def _lines(found: Mapping[str, Any]) -> list[str]:
     ]
     lines += [f"router {name} since epoch {epoch}" for name, epoch in found["routers"].items()]
     lines += [f"port {name} may speak" for name in found["ports"]]
-    return [*lines, *agent_lines(found), *cleanup_lines(found["cleanup"])]
+    return [*lines, *_agent_lines(found), *_cleanup_lines(found["cleanup"])]
+
+
+def _alone_lines(found: Mapping[str, Any]) -> list[str]:
+    """Of a watcher beside the agent of another."""
+    lines = [f"profile {found['profile']}: no lease, no voters"]
+    for name, agent in found["agents"].items():
+        missing = agent["missing_ms"]
+        state = f"pid {agent['pid']}" if missing is None else f"gone for {missing / 1000:.1f} s"
+        lines.append(f"agent {name}: {state}; it ended {agent['deaths']} times")
+    return lines
 
 
 _WAITS_FOR = {
@@ -102,13 +114,13 @@ _WAITS_FOR = {
 }
 
 
-def agent_lines(found: Mapping[str, Any]) -> list[str]:
+def _agent_lines(found: Mapping[str, Any]) -> list[str]:
     """Of an agent that is not there."""
     missing = found["situation"]["missing_ms"]
     return [f"agent: none for {missing / 1000:.1f} s"] if missing else []
 
 
-def cleanup_lines(cleanup: Mapping[str, Any]) -> list[str]:
+def _cleanup_lines(cleanup: Mapping[str, Any]) -> list[str]:
     """What is done about what an agent left, and how the last sweep went."""
     lines = []
     waits_for = _WAITS_FOR.get(cleanup["reason"])
