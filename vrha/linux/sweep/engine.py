@@ -219,10 +219,11 @@ class _Sweep:
 
 
 def tidy_marks(at: Site, owners: Mapping[str, Result]) -> None:
-    """Forget what had leaked and has ended since. Raises OSError."""
-    marked = {leak.owner for leak in at.leaks.read()}
-    for owner in marked - {leak.owner for leak in at.leaking}:
-        if owners.get(owner) is not Result.LEAKED:
+    """Forget what had leaked and has ended; `owners` says how it went this time. Raises OSError."""
+    leaking = {leak.owner for leak in at.leaking}
+    for owner in {leak.owner for leak in at.leaks.read()}:
+        result = owners.get(owner, Result.LEAKED if owner in leaking else Result.GONE)
+        if result not in BAD:
             at.leaks.clear(owner)
 
 
