@@ -13,11 +13,13 @@ import pytest
 from tests.netns.conftest import sh
 from tests.netns.nodekit import machine, spec_of, until
 from tests.netns.sweepkit import bystanders, has_ended, living, results, stop, sweep, told
+from vrha.config.lock import sole_user
 from vrha.core.cleanup.decide import Reason
 from vrha.core.names import host_port, namespace_name
 from vrha.errors import RefusedError, StepError
 from vrha.linux import dnsmasq, netns, nsid, rtnetlink
 from vrha.linux.node import NodeKernel
+from vrha.linux.sweep import namespaces
 from vrha.model.spec import InstanceRef
 from vrha.watcher.sweeping import look, wanted
 
@@ -70,11 +72,11 @@ def test_all_of_it_goes_and_nothing_else(kernel: NodeKernel, state_dir: Path) ->
 def test_a_plan_tells_and_changes_nothing(kernel: NodeKernel, state_dir: Path) -> None:
     build(kernel)
     before = bystanders(state_dir)
-    plan, problems = look(wanted("vrha", state_dir, force=True))
-    assert problems == ()
+    seen = look(wanted("vrha", state_dir, force=True))
+    assert (seen.problems, seen.unfinished) == ((), frozenset())
     assert not (state_dir / "cleanup").exists()
     assert bystanders(state_dir) == before
-    (share,) = plan.shares
+    (share,) = seen.plan.shares
     assert (share.owner, share.decision.reason) == ("edge-1", Reason.FORCED)
     kinds = [item.kind.value for item in share.items]
     assert kinds == ["port", "port", "port", "process", "file", "namespace"]
@@ -230,8 +232,9 @@ def test_a_copied_alias_or_name_is_not_ours(kernel: NodeKernel, state_dir: Path)
 
 
 def test_what_will_not_die_is_leaked_and_not_used_again(
-    kernel: NodeKernel, state_dir: Path
+    kernel: NodeKernel, state_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(namespaces, "DEADLINE_S", 0.2)
     build(kernel)
     fd = netns.open_named(NAME)
     try:
@@ -270,13 +273,11 @@ def test_the_journal_tells_it_all(kernel: NodeKernel, state_dir: Path) -> None:
 
 
 def test_a_living_agent_is_not_swept(kernel: NodeKernel, state_dir: Path) -> None:
-    from vrha.config.lock import sole_user
-
     build(kernel)
     with sole_user(state_dir, "agent"):
         with pytest.raises(RefusedError) as caught:
             sweep(state_dir)
         assert caught.value.code == "agent-lives"
-        (share,) = look(wanted("vrha", state_dir, force=True))[0].shares
+        (share,) = look(wanted("vrha", state_dir, force=True)).plan.shares
         assert share.decision.reason is Reason.AGENT_LIVES
     assert kernel.observe()[0].dnsmasq_alive
