@@ -6,13 +6,14 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.netns.conftest import sh
 from tests.netns.nodekit import machine, spec_of, until
-from tests.netns.sweepkit import bystanders, has_ended, living, results, stop, sweep, told
+from tests.netns.sweepkit import SLEEP, bystanders, has_ended, living, results, stop, sweep, told
 from vrha.config.lock import sole_user
 from vrha.core.cleanup.decide import Reason
 from vrha.core.names import host_port, namespace_name
@@ -138,10 +139,30 @@ def test_a_nameless_one_without_ports_is_known_by_its_process(
         sh(f"ip link del {host_port(EDGE, port)}")
     sh(f"ip netns del {NAME}")
     shutil.rmtree(state_dir / "instances" / "edge-1")
+    assert host_port(EDGE, "n0") in told("nft list ruleset")
     done = sweep(state_dir)
     assert results(done) == {}
+    assert host_port(EDGE, "n0") not in told("nft list ruleset")
     assert set(done.report.owners) == {"edge-1"}
     assert has_ended(pid)
+
+
+def test_an_agent_in_a_container_has_the_same_paths(node: None, state_dir: Path) -> None:
+    script = f"mount -t tmpfs tmpfs {state_dir} && exec {sys.executable} -c '{SLEEP}' $0"
+    conf = f"--conf-file={state_dir}/instances/edge-1/dnsmasq.conf"
+    for container in (["unshare", "-n", "-m"], ["unshare", "-n"]):
+        line = script if "-m" in container else script.partition("&& ")[2]
+        child = subprocess.Popen([*container, "sh", "-c", line, conf], stdout=subprocess.PIPE)
+        try:
+            assert child.stdout is not None
+            assert child.stdout.readline() == b"in\n"
+            done = sweep(state_dir)
+            ours = "-m" not in container
+            assert bool(done.report.outcomes) == ours
+            assert has_ended(child.pid, 5 if ours else 0.05) == ours
+        finally:
+            child.kill()
+            child.communicate()
 
 
 def test_a_pid_file_is_no_witness(kernel: NodeKernel, state_dir: Path) -> None:
