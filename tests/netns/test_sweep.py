@@ -148,7 +148,7 @@ def test_a_nameless_one_without_ports_is_known_by_its_process(
 
 
 def test_an_agent_in_a_container_has_the_same_paths(node: None, state_dir: Path) -> None:
-    script = f"mount -t tmpfs tmpfs {state_dir} && exec {sys.executable} -c '{SLEEP}' $0"
+    script = f'mount -t tmpfs tmpfs {state_dir} && exec {sys.executable} -c "{SLEEP}" $0'
     conf = f"--conf-file={state_dir}/instances/edge-1/dnsmasq.conf"
     for container in (["unshare", "-n", "-m"], ["unshare", "-n"]):
         line = script if "-m" in container else script.partition("&& ")[2]
