@@ -21,7 +21,7 @@ from vrha.errors import PreconditionError, StepError
 from vrha.linux.deadman import DeadMan
 from vrha.linux.sweep import engine, ports
 from vrha.linux.sweep.engine import Inventory, Progress, Report
-from vrha.linux.sweep.journal import Journal, told
+from vrha.linux.sweep.journal import Journal, told, unfinished
 from vrha.linux.sweep.site import Site, opened
 from vrha.watcher import situation
 
@@ -39,6 +39,15 @@ class Wanted:
     force: bool = False
     watcher: Path | None = None
     """Its socket, if not the usual one of the profile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A plan, what could not be looked at, and owners of which a sweep was begun and not ended."""
+
+    plan: Plan
+    problems: tuple[str, ...]
+    unfinished: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +78,8 @@ def wanted(
     return Wanted(found, state_dir or Path(found.state_dir), frozenset(only), force, watcher)
 
 
-def look(what: Wanted) -> tuple[Plan, tuple[str, ...]]:
-    """The plan as of now, and what could not be looked at. Changes nothing, waits for nobody.
+def look(what: Wanted) -> Seen:
+    """The plan as of now. Changes nothing, waits for nobody.
 
     Raises StepError `no-rtnetlink`, `switch-unreadable`, `dead-man-failed`, `kernel-timeout`.
     """
@@ -80,10 +89,10 @@ def look(what: Wanted) -> tuple[Plan, tuple[str, ...]]:
     return _look(what, Agent.DEAD)
 
 
-def _look(what: Wanted, agent: Agent) -> tuple[Plan, tuple[str, ...]]:
+def _look(what: Wanted, agent: Agent) -> Seen:
     with opened(what.profile, what.state_dir) as at:
         found = engine.find_all(at)
-        return _planned(what, found, agent), found.problems
+        return Seen(_planned(what, found, agent), found.problems, unfinished(at.records))
 
 
 def run(what: Wanted, progress: Progress = lambda phase, count: None) -> Done:
@@ -100,6 +109,8 @@ def run(what: Wanted, progress: Progress = lambda phase, count: None) -> Done:
 
 def _swept(at: Site, plan: Plan, found: Inventory, progress: Progress) -> Report:
     if not plan.to_sweep:
+        with contextlib.suppress(OSError):
+            engine.tidy_marks(at, {})
         return Report((), {}, found.problems)
     journal = Journal(at.records, os.urandom(8).hex())
     return engine.sweep(at, plan, journal, progress, found.problems)
@@ -146,10 +157,10 @@ def _lease_ms() -> float | None:
         return None
 
 
-def plan_told(plan: Plan, problems: Sequence[str]) -> dict[str, Any]:
+def plan_told(seen: Seen) -> dict[str, Any]:
     """A plan as plain data."""
     return {
-        "profile": plan.profile,
+        "profile": seen.plan.profile,
         "owners": [
             {
                 "owner": share.owner,
@@ -160,9 +171,10 @@ def plan_told(plan: Plan, problems: Sequence[str]) -> dict[str, Any]:
                     {"kind": i.kind, "name": i.name, "why": i.why, **i.detail} for i in share.items
                 ],
             }
-            for share in plan.shares
+            for share in seen.plan.shares
         ],
-        "problems": list(problems),
+        "unfinished": sorted(seen.unfinished),
+        "problems": list(seen.problems),
     }
 
 
