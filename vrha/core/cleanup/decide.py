@@ -51,21 +51,21 @@ class Situation:
 
     `missing_ms`: for how long the agent has been dead.
     `lease_ms`: for how long the kernel still lets governed ports speak; None where nobody governs.
-    `lapsed_ms`: for how long it has not let them.
     `serving`: owners with ports that may speak and that nobody governs.
-    `revoked`: owners whose right was taken back.
     `forced`: a person takes responsibility for what still serves.
+    `lapsed_ms`: for how long the kernel has not let them.
+    `revoked`: owners whose right was taken back.
     """
 
     agent: Agent
     missing_ms: float = 0.0
     grace_ms: float = 0.0
     lease_ms: float | None = None
+    serving: frozenset[str] = frozenset()
+    forced: bool = False
     lapsed_ms: float = math.inf
     stand_in: bool = False
-    serving: frozenset[str] = frozenset()
     revoked: frozenset[str] = frozenset()
-    forced: bool = False
 
     @property
     def grace_left_ms(self) -> float:

@@ -27,14 +27,14 @@ def situation(
     """`is_missed`, `is_lapsed`: whether agent and lease have been away for the whole grace."""
     return Situation(
         agent,
-        GRACE if is_missed else GRACE / 4,
-        GRACE,
-        lease_ms,
-        GRACE if is_lapsed else GRACE / 2,
-        stand_in,
-        frozenset(["r1/1"] if right == "serving" else []),
-        frozenset(["r1/1"] if right == "revoked" else []),
-        forced,
+        missing_ms=GRACE if is_missed else GRACE / 4,
+        grace_ms=GRACE,
+        lease_ms=lease_ms,
+        serving=frozenset(["r1/1"] if right == "serving" else []),
+        forced=forced,
+        lapsed_ms=GRACE if is_lapsed else GRACE / 2,
+        stand_in=stand_in,
+        revoked=frozenset(["r1/1"] if right == "revoked" else []),
     )
 
 
@@ -92,5 +92,5 @@ def test_the_grace_counts_from_what_was_lost_last() -> None:
         (GRACE - 20, math.inf, 20),
         (5.0, 10.0, GRACE - 5),
     ):
-        now = Situation(Agent.DEAD, missing, GRACE, ENDED, lapsed)
+        now = Situation(Agent.DEAD, missing, GRACE, ENDED, lapsed_ms=lapsed)
         assert decide("r1/1", now) == Decision(Choice.WAIT, Reason.GRACE, left)
