@@ -101,7 +101,7 @@ def decide(owner: str, now: Situation) -> Decision:
             return Decision(Choice.SWEEP, Reason.REVOKED)
         # Also what has no right: it may be granted at any moment, as a standby is.
         return Decision(Choice.WAIT, Reason.LEASE_LIVE, now.lease_ms)
-    if owner in now.serving and now.lease_ms is None:
+    if owner in now.serving:
         if not now.forced:
             return Decision(Choice.KEEP, Reason.STILL_SERVING)
         return Decision(Choice.SWEEP, Reason.FORCED)

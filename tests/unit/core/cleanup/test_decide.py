@@ -48,7 +48,7 @@ def test_nothing_of_the_living_is_swept(agent: Agent, lease_ms: float | None, ri
         is_over = is_missed and (is_lapsed or lease_ms != ENDED)
         is_held = {
             LIVE: right != "revoked",
-            ENDED: False,
+            ENDED: right == "serving" and not forced,
             UNGOVERNED: right == "serving" and not forced,
         }[lease_ms]
         wanted = agent is Agent.DEAD and not stand_in and is_over and not is_held
@@ -70,7 +70,8 @@ def test_nothing_of_the_living_is_swept(agent: Agent, lease_ms: float | None, ri
         (situation(Agent.DEAD, LIVE, right="serving", forced=True), "wait", "lease-live"),
         (situation(Agent.DEAD, LIVE), "wait", "lease-live"),
         (situation(Agent.DEAD, LIVE, is_lapsed=False, right="revoked"), "sweep", "revoked"),
-        (situation(Agent.DEAD, ENDED, right="serving"), "sweep", "orphaned"),
+        (situation(Agent.DEAD, ENDED), "sweep", "orphaned"),
+        (situation(Agent.DEAD, ENDED, right="serving"), "keep", "still-serving"),
         (situation(Agent.DEAD, UNGOVERNED, right="serving"), "keep", "still-serving"),
         (situation(Agent.DEAD, UNGOVERNED, right="serving", forced=True), "sweep", "forced"),
         (situation(Agent.DEAD, UNGOVERNED), "sweep", "orphaned"),
@@ -83,7 +84,7 @@ def test_the_reason_is_told(now: Situation, choice: str, reason: str) -> None:
 
 def test_what_belongs_to_all_waits_for_the_lease() -> None:
     assert decide("", situation(Agent.DEAD, LIVE, right="revoked")).choice is Choice.WAIT
-    assert decide("", situation(Agent.DEAD, ENDED, right="serving")).choice is Choice.SWEEP
+    assert decide("", situation(Agent.DEAD, ENDED)).choice is Choice.SWEEP
 
 
 def test_the_grace_counts_from_what_was_lost_last() -> None:
