@@ -40,8 +40,10 @@ class Service(Protocol):
         Raises RefusedError (`run-in-progress`) when a router to be changed has an open run.
         """
 
-    def set_policy(self, router: str, policy: Policy) -> ApplyResult:
-        """Change this one field of the desired state; as `apply`.
+    def set_router(
+        self, router: str, policy: Policy | None = None, priority: int | None = None
+    ) -> ApplyResult:
+        """Change what is given of one router in the desired state; as `apply`.
 
         Raises NotFoundError (`no-such-router`).
         """

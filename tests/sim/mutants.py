@@ -5,7 +5,7 @@ A mutant that lives means that its rule is not needed, or that the simulator doe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -298,7 +298,9 @@ class GrantsBeforeTheStore(Leader):
 class GrantsFirst(Leader):
     """Whoever gets a router hears of it before the store does."""
 
-    def give(self, router: str, name: str, now: float, beside: bool = False) -> list[Command]:
+    def give(
+        self, router: str, name: str, now: float, beside: Collection[str] = ()
+    ) -> list[Command]:
         return self.first(super().give(router, name, now, beside))
 
     def reassign(self, moves: Mapping[str, str], now: float) -> list[Command]:

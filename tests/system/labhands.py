@@ -30,7 +30,6 @@ from vrha.lab.zone import Lab
 from vrha.model.rollouts import RolloutKind, RolloutRequest
 from vrha.model.runs import RestartOptions
 from vrha.model.spec import InstanceRef
-from vrha.model.views import RouterView
 
 DISK_BYTES = 2 * 1024 * 1024
 _FILLER = "filler"
@@ -170,7 +169,7 @@ class LabHands(LabNemesis):
 
     def _damage(self, fault: Damage) -> None:
         view = next(r for r in self._client.routers() if r.name == fault.router)
-        ref = ref_of(view)
+        ref = ref_of(view.instance)
         netns = namespace_name(ref)
         folder = self._lab.folder / "state" / f"agent-{view.node}" / "instances" / folder_name(ref)
         scripts: dict[Part, str] = {
@@ -202,7 +201,7 @@ class LabHands(LabNemesis):
         return next(e for e, switch in cables(self._lab, node).items() if switch == MGMT)
 
 
-def ref_of(view: RouterView) -> InstanceRef:
-    """The instance that serves a router. Raises ValueError when none does."""
-    router, generation = view.instance.split("#")
+def ref_of(instance: str) -> InstanceRef:
+    """An instance by what a view calls it. Raises ValueError when it is the name of none."""
+    router, generation = instance.split("#")
     return InstanceRef(router, int(generation))

@@ -213,7 +213,7 @@ def test_the_verdict_is_told(watched: Zone, nemesis: LabNemesis) -> None:
 
 def test_a_standby_takes_over_without_a_broker(watched: Zone, nemesis: LabNemesis) -> None:
     """Nothing but datagrams between leader and watchers, and the store."""
-    watched.client.set_policy("r1", Policy.STANDBY)
+    watched.client.set_router("r1", Policy.STANDBY)
     wait_for(lambda: is_followed(watched), 40, "a standby in sync")
     node = watched.router().node
     with watched.asking("vm2", GATEWAY) as asked:
@@ -228,7 +228,7 @@ def test_a_standby_takes_over_without_a_broker(watched: Zone, nemesis: LabNemesi
     assert asked.results()[GATEWAY].doubles == 0
     assert watched.router().node != node
     wait_for(lambda: not watched.client.runs(open_only=True), 30, "the end of all runs")
-    watched.client.set_policy("r1", Policy.RESURRECT)
+    watched.client.set_router("r1", Policy.RESURRECT)
 
 
 def permitted(zone: Zone, node: str) -> bool:

@@ -36,10 +36,10 @@ def made() -> Iterator[Zone]:
 @pytest.fixture
 def standing(made: Zone) -> Iterator[Zone]:
     """Router r1 with a standby, which is gone afterwards, and nothing of it is left."""
-    made.client.set_policy("r1", Policy.STANDBY)
+    made.client.set_router("r1", Policy.STANDBY)
     await_in_sync(made)
     yield made
-    made.client.set_policy("r1", Policy.RESURRECT)
+    made.client.set_router("r1", Policy.RESURRECT)
     wait_for(lambda: made.router("r1").standby is None, 20, "no standby")
 
     def expected() -> bool:
@@ -200,7 +200,7 @@ def test_one_that_has_lost_a_port_is_built_again(standing: Zone) -> None:
 def test_a_watcher_permits_it_nothing() -> None:
     """Not even at the time of its build, and it is no less complete for that."""
     with zone(scenario(), f"test-standby-w-{os.getpid()}", watched=True) as made:
-        made.client.set_policy("r1", Policy.STANDBY)
+        made.client.set_router("r1", Policy.STANDBY)
         await_in_sync(made)
         granted = {
             node: made.lab.run(node, ["nft", "list", "set", "bridge", "vrha", "granted"])

@@ -161,7 +161,7 @@ class FakeService:
         self.unplaced = 0
         self.error: Exception | None = None
         self.applied: list[Desired] = []
-        self.policies: dict[str, Policy] = {}
+        self.set: dict[str, dict[str, Policy | int]] = {}
         self.moved: list[tuple[str, RestartOptions]] = []
         self.started: list[tuple[str, Strategy | None]] = []
         self.threads: set[str] = set()
@@ -192,10 +192,14 @@ class FakeService:
         self.open["r7"] = restart_of("web", None, "r7")
         return ApplyResult(len(self.applied), changes, ("r7",))
 
-    def set_policy(self, router: str, policy: Policy) -> ApplyResult:
+    def set_router(
+        self, router: str, policy: Policy | None = None, priority: int | None = None
+    ) -> ApplyResult:
         self._called()
-        self.policies[router] = policy
-        return ApplyResult(2, (Change(ChangeKind.CHANGE, "router", router, ("policy",)),), ())
+        given = {"policy": policy, "priority": priority}
+        fields = {name: value for name, value in given.items() if value is not None}
+        self.set[router] = fields
+        return ApplyResult(2, (Change(ChangeKind.CHANGE, "router", router, tuple(fields)),), ())
 
     def plan_restart(self, network: str, options: RestartOptions = AS_CONFIGURED) -> RunView:
         self._known(network)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from tests.system.labhands import ref_of
@@ -29,7 +29,7 @@ def inventory(lab: Lab, client: Client) -> Counter[str]:
     found = Counter(f"open run of {run.router}" for run in client.runs(open_only=True))
     found.update(f"router {r.name} {r.status} {r.reason}" for r in routers)
     for node in lab.nodes:
-        names = _names(r for r in routers if r.node == node and r.instance)
+        names = _names(node, routers)
         for line in _node(lab, node, names):
             found[_plain(line, names) if _is_of(line, names) else f"{node}: {line}"] += 1
     return found
@@ -42,14 +42,19 @@ def differences(before: Counter[str], after: Counter[str]) -> list[str]:
     ]
 
 
-def _names(routers: Iterator[RouterView]) -> dict[str, str]:
-    """What the kernel and the disk call the instances, by how they are called here."""
+def _names(node: str, routers: Iterable[RouterView]) -> dict[str, str]:
+    """What kernel and disk of the node call its instances, by how they are called here."""
     names = {}
     for view in routers:
-        ref = ref_of(view)
-        names[namespace_name(ref)] = f"<{view.name} namespace>"
-        names[host_port_prefix(ref)] = f"<{view.name}>-"
-        names[folder_name(ref)] = f"<{view.name} folder>"
+        roles = {view.name: (view.node, view.instance)}
+        if view.standby is not None:
+            roles[f"{view.name} standby"] = view.standby.node, view.standby.instance
+        for role, (where, instance) in roles.items():
+            if where == node and instance:
+                ref = ref_of(instance)
+                names[namespace_name(ref)] = f"<{role} namespace>"
+                names[host_port_prefix(ref)] = f"<{role}>-"
+                names[folder_name(ref)] = f"<{role} folder>"
     return names
 
 

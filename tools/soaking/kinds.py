@@ -35,9 +35,10 @@ TOGETHER_MS = (0.0, 20.0, 100.0, 300.0, 800.0)
 class Promise:
     """What holds for every stream of every router, or is None where nothing is promised.
 
-    No gap is above `gap_ms`, established connections are `alive`. In any case:
-    never two owners, nothing left behind, and everything serves again when it is over; if
-    `by_hand` only once somebody has restarted the router, for the product does not see it.
+    No gap is above `gap_ms` and what the machine stood still for, established connections are
+    `alive`. In any case: never two owners, nothing left behind, and everything serves again when it
+    is over; if `by_hand` only once somebody has restarted the router, for the product does not see
+    it.
     """
 
     gap_ms: float | None = None

@@ -16,6 +16,7 @@ from tools.soaking import watch
 from tools.soaking.audit import differences, inventory
 from tools.soaking.kinds import Injection, Promise
 from tools.soaking.scenario import FORGIVING, NODES, scenario
+from tools.soaking.stall import measured
 from vrha.cli.client import Client
 from vrha.config.desired import load
 from vrha.errors import VrhaError
@@ -46,6 +47,8 @@ class Outcome:
     after_ms: float
     began_s: float
     gap_ms: float = 0.0
+    stall_ms: float = 0.0
+    """The longest time in which this machine ran nobody."""
     lost: int = 0
     lost_by: dict[str, int] = field(default_factory=dict)
     tcp_total: int = 0
@@ -90,6 +93,7 @@ class Stage:
         with (
             ProbeProcess(self._streams, require_reply_s=5) as probes,
             watch.owners(self.lab) as ask,
+            measured() as stall,
         ):
             time.sleep(_WARM_S + injection.pause_ms / 1000)
             for number, fault in enumerate(injection.faults):
@@ -100,6 +104,7 @@ class Stage:
             self._await_end(out, injection, faults)
             time.sleep(_SETTLE_S)
             result = probes.stop()
+        out.stall_ms = stall.longest_ms
         self._account(out, result, watch.doubles(ask), injection.promise)
         self._look(out)
         out.decided = self._decided(runs, event)
@@ -169,8 +174,11 @@ class Stage:
         for one in result.streams:
             if one.loss.unrestored:
                 out.violations.append(f"{one.stream.name} has no answer any more")
-        if promise.gap_ms is not None and out.gap_ms > promise.gap_ms:
-            out.violations.append(f"gap of {out.gap_ms:.0f} ms, {promise.gap_ms:.0f} promised")
+        if promise.gap_ms is not None and out.gap_ms > promise.gap_ms + out.stall_ms:
+            out.violations.append(
+                f"gap of {out.gap_ms:.0f} ms, {promise.gap_ms:.0f} promised,"
+                f" machine stood still for {out.stall_ms:.0f}"
+            )
         if promise.alive and out.tcp_alive < out.tcp_total:
             out.violations.append(f"{out.tcp_total - out.tcp_alive} connections broke")
 
@@ -199,10 +207,13 @@ class Stage:
         if not health.broker or health.nodes_heard != len(NODES):
             return f"{health.nodes_heard} nodes heard, broker {health.broker}"
         mute = [node for node in NODES if not self.lab.watcher_status(node)["live_ms"]]
-        odd = [r for r in self.client.routers() if r.status is not RouterStatus.SERVING]
+        routers = self.client.routers()
+        odd = [r for r in routers if r.status is not RouterStatus.SERVING]
+        alone = [r.name for r in routers if r.standby is not None and not r.standby.in_sync]
         busy = [run.id for run in self.client.runs(open_only=True)]
         words = [*(f"{node} is mute" for node in mute), *(f"run {run}" for run in busy)]
-        return ", ".join([*words, *(f"{r.name} {r.status} {r.reason}" for r in odd)])
+        words += [f"{r.name} {r.status} {r.reason}" for r in odd]
+        return ", ".join([*words, *(f"the standby of {name} is not in sync" for name in alone)])
 
     def _latest_event(self) -> int:
         events = self._events(0)

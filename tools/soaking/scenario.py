@@ -1,4 +1,5 @@
-"""The zone of the soak: five nodes, four routers with both kinds of NAT, one with a DHCP client."""
+"""The zone of the soak: five nodes, four routers with both kinds of NAT, one with a DHCP client,
+one with a standby."""
 
 from __future__ import annotations
 
@@ -6,10 +7,12 @@ import json
 from typing import Any
 
 from vrha.lab.scenario import Scenario, parse_scenario
+from vrha.model.spec import Policy
 
 ROUTERS = ("r1", "r2", "r3", "r4")
 NODES = ("n1", "n2", "n3", "n4", "n5")
 OUTSIDE, UPLINK = "203.0.113.1", "br-public"
+STANDBY = "r2"
 GUEST, GUEST_NETWORK, GUEST_MAC = "guest", "net3", "02:00:00:01:00:f0"
 FORGIVING = {"fail_back_s": 0, "flap_suppress": 1e6, "window_s": 0.5}
 """Faults come so fast that no node would be trusted any more after some of them."""
@@ -83,6 +86,7 @@ def _router(number: int) -> dict[str, Any]:
     return {
         "name": f"r{number}",
         "networks": [f"net{number}"],
+        "policy": Policy.STANDBY if f"r{number}" == STANDBY else Policy.RESURRECT,
         "uplink": {
             "bridge": UPLINK,
             "addresses": [f"{hidden}/24", f"{own}/32"],

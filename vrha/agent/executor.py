@@ -124,7 +124,10 @@ def _offer(hands: Hands, step: Step) -> Done:
 def _sync(hands: Hands, step: Step) -> Done:
     assert isinstance(step, Sync)
     if step.standby:
-        return hands.mirroring.sync(step)
+        done = hands.mirroring.sync(step)
+        # Where it was not known who serves, every other instance was made a relay.
+        hands.kernel.ready(step.new)
+        return done
     if step.peer is not None:
         return hands.moving.sync(step)
     return hands.kernel.handovers.sync(step.old, step.new)

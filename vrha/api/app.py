@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -28,7 +28,7 @@ from vrha.model.rollouts import (
     RolloutView,
 )
 from vrha.model.runs import RestartOptions, Strategy
-from vrha.model.spec import Desired, Policy
+from vrha.model.spec import PRIORITIES, Desired, Policy
 from vrha.model.views import (
     ApplyResult,
     Change,
@@ -88,7 +88,18 @@ class RouterChange(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    policy: Policy = Field(description="What makes it serve again when its node is lost.")
+    policy: Policy | None = Field(
+        None, description="What makes it serve again when its node is lost."
+    )
+    priority: int | None = Field(
+        None, ge=PRIORITIES[0], le=PRIORITIES[1], description="Of many lost, higher ones first."
+    )
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> RouterChange:
+        if self.policy is None and self.priority is None:
+            raise ValueError("give policy or priority")
+        return self
 
 
 class RolloutBody(BaseModel):
@@ -207,7 +218,7 @@ def _desired(service: Service) -> APIRouter:
     @router.patch("/routers/{name}")
     def change_router(name: Name, change: RouterChange) -> ApplyResult:
         """Change one router in the desired state, and start the runs that carry it out."""
-        return service.set_policy(name, change.policy)
+        return service.set_router(name, change.policy, change.priority)
 
     return router
 

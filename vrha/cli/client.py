@@ -105,9 +105,11 @@ class Client:
     def apply(self, desired: Desired) -> ApplyResult:
         return self._read(ApplyResult, self._send("PUT", "/v1/desired", encode(desired)))
 
-    def set_policy(self, router: str, policy: Policy) -> ApplyResult:
+    def set_router(
+        self, router: str, policy: Policy | None = None, priority: int | None = None
+    ) -> ApplyResult:
         path = f"/v1/routers/{quote(router, safe='')}"
-        body = json.dumps({"policy": policy.value}).encode()
+        body = json.dumps({"policy": policy, "priority": priority}).encode()
         return self._read(ApplyResult, self._send("PATCH", path, body))
 
     def plan_restart(self, network: str, options: RestartOptions = AS_CONFIGURED) -> RunView:

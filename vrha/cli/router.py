@@ -22,7 +22,7 @@ from vrha.cli.restarting import (
 from vrha.cli.settings import Settings
 from vrha.cli.why import show_why
 from vrha.errors import DeadlineError, NotFoundError
-from vrha.model.spec import Policy
+from vrha.model.spec import PRIORITIES, Policy
 
 if TYPE_CHECKING:
     from vrha.cli.client import Client
@@ -69,27 +69,42 @@ def show_router(settings: Settings, name: str) -> None:
 @click.argument("name")
 @click.option(
     "--policy",
-    required=True,
     type=click.Choice([policy.value for policy in Policy]),
     help="What makes it serve again when its node is lost: resurrect builds a new instance"
     " elsewhere, standby keeps one there that knows all connections.",
+)
+@click.option(
+    "--priority",
+    type=click.IntRange(*PRIORITIES),
+    help="Of many routers that are lost at once the higher ones are brought back first.",
 )
 @click.option("--wait", is_flag=True, help="Wait until the standby is in sync, or gone.")
 @click.option("--timeout", type=duration, default="60s", show_default=True)
 @output_options
 @click.pass_obj
-def set_router(settings: Settings, name: str, policy: str, wait: bool, timeout: float) -> None:
+def set_router(
+    settings: Settings,
+    name: str,
+    policy: str | None,
+    priority: int | None,
+    wait: bool,
+    timeout: float,
+) -> None:
     """Change a router in the desired state.
 
     The file that was applied last is not changed: `vrha apply` of it takes this back.
     """
+    given = {"policy": policy, "priority": priority}
+    words = [f"{field} {value}" for field, value in given.items() if value is not None]
+    if not words:
+        raise click.UsageError("nothing to set: give --policy or --priority")
     client = settings.client()
     deadline = time.monotonic() + timeout
-    result = client.set_policy(name, Policy(policy))
-    if wait:
+    result = client.set_router(name, Policy(policy) if policy else None, priority)
+    if wait and policy:
         _await_standby(client, name, Policy(policy), deadline, timeout)
     runs = f", runs {' '.join(result.runs)}" if result.runs else ""
-    what = f"desired state {result.version}: policy of {name} is {policy}{runs}"
+    what = f"desired state {result.version}: {name} has {', '.join(words)}{runs}"
     show(settings, result, lambda: what)
 
 
@@ -179,6 +194,7 @@ def _brief(found: RouterView) -> str:
 def _fields(found: RouterView) -> Iterator[tuple[str, object]]:
     for field in ("name", "status", "reason", "instance", "node", "epoch", "networks", "run"):
         yield field, getattr(found, field)
+    yield "priority", found.priority
     yield "policy", found.policy
     standby = found.standby
     if standby is None:

@@ -13,6 +13,7 @@ from typing import TypeVar
 from vrha.config import values
 from vrha.config.place import Place
 from vrha.model.spec import (
+    PRIORITIES,
     Address,
     Backend,
     DhcpRange,
@@ -98,6 +99,7 @@ class RouterDraft:
     zone: str
     labels: dict[str, str]
     policy: Policy
+    priority: int
 
     def build(self) -> Router:
         assert self.name is not None
@@ -118,6 +120,7 @@ class RouterDraft:
             zone=self.zone,
             labels=self.labels,
             policy=self.policy,
+            priority=self.priority,
         )
 
 
@@ -269,6 +272,7 @@ def router(place: Place) -> RouterDraft | None:
         "zone",
         "labels",
         "policy",
+        "priority",
     )
     if fields is None:
         return None
@@ -288,6 +292,7 @@ def router(place: Place) -> RouterDraft | None:
         zone=optional(fields["zone"], values.name, ""),
         labels=values.labels(fields["labels"]),
         policy=optional(fields["policy"], lambda p: values.choice(p, Policy), Policy.RESURRECT),
+        priority=optional(fields["priority"], lambda p: values.number(p, *PRIORITIES), 0),
     )
 
 

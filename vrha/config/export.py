@@ -104,6 +104,7 @@ def _router(r: Router) -> dict[str, Any]:
         zone=r.zone,
         labels=dict(r.labels),
         policy=None if r.policy is Policy.RESURRECT else r.policy.value,
+        priority=r.priority or None,
     )
 
 

@@ -1,9 +1,10 @@
-"""Which uplinks are lost, from what the nodes say of them."""
+"""Which uplinks are lost, and whose turn it is."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Set
 
+from vrha.model.spec import Router
 from vrha.model.state import NodeState, Upstream
 
 DeadUplinks = Set[tuple[str, str]]
@@ -31,3 +32,8 @@ def dead_uplinks(nodes: Iterable[NodeState]) -> DeadUplinks:
 def _is_reached_elsewhere(name: str, states: dict[str, Upstream]) -> bool:
     others = [state for other, state in states.items() if other != name]
     return not others or Upstream.REACHABLE in others
+
+
+def by_priority(router: Router) -> tuple[int, str]:
+    """Sort key: which router is brought back before which."""
+    return -router.priority, router.name

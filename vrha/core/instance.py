@@ -64,6 +64,6 @@ def _faceless(spec: InstanceSpec) -> InstanceSpec:
         spec,
         ref=InstanceRef(spec.router.name, 0),
         epoch=0,
-        router=replace(spec.router, zone="", labels={}, policy=Policy.RESURRECT),
+        router=replace(spec.router, zone="", labels={}, policy=Policy.RESURRECT, priority=0),
         ports=tuple(replace(port, mac="") for port in spec.ports),
     )

@@ -122,12 +122,12 @@ class Daemon:
             raise DeadlineError("daemon-not-gone", f"{self.name} (pid {process.pid}) does not end")
 
     def wait_for(self, path: Path, timeout: float = 20.0) -> None:
-        """Wait until the daemon has made `path` (its socket).
+        """Wait until the daemon listens on `path`, a stream socket.
 
         Raises VrhaError (`daemon-died`), DeadlineError (`daemon-not-ready`).
         """
         deadline = time.monotonic() + timeout
-        while not path.exists():
+        while not _listens(path):
             if not self.alive:
                 raise VrhaError("daemon-died", f"{self.name} ended while starting", self.tail())
             if time.monotonic() > deadline:
@@ -176,3 +176,12 @@ def _value(value: Any) -> str:
     if not isinstance(value, Mapping):
         return json.dumps(value)
     return "{" + ", ".join(f"{key} = {json.dumps(each)}" for key, each in value.items()) + "}"
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(os.fspath(path))
+        except OSError:
+            return False
+    return True

@@ -119,13 +119,14 @@ class NodeKernel:
             time.sleep(0.005)
 
     def ready(self, ref: InstanceRef) -> None:
-        """Let the instance speak from the moment on in which the watcher permits it.
+        """Let the instance speak from the moment on in which the watcher permits it, also a relay.
 
         Where nobody governs it would speak at once: it stays muted. Raises StepError
         `no-instance`, `mute-failed`.
         """
         if self._governed:
-            self._switch.change(unmute=self._ports(ref))
+            ports = self._ports(ref)
+            self._switch.change(unmute=ports, serve=ports)
 
     def build(
         self, spec: InstanceSpec, leases_from: InstanceRef | None = None, leases: str = ""

@@ -187,6 +187,10 @@ class Route:
     via: Address
 
 
+PRIORITIES = (-1000, 1000)
+"""Lowest and highest priority of a router."""
+
+
 @dataclass(frozen=True, slots=True)
 class Router:
     """The logical thing a tenant owns: 1..n networks and what translates and filters them.
@@ -209,6 +213,8 @@ class Router:
     labels: Mapping[str, str] = field(default_factory=dict)
     """Labels that a node must carry to host the router."""
     policy: Policy = Policy.RESURRECT
+    priority: int = 0
+    """When many routers are lost at once, those with a higher one are brought back first."""
 
 
 @dataclass(frozen=True, slots=True)

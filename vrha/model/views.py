@@ -82,6 +82,7 @@ class RouterView:
     run: str
     reason: str
     policy: Policy = Policy.RESURRECT
+    priority: int = 0
     standby: StandbyView | None = None
     """None where none is wanted or left."""
 

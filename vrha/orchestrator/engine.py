@@ -35,10 +35,10 @@ from vrha.core.happenings import (
 )
 from vrha.core.outcome import is_unsettled, outcome_of
 from vrha.core.ownership.commands import Commit
-from vrha.core.ownership.wanted import Claimant
+from vrha.core.ownership.wanted import Claimant, claimant_of
 from vrha.core.run import advance
 from vrha.core.steps import node_of, outline
-from vrha.errors import InputError
+from vrha.errors import InputError, RefusedError
 from vrha.model.evidence import NO_EVIDENCE
 from vrha.model.messages import (
     CheckIn,
@@ -195,14 +195,18 @@ class Engine:
     def take_over(self, commit: Commit, claimants: Sequence[Claimant]) -> None:
         """Write rights, and that these instances have taken over, in one transaction.
 
-        Raises as `Store.transaction`.
+        Raises RefusedError (`claim-withdrawn`) when a run does not claim that any more, for then
+        the router may be served by another; as `Store.transaction`.
         """
         with self._store.transaction() as tx:
+            for each in claimants:
+                run = tx.run(each.run)
+                if run is None or claimant_of(run) != each:
+                    raise RefusedError("claim-withdrawn", f"run {each.run} claims nothing any more")
             tx.commit_rights(commit)
             for each in claimants:
                 run = tx.run(each.run)
-                if run is None or run.status.terminal:
-                    continue
+                assert run is not None
                 tx.add_event("taken-over", run.kind, run=run.id, router=run.router, node=each.node)
                 self._feed(tx, run, TakenOver(each.instance))
         self._outbox_filled()

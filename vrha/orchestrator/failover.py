@@ -19,7 +19,7 @@ from vrha.config.settings import FailoverSettings
 from vrha.core import plan
 from vrha.core.brake import BrakeEvent, share
 from vrha.core.damping import came_back, failed_over, fell_silent
-from vrha.core.failover import DeadUplinks, dead_uplinks
+from vrha.core.failover import DeadUplinks, by_priority, dead_uplinks
 from vrha.core.instance import instance_spec
 from vrha.core.judging import Note, Turn
 from vrha.core.ownership.wanted import Claim, Claimant
@@ -241,9 +241,10 @@ class Failovers:
         busy = tx.busy()
         places = _Places(tx, desired, losses, claimants.values(), self._dead)
         touched = 0
-        for name, concern in sorted(concerns.items()):
-            router = desired.router(name)
-            if not concern.cause or router is None:
+        for router in sorted(desired.routers, key=by_priority):
+            name = router.name
+            concern = concerns.get(name)
+            if concern is None or not concern.cause:
                 continue
             node = concern.state.node
             if paused_by(pauses, zone=zones.get(node, ""), node=node, router=name):

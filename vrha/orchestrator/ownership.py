@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from vrha.config.settings import FailoverSettings, OwnershipSettings
+from vrha.core.failover import by_priority
 from vrha.core.judging import Judge, Judgement, Turn
 from vrha.core.ownership.commands import Command, Commit, Right, Send, StepDown
 from vrha.core.ownership.leader import Leader
@@ -199,7 +200,13 @@ class Ownership:
     def _compare(self, leader: Leader) -> None:
         with self._store.reading() as tx:
             states = tx.router_briefs()
-            self._claimants = tx.claimants()
+            turns = {r.name: by_priority(r) for r in tx.desired()[1].routers}
+            self._claimants = tuple(
+                sorted(
+                    tx.claimants(),
+                    key=lambda each: turns.get(each.instance.router, (0, each.instance.router)),
+                )
+            )
             self._teach(tx)
         self._perform(self._elect(leader))
         wanted = wanted_rights(states, self._claimants)
@@ -207,12 +214,12 @@ class Ownership:
         now = clock_ms()
         # What they have been asked to give up is for those that take over.
         taking = {c.instance.router for c in self._claimants if c.claim is Claim.NOW}
-        for key, node in wanted.items():
-            if key not in leader.book.rights and Right(key, node, 0).owned not in taking:
-                self._perform(leader.give(key, node, now, beside=True))
         for key, right in list(leader.book.rights.items()):
             if not right.leaving and wanted.get(key) != right.node:
                 self._perform(leader.revoke(key, now))
+        for key, node in wanted.items():
+            if key not in leader.book.rights and Right(key, node, 0).owned not in taking:
+                self._perform(leader.give(key, node, now, beside=wanted.keys()))
 
     def _look_for_losses(self, leader: Leader) -> None:
         """Ask about the silent; depose those that are given up, once somebody can take over."""
@@ -251,7 +258,7 @@ class Ownership:
     def _hand_over(self, leader: Leader) -> None:
         """Give what is complete in place of what is out."""
         self._tell_who_is_out(leader)
-        ready = [each for each in self._claimants if each.claim is Claim.NOW]
+        ready = self._ready()
         while ready:
             now, some = clock_ms(), ready[:AT_ONCE]
             ready = ready[AT_ONCE:]
@@ -265,6 +272,15 @@ class Ownership:
             self._engine.take_over(commit, taking)
             self._perform(others)
             self._met(taking)
+
+    def _ready(self) -> list[Claimant]:
+        """Claims that are still there: a run may have been withdrawn since they were read."""
+        ready = [each for each in self._claimants if each.claim is Claim.NOW]
+        if not ready:
+            return []
+        with self._store.reading() as tx:
+            current = set(tx.claimants())
+        return [each for each in ready if each in current]
 
     def _met(self, taken: Sequence[Claimant]) -> None:
         """Known at once, and not only when the store is read again."""

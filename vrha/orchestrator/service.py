@@ -82,14 +82,19 @@ class OrchestratorService:
         self._outbox_filled()
         return result
 
-    def set_policy(self, router: str, policy: Policy) -> ApplyResult:
+    def set_router(
+        self, router: str, policy: Policy | None = None, priority: int | None = None
+    ) -> ApplyResult:
         with self._store.transaction() as tx:
             desired = tx.desired()[1]
-            _known_router(desired, router)
-            changed = tuple(
-                replace(r, policy=policy) if r.name == router else r for r in desired.routers
+            old = _known_router(desired, router)
+            new = replace(
+                old,
+                policy=old.policy if policy is None else policy,
+                priority=old.priority if priority is None else priority,
             )
-            result = self._apply(tx, replace(desired, routers=changed))
+            routers = tuple(new if each is old else each for each in desired.routers)
+            result = self._apply(tx, replace(desired, routers=routers))
         self._outbox_filled()
         return result
 

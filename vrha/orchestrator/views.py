@@ -109,6 +109,7 @@ def router_view(
         run=open_run,
         reason="" if state is None else state.failed or _behind(state, open_run, wanted),
         policy=router.policy,
+        priority=router.priority,
         standby=standby,
     )
 

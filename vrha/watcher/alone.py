@@ -18,7 +18,7 @@ from vrha.core.cleanup.decide import Agent, Choice, Situation, decide
 from vrha.fencing.clock import clock_ms
 from vrha.watcher import situation
 from vrha.watcher.mainprocess import MainProcess
-from vrha.watcher.precedence import take_precedence
+from vrha.watcher.precedence import settle, take_precedence
 from vrha.watcher.status import StatusSocket
 from vrha.watcher.sweeps import Sweeps
 
@@ -69,6 +69,7 @@ class Alone:
         self._watches = [_Watch(process, now) for process in settings.agents]
 
     def run(self, stop: int) -> None:
+        settle()
         take_precedence()
         with self._held:
             for fd in (stop, self._sweeps.fileno(), self._status.fileno()):

@@ -13,6 +13,7 @@ import os
 import secrets
 import selectors
 from collections import Counter, deque
+from functools import partial
 from typing import Any
 
 from vrha.core.ownership.commands import Command, Mute, Permit, Relieve, Send, Tell
@@ -29,8 +30,9 @@ from vrha.linux.mute import Switch
 from vrha.model.ownership import Ack, Depose, Electorate, Message, Renew
 from vrha.watcher.afterlife import Afterlife
 from vrha.watcher.agents import Agents
+from vrha.watcher.pen import Pen
 from vrha.watcher.ports import Ports
-from vrha.watcher.precedence import take_precedence
+from vrha.watcher.precedence import settle, take_precedence
 from vrha.watcher.settings import WatcherSettings
 from vrha.watcher.state import LeaseFile, State
 from vrha.watcher.status import StatusSocket
@@ -41,6 +43,7 @@ ARM_MS = 20
 """Between the look at the clock and the first slice at most this may pass."""
 RETRY_MS = 20.0
 """Before something is tried again that the kernel or the disk refused."""
+_STATE, _LEASE = "state", "lease"
 
 
 class Watcher:
@@ -57,7 +60,10 @@ class Watcher:
         keys = Keys(settings.keys)
         self._endpoint = Endpoint(settings.node, settings.listen, settings.peers, keys)
         self._held.callback(self._endpoint.close)
-        self._state = State(settings.state_dir, Electorate(1, tuple(sorted(settings.voters))))
+        self._pen = Pen(take_precedence)
+        self._held.callback(self._pen.close)
+        first = Electorate(1, tuple(sorted(settings.voters)))
+        self._state = State(settings.state_dir, first, partial(self._pen.write, _STATE))
         self._switch = Switch(tools.need("nft"), governed=True)
         self._held.callback(self._switch.close)
         self._kernel = DeadMan()
@@ -69,6 +75,8 @@ class Watcher:
         self._lease = LeaseFile(settings.socket.with_suffix(".lease"))
         self._hint = Hint()
         self._held.callback(self._hint.close)
+        self._waiting: int | None = None
+        """The number of a write of the lease for which the first of `_to_do` waits."""
         self._granted: frozenset[str] | None = None
         now = clock_ms()
         self._agents = Agents(settings.agent, settings.socket.with_suffix(".agent"), now)
@@ -102,10 +110,11 @@ class Watcher:
     def run(self, stop: int) -> None:
         """Work until `stop` is readable. Then the kernel goes on to the end of the lease at most:
         time for a next process to take it over."""
+        settle()
         take_precedence()
         with selectors.DefaultSelector() as selector, self._held:
-            sources = (self._endpoint, self._ports, self._status, self._agents, self._afterlife)
-            for each in (stop, *sources):
+            answering = (self._endpoint, self._ports, self._status, self._pen)
+            for each in (stop, *answering, self._agents, self._afterlife):
                 selector.register(each, selectors.EVENT_READ, each)
             log.info("watcher of node %s, pid %d", self._settings.node, os.getpid())
             while True:
@@ -153,49 +162,72 @@ class Watcher:
                 self._perform([Permit(held, epochs, self._holder.electorate)])
         elif what is self._status:
             self._status.answer()
+        elif what is self._pen:
+            self._pen.look()
+            self._perform([])
 
     def _take(self, message: Message) -> None:
         if not isinstance(message, Renew | Depose):
             self._perform(self._holder.receive(message, clock_ms()))
             if isinstance(message, Ack):
                 # Nothing but its end has changed: an older file promises less.
-                with contextlib.suppress(VrhaError):
-                    self._keep_lease()
+                self._keep_lease()
         elif self._settings.node in self._holder.electorate.voters:
             self._perform(self._voter.receive(message, clock_ms()))
 
-    def _keep_lease(self) -> None:
+    def _keep_lease(self) -> int:
         life = self._holder.saved()
-        if life is None:
-            self._lease.forget()
-        else:
-            self._lease.write(life)
+        job = self._lease.forget if life is None else partial(self._lease.write, life)
+        return self._pen.write(_LEASE, job)
+
+    def _is_kept(self) -> bool:
+        """Whether the lease of the command at hand is on file. Raises StepError `state-dir`."""
+        if self._waiting is None:
+            self._waiting = self._keep_lease()
+        return self._pen.has_written(_LEASE, self._waiting)
 
     def _perform(self, commands: list[Command]) -> None:
-        """Carry out commands in order. One that fails is tried again later, and all wait for it."""
-        self._to_do.extend(commands)
+        """Carry out commands in order. One that fails is tried again later, and all wait for it.
+
+        One that waits for a file only keeps back what must follow it: renewals go on.
+        """
+        for command in commands:
+            if isinstance(command, Tell) and self._only_writes():
+                self._carry_out(command)
+            else:
+                self._to_do.append(command)
         while self._to_do:
             try:
-                self._carry_out(self._to_do[0])
+                if not self._carry_out(self._to_do[0]):
+                    return
             except VrhaError as error:
+                self._waiting = None
                 self._counts["failed"] += 1
                 log.error("%s", error)
                 return
+            self._waiting = None
             self._to_do.popleft()
 
-    def _carry_out(self, command: Command) -> None:
+    def _only_writes(self) -> bool:
+        """Whether what is to be done waits for a file, and nothing of it for silence."""
+        return self._waiting is not None and not any(isinstance(c, Mute) for c in self._to_do)
+
+    def _carry_out(self, command: Command) -> bool:
+        """Whether it is done; else it waits for a file. Raises VrhaError."""
         match command:
             case Mute():
                 self._granted = None
                 self._kernel.mute()
-                self._lease.forget()
+                if not self._is_kept():
+                    return False
                 self._state.begins(command.incarnation)
                 self._counts["mutes"] += 1
                 log.warning("the lease has ended: muted; incarnation %x", command.incarnation)
             case Permit():
                 self._state.learns(command.epochs, command.electorate)
                 # Before the answer: a next process must not go on with what was given up.
-                self._keep_lease()
+                if not self._is_kept():
+                    return False
                 self._grant(self._ports.permitted(dict(command.routers)))
             case Tell():
                 named = self._holder.electorate.voters + self._settings.leaders
@@ -207,6 +239,7 @@ class Watcher:
                 self._agents.relieve(command.seconds, clock_ms())
             case _:
                 raise AssertionError(command)
+        return True
 
     def _permitted(self) -> frozenset[str]:
         return self._ports.permitted(self._holder.routers)
@@ -227,7 +260,7 @@ class Watcher:
     def _feed(self) -> None:
         """A slice, if it is time for one and the lease lasts for it."""
         now = clock_ms()
-        if now < self._slice_due or self._to_do:
+        if now < self._slice_due or (self._to_do and not self._only_writes()):
             return
         self._slice_due = now + self._timing.slice_every_ms
         if not self._holder.may_extend(now):

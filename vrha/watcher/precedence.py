@@ -9,9 +9,13 @@ import os
 PRIORITY = 10
 
 
-def take_precedence() -> None:
-    """Real time and no collector, where that is permitted: what is there now stays."""
+def settle() -> None:
+    """What is there now stays: the collector looks at it no more."""
     gc.collect()
     gc.freeze()
+
+
+def take_precedence() -> None:
+    """Real time for the calling thread, where that is permitted."""
     with contextlib.suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))

@@ -1,7 +1,7 @@
 """What a watcher keeps: its last incarnation, the highest epochs, how it counts votes.
 
 Losing the last write, or all of it, is survived (an incarnation is told from an earlier one by a
-random part of its number too), so nothing here waits for a disk.
+random part of its number too), so nobody has to wait for it.
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from vrha.core.ownership.holder import Life
 from vrha.errors import PreconditionError, StepError
 from vrha.model.ownership import Electorate, Held
+from vrha.watcher.pen import Job
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +36,13 @@ class Kept:
 class State:
     """One file in `folder`, replaced as a whole."""
 
-    def __init__(self, folder: Path, first: Electorate) -> None:
-        """`first` is used until the leader told of another.
+    def __init__(self, folder: Path, first: Electorate, later: Callable[[Job], object]) -> None:
+        """`first` is used until the leader told of another; `later` has a job done, in order.
 
         Raises PreconditionError `state-dir`, `state-damaged`.
         """
         self._path = folder / _FILE
+        self._later = later
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             text = self._path.read_text() if self._path.exists() else ""
@@ -59,6 +63,9 @@ class State:
 
     def _write(self, kept: Kept) -> None:
         self.kept = kept
+        self._later(partial(self._put, kept))
+
+    def _put(self, kept: Kept) -> None:
         electorate = [kept.electorate.version, list(kept.electorate.voters)]
         fields = {"incarnation": kept.incarnation, "epochs": dict(kept.epochs)}
         fresh = self._path.with_suffix(".new")

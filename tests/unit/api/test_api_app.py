@@ -220,6 +220,14 @@ def test_the_policy_of_a_router_is_changed_alone(api: httpx.Client, service: Fak
     answer = api.patch("/v1/routers/web", json={"policy": "standby"})
     assert answer.status_code == 200
     assert answer.json()["changes"][0]["fields"] == ["policy"]
-    assert service.policies == {"web": Policy.STANDBY}
-    for body in ({"policy": "pray"}, {}, {"policy": "standby", "name": "web"}):
+    assert service.set == {"web": {"policy": Policy.STANDBY}}
+    assert api.patch("/v1/routers/web", json={"priority": -5}).status_code == 200
+    assert service.set == {"web": {"priority": -5}}
+    for body in (
+        {"policy": "pray"},
+        {},
+        {"policy": None},
+        {"priority": 1001},
+        {"policy": "standby", "name": "web"},
+    ):
         assert api.patch("/v1/routers/web", json=body).status_code == 400

@@ -62,9 +62,12 @@ def test_set_changes_the_policy_and_can_wait(
 ) -> None:
     as_if(monkeypatch, service, READY)
     result = vrha("router", "set", "web", "--policy", "standby", "--wait")
-    assert (result.code, service.policies) == (0, {"web": Policy.STANDBY})
-    assert "policy of web is standby" in result.out
+    assert (result.code, service.set) == (0, {"web": {"policy": Policy.STANDBY}})
+    assert "web has policy standby" in result.out
     late = vrha("router", "set", "web", "--policy", "resurrect", "--wait", "--timeout", "0.2s")
     assert late.code != 0
     assert "standby-not-ready" in late.err or "is not as it should be" in late.err
     assert vrha("router", "set", "web", "--policy", "pray").code == 2
+    assert vrha("router", "set", "web", "--priority", "7").code == 0
+    assert service.set == {"web": {"priority": 7}}
+    assert "nothing to set" in vrha("router", "set", "web").err

@@ -230,6 +230,7 @@ WRONG = [
     ("labels: {rack: no}", "labels: {'a b': x}", f"{R1}.labels.a b", "label's key"),
     ("labels: {rack: no}", "labels: {rack: 'a b'}", f"{R1}.labels.rack", "label's value"),
     ("labels: {rack: no}", "backend: ebtables", f"{R1}.backend", "one of nftables, iptables"),
+    ("labels: {rack: no}", "priority: 1001", f"{R1}.priority", "1000"),
     ("labels: {rack: no}", "policy: pray", f"{R1}.policy", "one of resurrect, standby"),
     ("name: n1", "name: n2", "nodes[1]", "name n2 is already used by nodes[0]"),
     ("capacity: 5", "capacity: -5", "nodes[1].capacity", "must be a number"),
@@ -559,3 +560,11 @@ def test_the_policy_makes_the_round_trip_and_the_default_is_left_out() -> None:
         assert parse(to_yaml(desired), "x") == desired
         assert ("policy: standby" in to_yaml(desired)) is (policy is Policy.STANDBY)
         assert "resurrect" not in to_yaml(desired)
+
+
+@pytest.mark.parametrize("priority", [-1000, 0, 7])
+def test_the_priority_makes_the_round_trip_and_zero_is_left_out(priority: int) -> None:
+    plain = Network("blue", "br-blue", (Subnet(ip_network("10.1.1.0/24"), ip_address("10.1.1.1")),))
+    desired = Desired((plain,), (Router("r1", ("blue",), priority=priority),))
+    assert parse(to_yaml(desired), "x") == desired
+    assert ("priority" in to_yaml(desired)) is (priority != 0)

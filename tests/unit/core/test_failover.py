@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from vrha.core.failover import dead_uplinks
+from vrha.core.failover import by_priority, dead_uplinks
+from vrha.model.spec import Router
 from vrha.model.state import NodeState, Upstream
 
 UP, DOWN = Upstream.REACHABLE, Upstream.UNREACHABLE
@@ -36,3 +37,9 @@ def node(name: str, **uplinks: Upstream) -> NodeState:
 )
 def test_a_second_view_decides(nodes: list[NodeState], dead: set[tuple[str, str]]) -> None:
     assert dead_uplinks(nodes) == dead
+
+
+def test_a_higher_priority_comes_first_and_then_the_name() -> None:
+    routers = [Router("b", ()), Router("a", ()), Router("low", (), priority=-1)]
+    routers.append(Router("z", (), priority=7))
+    assert [r.name for r in sorted(routers, key=by_priority)] == ["z", "a", "b", "low"]

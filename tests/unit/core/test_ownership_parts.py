@@ -148,10 +148,12 @@ def leader(*rights: Right) -> Leader:
 def test_nobody_is_given_what_another_has() -> None:
     made = leader(Right("r1/1", "n1", 3))
     assert made.give("r1/2", "n2", 0.0) == []
-    (commit,) = made.give("r1/2", "n2", 0.0, beside=True)
+    both = {"r1/1", "r1/2", "r1/3"}
+    assert made.give("r1/2", "n2", 0.0, beside={"r1/2"}) == [], "nobody wants it beside the other"
+    (commit,) = made.give("r1/2", "n2", 0.0, beside=both)
     assert commit == Commit((Right("r1/2", "n2", 4),))
-    assert made.give("r1/2", "n3", 0.0, beside=True) == []
-    (commit,) = made.give("r1/3", "n1", 0.0, beside=True)
+    assert made.give("r1/2", "n3", 0.0, beside=both) == []
+    (commit,) = made.give("r1/3", "n1", 0.0, beside=both)
     assert commit == Commit((Right("r1/3", "n1", 5),)), "epochs are of the router"
 
 

@@ -41,7 +41,7 @@ def rest(world: World) -> None:
 
 
 def stand_by(world: World) -> StandbyView:
-    world.service.set_policy("r1", Policy.STANDBY)
+    world.service.set_router("r1", Policy.STANDBY)
     rest(world)
     return view(world)
 
@@ -67,7 +67,7 @@ def test_it_is_built_elsewhere_muted_without_permission_and_follows(world: World
 
 
 def test_the_build_says_that_nobody_permits_it(world: World) -> None:
-    world.service.set_policy("r1", Policy.STANDBY)
+    world.service.set_router("r1", Policy.STANDBY)
     with world.store.transaction() as tx:
         (run,) = tx.open_runs()
     builds = [r.step for r in run.steps if isinstance(r.step, Build)]
@@ -89,7 +89,7 @@ def test_it_survives_the_orchestrator_and_the_store(world: World) -> None:
 
 def test_policy_back_leaves_nothing(world: World) -> None:
     stand_by(world)
-    world.service.set_policy("r1", Policy.RESURRECT)
+    world.service.set_router("r1", Policy.RESURRECT)
     rest(world)
     assert world.service.routers()[0].standby is None
     assert world.all_instances() == {ONE}
@@ -148,7 +148,7 @@ def test_a_restarted_agent_is_synced_and_one_that_fails_is_tried_less_and_less(
 
 
 def test_a_run_of_a_standby_gives_way_to_any_other(world: World) -> None:
-    world.service.set_policy("r1", Policy.STANDBY)
+    world.service.set_router("r1", Policy.STANDBY)
     run = world.service.restart_network("blue")
     assert kinds(world)[1] == (RunKind.STANDBY, RunStatus.ROLLED_BACK)
     assert world.service.runs()[1].reason == "superseded"

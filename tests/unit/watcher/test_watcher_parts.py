@@ -14,6 +14,7 @@ from vrha.core.ownership.holder import Life
 from vrha.errors import InputError, NotFoundError, PreconditionError
 from vrha.model.ownership import Electorate
 from vrha.model.spec import InstanceRef
+from vrha.watcher.pen import Job
 from vrha.watcher.ports import is_permitted
 from vrha.watcher.settings import load, settings_of
 from vrha.watcher.state import LeaseFile, State
@@ -70,22 +71,26 @@ def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
         load(tmp_path / "bad")
 
 
+def at_once(job: Job) -> None:
+    job()
+
+
 def test_state_is_kept_and_damage_is_told(tmp_path: Path) -> None:
-    state = State(tmp_path, VOTERS)
+    state = State(tmp_path, VOTERS, at_once)
     state.begins(7)
     state.learns((("r1/1", 3),), Electorate(2, ("n1",)))
-    again = State(tmp_path, VOTERS).kept
+    again = State(tmp_path, VOTERS, at_once).kept
     assert (again.incarnation, again.epochs) == (7, (("r1/1", 3),))
     assert again.electorate == Electorate(2, ("n1",))
     (tmp_path / "watcher.json").write_text("{")
     with pytest.raises(PreconditionError, match="damaged"):
-        State(tmp_path, VOTERS)
+        State(tmp_path, VOTERS, at_once)
 
 
 def test_a_disk_that_takes_nothing_does_not_hold_up_the_node(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    state = State(tmp_path / "gone", VOTERS)
+    state = State(tmp_path / "gone", VOTERS, at_once)
     (tmp_path / "gone").rmdir()
     state.begins(7)
     assert state.kept.incarnation == 7

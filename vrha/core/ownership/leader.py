@@ -6,7 +6,7 @@ in memory, and lost with it. Times are in ms on its own clock.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 
 from vrha.core.ownership.book import Book
@@ -246,19 +246,29 @@ class Leader:
         leaving = Right(router, right.node, self.book.next_epoch(right), leaving=True)
         return [*self._commit(rights=(leaving,)), *self._grant(right.node, now)]
 
-    def give(self, router: str, name: str, now: float, beside: bool = False) -> list[Command]:
+    def give(
+        self, router: str, name: str, now: float, beside: Collection[str] = ()
+    ) -> list[Command]:
         """Hand a free router, or a new one, to a node. Does nothing while somebody has it.
 
-        `beside`: another instance of the router may have a right on another node, since whoever
-        asks sees to it that only one of them shows itself as the owner (a planned move).
+        `beside`: instances that may have a right on another node, since whoever asks sees to it
+        that only one of them shows itself as the owner (a planned move). Any other instance of the
+        router must have been given up first, by a node that can be asked.
         """
         given = Right(router, name, 0)
         others = self.book.by_router.get(given.owned, {}).values()
-        if any(r.router == router or (r.node != name and not beside) for r in others):
+        if any(r.router == router or self._blocks(r, name, beside, now) for r in others):
             return []
         given = Right(router, name, self.book.next_epoch(given))
         self.nodes.setdefault(name, Node(heard_at=now, granted_at=now))
         return [*self._commit(rights=(given,)), *self._grant(name, now)]
+
+    def _blocks(self, right: Right, name: str, beside: Collection[str], now: float) -> bool:
+        if right.node == name or right.router in beside:
+            return False
+        node = self.nodes.get(right.node)
+        is_silent = node is None or now - node.heard_at >= self.timing.suspect_ms
+        return not beside or not is_silent
 
     # ---- forced moves
 
