@@ -16,10 +16,10 @@ from typing import Any
 from vrha import failpoints
 from vrha.cli.client import Client
 from vrha.config.desired import load
+from vrha.core.names import namespace_name
 from vrha.lab.owners import OwnerWatch
 from vrha.lab.scenario import Scenario
 from vrha.lab.zone import Lab
-from vrha.linux.names import namespace_name
 from vrha.model.probing import Result, Stream
 from vrha.model.runs import RestartOptions, Strategy
 from vrha.model.spec import Desired, InstanceRef
@@ -220,11 +220,12 @@ def zone(
     env: dict[str, str] | None = None,
     watched: bool = False,
     failover: dict[str, Any] | None = None,
+    cleanup: dict[str, Any] | None = None,
 ) -> Iterator[Zone]:
     """A lab of `scenario`, applied and serving; the rest as in `Lab.start_daemons`."""
     with Lab.up(scenario, name, ephemeral=True) as lab:
         client = Client(str(lab.socket))
-        lab.start_daemons(run=run, env=env, watched=watched, failover=failover)
+        lab.start_daemons(run=run, env=env, watched=watched, failover=failover, cleanup=cleanup)
         desired = load(lab.zone_file)
         nodes = len(desired.nodes)
         client.apply(Desired((), (), desired.nodes))

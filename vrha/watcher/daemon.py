@@ -8,7 +8,6 @@ that is not Python's own.
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 import os
 import secrets
@@ -29,9 +28,11 @@ from vrha.linux.deadman import DeadMan
 from vrha.linux.hint import Hint
 from vrha.linux.mute import Switch
 from vrha.model.ownership import Ack, Depose, Electorate, Message, Renew
+from vrha.watcher.afterlife import Afterlife
 from vrha.watcher.agents import Agents
 from vrha.watcher.pen import Pen
 from vrha.watcher.ports import Ports
+from vrha.watcher.precedence import settle, take_precedence
 from vrha.watcher.settings import WatcherSettings
 from vrha.watcher.state import LeaseFile, State
 from vrha.watcher.status import StatusSocket
@@ -42,7 +43,6 @@ ARM_MS = 20
 """Between the look at the clock and the first slice at most this may pass."""
 RETRY_MS = 20.0
 """Before something is tried again that the kernel or the disk refused."""
-PRIORITY = 10
 _STATE, _LEASE = "state", "lease"
 
 
@@ -60,7 +60,7 @@ class Watcher:
         keys = Keys(settings.keys)
         self._endpoint = Endpoint(settings.node, settings.listen, settings.peers, keys)
         self._held.callback(self._endpoint.close)
-        self._pen = Pen(_take_precedence)
+        self._pen = Pen(take_precedence)
         self._held.callback(self._pen.close)
         first = Electorate(1, tuple(sorted(settings.voters)))
         self._state = State(settings.state_dir, first, partial(self._pen.write, _STATE))
@@ -81,6 +81,8 @@ class Watcher:
         now = clock_ms()
         self._agents = Agents(settings.agent, settings.socket.with_suffix(".agent"), now)
         self._held.callback(self._agents.close)
+        self._afterlife = Afterlife(settings.cleanup, self._agents, now)
+        self._held.callback(self._afterlife.close)
         self._holder = self._begin(now)
         self._voter = Voter(settings.node, self._timing, now)
         self._to_do: deque[Command] = deque()
@@ -108,12 +110,11 @@ class Watcher:
     def run(self, stop: int) -> None:
         """Work until `stop` is readable. Then the kernel goes on to the end of the lease at most:
         time for a next process to take it over."""
-        gc.collect()
-        # What is there now stays.
-        gc.freeze()
-        _take_precedence()
+        settle()
+        take_precedence()
         with selectors.DefaultSelector() as selector, self._held:
-            for each in (stop, self._endpoint, self._ports, self._status, self._agents, self._pen):
+            answering = (self._endpoint, self._ports, self._status, self._pen)
+            for each in (stop, *answering, self._agents, self._afterlife):
                 selector.register(each, selectors.EVENT_READ, each)
             log.info("watcher of node %s, pid %d", self._settings.node, os.getpid())
             while True:
@@ -147,6 +148,8 @@ class Watcher:
         self._holder.health = self._agents.health(now)
         self._perform(self._holder.tick(now))
         self._feed()
+        # After all that has a deadline.
+        self._afterlife.look(self._holder, now)
 
     def _serve(self, what: Any) -> None:
         if what is self._endpoint:
@@ -303,12 +306,7 @@ class Watcher:
             "acknowledged": {name: holder.acked.get(name, 0) for name in electorate.voters},
             "seq": holder.seq,
             "agents": dict(self._agents.tell(now)),
+            **self._afterlife.tell(holder, now),
             "counts": dict(self._counts),
             "rejected": dict(self._endpoint.rejected),
         }
-
-
-def _take_precedence() -> None:
-    """Real time for this thread, where that is permitted."""
-    with contextlib.suppress(OSError):
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
