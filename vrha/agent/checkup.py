@@ -13,10 +13,10 @@ import logging
 import threading
 from collections.abc import Callable, Iterable
 
+from vrha.core.names import host_port_prefix
 from vrha.errors import VrhaError
 from vrha.linux.canary import Canary
 from vrha.linux.instances import Instances
-from vrha.linux.names import host_port_prefix
 from vrha.model.evidence import Measured
 from vrha.model.spec import InstanceRef
 from vrha.model.state import Upstream
