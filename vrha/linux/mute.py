@@ -19,9 +19,9 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable
 
+from vrha.core.names import PORT_PREFIX
 from vrha.errors import PreconditionError, StepError
 from vrha.linux import nftwire, tools
-from vrha.linux.names import PORT_PREFIX
 from vrha.linux.netlink import NLM_F_DUMP, Message, Netlink, NetlinkError
 from vrha.linux.nftwire import ARM, GRANTED, LIVE, TABLE
 

@@ -18,6 +18,11 @@ from pathlib import Path
 
 from vrha import codec
 from vrha.core.leases import cleaned
+from vrha.core.names import (
+    PortTag,
+    host_port,
+    namespace_name,
+)
 from vrha.errors import PreconditionError, StepError
 from vrha.linux import (
     announce,
@@ -37,11 +42,6 @@ from vrha.linux.closing import SlowCloser
 from vrha.linux.files import SPEC, InstanceFolders
 from vrha.linux.handover import Handovers
 from vrha.linux.instances import Instances
-from vrha.linux.names import (
-    PortTag,
-    host_port,
-    namespace_name,
-)
 from vrha.linux.observe import observed, outline
 from vrha.linux.underway import UnderWay
 from vrha.linux.upstream import Answered, UpstreamProbe
