@@ -47,17 +47,24 @@ class Doomed:
         return bool(self.rules or self.chains)
 
 
+OwnerOf = Callable[[str], str | None]
 Choose = Callable[[Content], Doomed]
 """Says of a table what is to go."""
 
 
-def doomed(content: Content, prefixes: tuple[str, ...], shared: Collection[str]) -> Doomed:
-    """What belongs to the owner of `prefixes`: its chains, and every rule that leads to them.
+def owners(content: Content, owner_of: OwnerOf) -> list[str]:
+    """All owners with chains in the table."""
+    found = {owner_of(chain.name) for chain in content.chains if not chain.builtin}
+    return sorted(owner for owner in found if owner is not None)
+
+
+def chosen_by(content: Content, owner_of: OwnerOf, owner: str, shared: Collection[str]) -> Doomed:
+    """What belongs to `owner`: its chains, and every rule that leads to them.
 
     A `shared` chain goes with them once no other rule is left in it.
     """
     chains = [c.name for c in content.chains if not c.builtin]
-    gone = {name for name in chains if name.startswith(prefixes)}
+    gone = {name for name in chains if owner_of(name) == owner}
     if gone:
         used = {rule.chain for rule in content.rules if rule.target not in gone}
         gone.update(name for name in chains if name in shared and name not in used)
