@@ -65,8 +65,8 @@ class Profile:
     rule in them."""
     tables: tuple[str, ...] = ()
     """Tables of nftables in the node's own namespace, `family name`."""
-    sets: tuple[str, ...] = ()
-    """Beginnings of names of ipsets."""
+    set_owner: Callable[[str], str | None] = nobody
+    """Of the name of an ipset in the node's own namespace."""
     ovs_owner: Callable[[str, Mapping[str, str], str | None], str | None] = nobody
     """Of (name, external_ids) of an Open vSwitch interface and the owner, if there is one, in whose
     namespace there is a link of that name or whose files (`link_notes`) name it."""
