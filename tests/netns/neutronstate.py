@@ -136,8 +136,9 @@ def agent(left: Left, name: str) -> subprocess.Popen[bytes]:
     """A living process that is, by its command line, this agent; `left` ends it."""
     script = left.programs / name
     write(script, f"read _ < {left.state / 'block'}")
-    started = subprocess.Popen(["python3.11", str(script), "--config-file", "/etc/neutron.conf"],
-                               executable="/bin/dash")
+    started = subprocess.Popen(
+        ["python3.11", str(script), "--config-file", "/etc/neutron.conf"], executable="/bin/dash"
+    )
     left.processes[name] = started
     return started
 
@@ -178,10 +179,23 @@ def _highly_available(left: Left) -> None:
         f"-n {name} addr add 10.1.2.1/24 dev {inner}",
     )
     _keepalived(left, HA, name, between)
-    start(left, "conntrackd", name, "conntrackd", "-d", "-C",
-          str(left.state / f"ha_confs/{HA}/conntrackd.conf"))
-    monitor = start(left, "monitor", name, "neutron-keepalived-state-change",
-                    f"--router_id={HA}", f"--conf_dir={left.state}/ha_confs/{HA}")
+    start(
+        left,
+        "conntrackd",
+        name,
+        "conntrackd",
+        "-d",
+        "-C",
+        str(left.state / f"ha_confs/{HA}/conntrackd.conf"),
+    )
+    monitor = start(
+        left,
+        "monitor",
+        name,
+        "neutron-keepalived-state-change",
+        f"--router_id={HA}",
+        f"--conf_dir={left.state}/ha_confs/{HA}",
+    )
     pid_file = f"external/pids/{HA}.monitor.pid.neutron-keepalived-state-change-monitor"
     write(left.state / pid_file, str(monitor.pid))
     _metadata(left, HA, name)
@@ -294,7 +308,12 @@ def _keepalived(left: Left, owner: str, name: str, on: str) -> None:
 
 
 def start(
-    left: Left, key: str, namespace: str | None, program: str, *arguments: str, stubborn: bool = False
+    left: Left,
+    key: str,
+    namespace: str | None,
+    program: str,
+    *arguments: str,
+    stubborn: bool = False,
 ) -> subprocess.Popen[bytes]:
     """A process of this name that waits; a stubborn one does not hear SIGTERM."""
     script = 'trap "" TERM; while :; do read _ < "$0"; done' if stubborn else 'read _ < "$0"'

@@ -14,7 +14,7 @@ from ipaddress import ip_address
 from vrha.core.cleanup.items import Item, Kind, Outcome, Result
 from vrha.linux import ctentries
 from vrha.linux.netlink import attributes
-from vrha.linux.sweep import inner
+from vrha.linux.sweep import insides
 from vrha.linux.sweep.site import Site
 
 _TUPLES, _IP, _ZONE = (1, 2), 1, 18
@@ -48,9 +48,9 @@ def remove(at: Site, items: Sequence[Item]) -> Iterator[Outcome]:
 
 def _whose(at: Site) -> dict[str, Set[bytes]]:
     """Addresses by owner, without those that another namespace or the node itself has too."""
-    places = inner.look(at)
+    places = insides.look(at)
     times = Counter(address for place in places for address in place.addresses)
-    own = inner.addresses(at.route)
+    own = insides.addresses(at.route)
     found: dict[str, set[bytes]] = {}
     for place in places:
         sole = {

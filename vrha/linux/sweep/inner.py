@@ -1,75 +1,70 @@
-"""What links and addresses there are in the namespaces of each owner."""
+"""Silence from the inside, for agents whose ports lie in their namespaces alone."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-import socket
-import struct
-from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Sequence
 
+from vrha.core.cleanup.items import Item
 from vrha.linux import netns, rtnetlink
-from vrha.linux.netlink import NLM_F_DUMP, Netlink, NetlinkError, attributes
-from vrha.linux.sweep import scan
 from vrha.linux.sweep.site import Site
 
-_RTM_GETADDR = 22
-_IFA_ADDRESS, _IFA_LOCAL, _RT_SCOPE_UNIVERSE = 1, 2, 0
-_IFADDRMSG = struct.Struct("=BBBBI")
 
-
-@dataclass(frozen=True, slots=True)
-class Inner:
-    """One namespace of an owner. `addresses` are those that others reach, as bytes."""
-
-    owner: str
-    links: frozenset[str]
-    addresses: frozenset[bytes]
-
-
-def look(at: Site) -> list[Inner]:
-    """All namespaces of all owners; one that is going away meanwhile is left out."""
-    found = []
+def silence(at: Site, items: Sequence[Item]) -> None:
+    """Set the profile's `inner_links` down in all these namespaces. Raises OSError for the first
+    that could not be, after all were tried."""
+    if not at.profile.inner_links or not items:
+        return
+    names = {inode: item.name for item in items for inode in inodes_of(item)}
     home = netns.current()
+    failed: OSError | None = None
     try:
-        for owner, path in _places(at):
-            # Also EINVAL, of a file that is no namespace.
-            with suppress(OSError, NetlinkError):
-                place = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-                try:
-                    with netns.entered(place, home), rtnetlink.open_route() as route:
-                        links = frozenset(link.name for link in rtnetlink.links(route))
-                        found.append(Inner(owner, links, addresses(route)))
-                finally:
-                    os.close(place)
+        for inode in names.keys() & at.claims.keys():
+            try:
+                _silence_one(at, inode, names[inode], home)
+            except OSError as error:
+                failed = failed or error
     finally:
         os.close(home)
-    return found
+    if failed is not None:
+        raise failed
 
 
-def addresses(route: Netlink) -> frozenset[bytes]:
-    """Addresses of global scope in the namespace of the socket. Raises NetlinkError."""
-    found = set()
-    request = _IFADDRMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
-    for body in route.ask(_RTM_GETADDR, request, NLM_F_DUMP):
-        _, _, _, scope, _ = _IFADDRMSG.unpack_from(body)
-        fields = attributes(body[_IFADDRMSG.size :])
-        address = fields.get(_IFA_LOCAL, fields.get(_IFA_ADDRESS))
-        if scope == _RT_SCOPE_UNIVERSE and address is not None:
-            found.add(address)
-    return frozenset(found)
+def inodes_of(item: Item) -> list[int]:
+    """Namespaces of an item of that kind."""
+    return [int(word) for word in str(item.detail.get("inodes", "")).split()]
 
 
-def _places(at: Site) -> Iterator[tuple[str, str]]:
-    for name, inodes in at.scan.names.items():
-        owner = at.profile.namespace_owner(name)
-        if owner is not None and inodes:
-            yield owner, str(netns.path_of(name))
-    seen = {inodes[-1] for inodes in at.scan.names.values() if inodes} | {at.scan.home}
-    for inode in at.scan.pids.keys() - seen:
-        for pid in at.scan.pids[inode]:
-            owner = at.profile.process_owner(scan.arguments(pid), str(at.state_dir))
-            if owner is not None:
-                yield owner, f"/proc/{pid}/ns/net"
-                break
+def _silence_one(at: Site, inode: int, name: str, home: int) -> None:
+    fd = open_place(at, inode, name)
+    try:
+        with netns.entered(fd, home), rtnetlink.open_route() as route:
+            ours = [
+                rtnetlink.set_down(link.index)
+                for link in rtnetlink.links(route)
+                if link.name.startswith(at.profile.inner_links)
+            ]
+            if ours:
+                route.talk(ours)
+    finally:
+        os.close(fd)
+
+
+def open_place(at: Site, inode: int, name: str) -> int:
+    """A file of a namespace: by its name, or through a process where that is hidden or missing.
+
+    Raises OSError.
+    """
+    with contextlib.suppress(OSError):
+        fd = netns.open_named(name)
+        if os.fstat(fd).st_ino == inode:
+            return fd
+        os.close(fd)
+    for pid in at.scan.pids.get(inode, ()):
+        with contextlib.suppress(OSError):
+            fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            if os.fstat(fd).st_ino == inode:
+                return fd
+            os.close(fd)
+    raise FileNotFoundError(f"namespace {inode} cannot be entered: it is hidden and empty")

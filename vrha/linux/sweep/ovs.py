@@ -16,7 +16,7 @@ from vrha.core.cleanup.items import Item, Kind, Outcome, Result
 from vrha.core.cleanup.profile import nobody
 from vrha.errors import StepError
 from vrha.linux import tools
-from vrha.linux.sweep import inner
+from vrha.linux.sweep import insides
 from vrha.linux.sweep.site import Site
 
 _DATABASE = Path("/run/openvswitch/db.sock")
@@ -103,7 +103,7 @@ def _owners(at: Site, wanted: Set[str]) -> dict[str, str]:
             owner = _owner_of_note(at, note)
             if owner is not None:
                 found |= dict.fromkeys(wanted & set(_WORD.findall(_text(note))), owner)
-    for each in inner.look(at):
+    for each in insides.look(at):
         found |= dict.fromkeys(wanted & each.links, each.owner)
     return found
 

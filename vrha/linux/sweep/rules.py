@@ -79,7 +79,7 @@ def _doomed(at: Site, owner: str, content: Content) -> Doomed:
 def _item(variant: str, version: int, table: str, owner: str, chosen: Doomed) -> Item:
     return Item(
         Kind.RULES,
-        f"{_PROGRAMS[version]}-{variant} -t {table}",
+        f"{_PROGRAMS[version]}-{variant} -t {table}: {owner}",
         owner,
         f"chains {', '.join(chosen.chains)}",
         {
