@@ -33,11 +33,27 @@ def missing() -> str:
 
 
 @contextmanager
+def mounted(path: Path) -> Iterator[None]:
+    """An empty folder there, in this mount namespace only."""
+    made = [each for each in (path, *path.parents) if not each.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(path)], check=True, timeout=10)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(path)], check=True, timeout=10)
+        for each in made:
+            each.rmdir()
+
+
+@contextmanager
 def database() -> Iterator[None]:
-    """ovsdb-server at its usual socket, in a mount of this mount namespace only."""
-    existed = _RUN.exists()
-    _RUN.mkdir(exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(_RUN)], check=True, timeout=10)
+    """ovsdb-server at its usual socket."""
+    with mounted(_RUN):
+        yield from _serving()
+
+
+def _serving() -> Iterator[None]:
     folder = Path(tempfile.mkdtemp(prefix="vrha-ovs-", dir="/tmp"))
     subprocess.run(
         ["ovsdb-tool", "create", f"{folder}/conf.db", str(_SCHEMA)], check=True, timeout=30
@@ -53,10 +69,7 @@ def database() -> Iterator[None]:
     finally:
         server.terminate()
         server.wait(timeout=10)
-        subprocess.run(["umount", str(_RUN)], check=True, timeout=10)
         shutil.rmtree(folder)
-        if not existed:
-            _RUN.rmdir()
 
 
 def vsctl(*words: str) -> str:

@@ -57,7 +57,9 @@ def load_agents() -> None:
         for prefix in (_L3, _DHCP):
             _add(texts, _owned(prefix))
         texts["nat"].append(f"-A {_L3}snat -o qg-1 -j {_L3}float-snat")
-        texts["filter"].append("-I FORWARD 2 -m physdev --physdev-is-bridged -g neutron-l3-agent-local")
+        texts["filter"].append(
+            "-I FORWARD 2 -m physdev --physdev-is-bridged -g neutron-l3-agent-local"
+        )
         _restore(program, texts)
 
 
@@ -78,9 +80,7 @@ def dump() -> dict[str, str]:
     texts = {program: _output(f"{program}-save") for program in PROGRAMS}
     texts["nft"] = _output("nft", "list", "ruleset")
     return {
-        name: re.sub(
-            r"^#.*\n|\[\d+:\d+\]|packets \d+ bytes \d+", "", text, flags=re.MULTILINE
-        )
+        name: re.sub(r"^#.*\n|\[\d+:\d+\]|packets \d+ bytes \d+", "", text, flags=re.MULTILINE)
         for name, text in texts.items()
     }
 
@@ -112,9 +112,14 @@ def _restore(program: str, texts: Mapping[str, Sequence[str]], before: Sequence[
         shared = _SHARED.get(table)
         if shared and any(line.startswith(f":{shared} ") for line in lines):
             built_in = "FORWARD" if table == "filter" else "POSTROUTING"
-            known = subprocess.run(
-                [*before, program, "-w", "5", "-t", table, "-S", shared], capture_output=True, timeout=30
-            ).returncode == 0
+            known = (
+                subprocess.run(
+                    [*before, program, "-w", "5", "-t", table, "-S", shared],
+                    capture_output=True,
+                    timeout=30,
+                ).returncode
+                == 0
+            )
             if known:
                 lines = [line for line in lines if not line.startswith(f":{shared} ")]
             else:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from tests.netns import neutronrules
 from tests.netns.neutronovs import Row, add_rows
+from tests.netns.nodekit import until
 
 LEGACY = "1f0c7a52-0b1d-4c2e-9a3f-5b6c7d8e9f01"
 """A plain router: one network, gateway, floating IP."""
@@ -85,16 +86,18 @@ def foreign(state: Path, programs: Path, ovs: bool) -> Iterator[Left]:
         os.link(programs / "haproxy", programs / name)
     batch(
         "link add brq0 type bridge",
+        "link set brq0 addrgenmode none",
         "link set brq0 up",
-        "link add tap-machine type dummy",
-        f"link add {link('tap', FOREIGN, 1)} type dummy",
-        f"link set {link('tap', FOREIGN, 1)} master brq0",
-        "link add qr-somebody type dummy",
+        "link add tap-machine type veth peer name machine",
+        f"link add {link('tap', FOREIGN, 1)} type veth peer name machine2",
+        f"link set {link('tap', FOREIGN, 1)} addrgenmode none master brq0 up",
+        "link set machine2 addrgenmode none up",
+        "link add qr-somebody type bridge",
         "addr add 198.51.100.7/24 dev brq0",
         "netns add blue",
         "netns add qrouter-blue",
         f"netns add qrouter-{FOREIGN}-old",
-        "-n blue link add qr-00000000-00 type dummy",
+        "-n blue link add qr-00000000-00 type bridge",
         f"-n blue addr add {SHARED_ADDRESS}/24 dev qr-00000000-00",
     )
     start(left, "own", None, "haproxy", "-f", "/etc/haproxy/haproxy.cfg")
@@ -124,7 +127,7 @@ def dead(state: Path, programs: Path, ovs: bool) -> Iterator[Left]:
         for build in (_legacy, _highly_available, _distributed, _lost, _hollow, _network):
             build(left)
         neutronrules.load_agents()
-        batch(f"link add {link('qr-', HOLLOW, 9)} type dummy")
+        batch(f"link add {link('qr-', HOLLOW, 9)} type bridge")
         connect("10.1.1.1", "10.1.1.50", 40003)
         connect("192.0.2.9", "203.0.113.10", 40004)
         yield left
@@ -147,8 +150,8 @@ def _legacy(left: Left) -> None:
     name, inner, outer = f"qrouter-{LEGACY}", link("qr-", LEGACY, 1), link("qg-", LEGACY, 2)
     batch(
         f"netns add {name}",
-        f"-n {name} link add {inner} type dummy",
-        f"-n {name} link add {outer} type dummy",
+        f"-n {name} link add {inner} type bridge",
+        f"-n {name} link add {outer} type bridge",
         f"-n {name} addr add 10.1.1.1/24 dev {inner}",
         f"-n {name} addr add {SHARED_ADDRESS}/24 dev {inner}",
         f"-n {name} addr add 203.0.113.9/24 dev {outer}",
@@ -171,7 +174,7 @@ def _highly_available(left: Left) -> None:
     name, inner, between = f"qrouter-{HA}", link("qr-", HA, 1), link("ha-", HA, 3)
     batch(
         f"netns add {name}",
-        f"-n {name} link add {between} type dummy",
+        f"-n {name} link add {between} type bridge",
         f"-n {name} addr add 169.254.192.5/18 dev {between}",
         # As the driver for Linux bridges does it: a pair of which one end is a port of the bridge.
         f"link add {link('tap', HA, 1)} type veth peer name {inner} netns {name}",
@@ -211,10 +214,10 @@ def _distributed(left: Left) -> None:
         f"netns add {snat}",
         f"netns add {fip}",
         f"-n {name} link add rfp-{short} type veth peer name fpr-{short} netns {fip}",
-        f"-n {name} link add {link('qr-', DVR, 1)} type dummy",
-        f"-n {snat} link add {link('sg-', DVR, 2)} type dummy",
-        f"-n {snat} link add {link('qg-', DVR, 3)} type dummy",
-        f"-n {fip} link add {link('fg-', EXTERNAL, 1)} type dummy",
+        f"-n {name} link add {link('qr-', DVR, 1)} type bridge",
+        f"-n {snat} link add {link('sg-', DVR, 2)} type bridge",
+        f"-n {snat} link add {link('qg-', DVR, 3)} type bridge",
+        f"-n {fip} link add {link('fg-', EXTERNAL, 1)} type bridge",
         f"-n {fip} addr add 203.0.113.30/24 dev {link('fg-', EXTERNAL, 1)}",
     )
     for each in (name, snat, fip):
@@ -229,7 +232,7 @@ def _distributed(left: Left) -> None:
 
 def _lost(left: Left) -> None:
     name, inner = f"qrouter-{LOST}", link("qr-", LOST, 1)
-    batch(f"netns add {name}", f"-n {name} link add {inner} type dummy")
+    batch(f"netns add {name}", f"-n {name} link add {inner} type bridge")
     batch(f"-n {name} link set {inner} up", f"-n {name} addr add 10.1.4.1/24 dev {inner}")
     _keepalived(left, LOST, name, link("ha-", LOST, 3))
     left.processes[f"keepalived {LOST}"].send_signal(signal.SIGSTOP)
@@ -251,7 +254,7 @@ def _network(left: Left) -> None:
     batch(
         f"netns add {name}",
         f"-n {name} link set lo up",
-        f"-n {name} link add {tap} type dummy",
+        f"-n {name} link add {tap} type bridge",
         f"-n {name} addr add 10.1.1.2/24 dev {tap}",
         f"-n {name} link set {tap} up",
     )
@@ -264,15 +267,15 @@ def _network(left: Left) -> None:
         ("interface", tap),
     ):
         write(folder / file, text)
-    dnsmasq = subprocess.Popen(
+    dnsmasq = run(
+        left,
+        "dnsmasq",
         ["ip", "netns", "exec", name, "dnsmasq", "--keep-in-foreground", "--no-hosts",
          "--no-resolv", "--bind-interfaces", f"--interface={tap}", "--user=root", "--conf-file=",
          f"--pid-file={folder}/pid", f"--dhcp-hostsfile={folder}/host",
          f"--addn-hosts={folder}/addn_hosts", f"--dhcp-optsfile={folder}/opts",
          f"--dhcp-leasefile={folder}/leases", "--dhcp-range=set:subnet-1,10.1.1.0,static,86400s"],
-        stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    left.processes["dnsmasq"] = dnsmasq
     write(folder / "pid", str(dnsmasq.pid))
     _metadata(left, NETWORK, name)
     write(left.state / f"lock/neutron-iptables-{name}", "")
@@ -320,8 +323,17 @@ def start(
     argv = [str(left.programs / program), "-c", script, str(left.state / "block"), *arguments]
     if namespace is not None:
         argv = ["ip", "netns", "exec", namespace, *argv]
-    left.processes[key] = subprocess.Popen(argv)
-    return left.processes[key]
+    return run(left, key, argv)
+
+
+def run(left: Left, key: str, argv: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Start it, and wait until it is in its namespace."""
+    started = subprocess.Popen(argv, stderr=subprocess.DEVNULL)
+    left.processes[key] = started
+    line = Path(f"/proc/{started.pid}/cmdline")
+    arrived = until(lambda: line.read_bytes().split(b"\0")[0] not in (b"ip", b""))
+    assert arrived, f"{argv} does not start"
+    return started
 
 
 def batch(*commands: str) -> None:
