@@ -100,23 +100,35 @@ def _distinct(found: Mapping[Kind, KindModule]) -> dict[str, KindModule]:
 
 
 def sweep(
-    at: Site, plan: Plan, journal: Journal, progress: Progress = lambda phase, count: None
+    at: Site,
+    plan: Plan,
+    journal: Journal,
+    progress: Progress = lambda phase, count: None,
+    problems: Sequence[str] = (),
 ) -> Report:
     """Carry out the plan; raises nothing. Doing it twice is harmless, also after half of it.
 
-    The caller holds whatever keeps the agent from working meanwhile.
+    The caller holds whatever keeps the agent from working meanwhile. `problems` are those of
+    finding, which the report repeats.
     """
-    return _Sweep(at, plan, journal, progress).run()
+    return _Sweep(at, plan, journal, progress, problems).run()
 
 
 class _Sweep:
-    def __init__(self, at: Site, plan: Plan, journal: Journal, progress: Progress) -> None:
+    def __init__(
+        self,
+        at: Site,
+        plan: Plan,
+        journal: Journal,
+        progress: Progress,
+        problems: Sequence[str],
+    ) -> None:
         self._at = at
         self._plan = plan
         self._journal = journal
         self._progress = progress
         self._outcomes: dict[tuple[Kind, str], Outcome] = {}
-        self._problems: list[str] = []
+        self._problems = list(problems)
         self._timings: list[tuple[str, float]] = []
 
     def run(self) -> Report:
