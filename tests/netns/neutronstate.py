@@ -85,6 +85,8 @@ def foreign(state: Path, programs: Path, ovs: bool) -> Iterator[Left]:
     for name in ("radvd", "keepalived", "conntrackd", "neutron-keepalived-state-change"):
         os.link(programs / "haproxy", programs / name)
     batch(
+        # Their IPv6 addresses change by themselves for a while.
+        *(f"link del {bridge}" for bridge in ("br-a", "br-b", "br-up")),
         "link add brq0 type bridge",
         "link set brq0 addrgenmode none",
         "link set brq0 up",
@@ -113,6 +115,7 @@ def foreign(state: Path, programs: Path, ovs: bool) -> Iterator[Left]:
             Row(link("tap", FOREIGN, 4), port_id(FOREIGN, 4)),
             Row("patch-tun", ""),
         )
+    assert until(lambda: _operstate("brq0") == "UP"), "the bridge does not see its port"
     try:
         yield left
     finally:
@@ -348,6 +351,14 @@ def batch(*commands: str) -> None:
             together = []
         if command != "-n":
             _run(["ip", *command.split()])
+
+
+def _operstate(name: str) -> str:
+    # /sys shows the network namespace in which it was mounted.
+    words = subprocess.run(
+        ["ip", "-o", "link", "show", name], capture_output=True, text=True, timeout=10, check=True
+    ).stdout.split()
+    return words[words.index("state") + 1]
 
 
 def connect(source: str, target: str, port: int) -> None:

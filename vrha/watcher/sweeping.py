@@ -5,22 +5,24 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vrha.config.lock import is_used, sole_sweeper
 from vrha.core.cleanup import plan as plans
-from vrha.core.cleanup.decide import Agent, Choice, Situation, decide
+from vrha.core.cleanup.decide import Agent, Choice, Decision, Situation, decide
 from vrha.core.cleanup.items import Kind
+from vrha.core.cleanup.keepers import keepers
 from vrha.core.cleanup.plan import Plan
 from vrha.core.cleanup.profile import Profile
 from vrha.core.cleanup.profiles import load
 from vrha.errors import PreconditionError, StepError
 from vrha.linux.deadman import DeadMan
-from vrha.linux.sweep import engine, ports
+from vrha.linux.sweep import agents, engine, ports
 from vrha.linux.sweep.engine import Inventory, Progress, Report
 from vrha.linux.sweep.journal import Journal, told
+from vrha.linux.sweep.leaked import records_of
 from vrha.linux.sweep.site import Site, opened
 
 WAIT_S = 30.0
@@ -75,7 +77,7 @@ def look(what: Wanted) -> tuple[Plan, tuple[str, ...]]:
 def _look(what: Wanted, agent: Agent) -> tuple[Plan, tuple[str, ...]]:
     with opened(what.profile, what.state_dir) as at:
         found = engine.find_all(at)
-        return _planned(what, found, agent), found.problems
+        return _planned(what, at, found, agent), found.problems
 
 
 def run(what: Wanted, progress: Progress = lambda phase, count: None) -> Done:
@@ -84,10 +86,17 @@ def run(what: Wanted, progress: Progress = lambda phase, count: None) -> Done:
     Raises RefusedError `agent-lives`, `already-running`; PreconditionError `state-dir`;
     StepError `no-rtnetlink`, and as `look` when it cannot be told whether anything serves.
     """
-    with sole_sweeper(what.state_dir, WAIT_S), opened(what.profile, what.state_dir) as at:
+    with sole_sweeper(_locked(what), WAIT_S), opened(what.profile, what.state_dir) as at:
         found = engine.find_all(at)
-        plan = _planned(what, found, Agent.DEAD)
+        plan = _planned(what, at, found, Agent.DEAD)
         return Done(plan, _swept(at, plan, found, progress))
+
+
+def _locked(what: Wanted) -> Path:
+    """Agents that know nothing of the lock must not find it among their files."""
+    if what.profile.governed:
+        return what.state_dir
+    return records_of(what.profile, what.state_dir)
 
 
 def _swept(at: Site, plan: Plan, found: Inventory, progress: Progress) -> Report:
@@ -97,9 +106,16 @@ def _swept(at: Site, plan: Plan, found: Inventory, progress: Progress) -> Report
     return engine.sweep(at, plan, journal, progress, found.problems)
 
 
-def _planned(what: Wanted, found: Inventory, agent: Agent) -> Plan:
+def _planned(what: Wanted, at: Site, found: Inventory, agent: Agent) -> Plan:
     situation = _situation(what, found, agent)
-    plan = plans.make(what.profile.name, found.items, lambda owner: decide(owner, situation))
+    kept_by = keepers(what.profile, found.items)
+    living = agents.living(at).keys()
+
+    def decision(owner: str) -> Decision:
+        lives = kept_by[owner] & living
+        return decide(owner, replace(situation, agent=Agent.ALIVE) if lives else situation)
+
+    plan = plans.make(what.profile.name, found.items, decision)
     if not what.only:
         return plan
     router_of = what.profile.router_of
