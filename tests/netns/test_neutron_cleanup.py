@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,10 +15,13 @@ from pathlib import Path
 import pytest
 
 from tests.netns import neutronovs, neutronrules, neutronstate
-from tests.netns.neutronstate import DVR, EXTERNAL, HA, HOLLOW, LEGACY, LOST, NETWORK, Left
+from tests.netns.neutronstate import DVR, EXTERNAL, HA, HOLLOW, LEGACY, LOST, NETWORK, Left, link
 from tests.netns.nodekit import until
 from vrha.core.cleanup.items import Kind, Result
 from vrha.core.cleanup.profiles import neutron
+from vrha.core.cleanup.profiles.neutron import NEUTRON
+from vrha.linux import netns
+from vrha.linux.sweep import legacyrules
 from vrha.linux.sweep.engine import Progress
 from vrha.watcher.sweeping import Done, run, wanted
 
@@ -40,7 +45,7 @@ class Node:
 @pytest.fixture(autouse=True)
 def records(private_mounts: None) -> Iterator[None]:
     """The folder of the journal, in a mount of its own."""
-    with neutronovs.mounted(Path(neutron.NEUTRON.records)):
+    with neutronovs.mounted(Path(NEUTRON.records)):
         yield
 
 
@@ -146,3 +151,96 @@ def test_all_of_it_goes_and_nothing_else(left: Node) -> None:
     again = sweep(left)
     assert (again.exit_code, again.plan.shares, again.report.outcomes) == (0, (), ())
     assert changed(left) == {}
+
+
+def test_one_router_only(left: Node) -> None:
+    before = left.now()
+    others = set(left.dead.processes) - {f"keepalived {LOST}", f"radvd {LOST}"}
+    done = sweep(left, LOST)
+    assert (done.exit_code, set(done.report.owners)) == (0, {LOST})
+    assert left.dead.ended() == set(left.dead.processes) - others
+    now = left.now()
+    gone = set(before["files"]) - set(now["files"])  # type: ignore[call-overload]
+    assert {path for path in gone if LOST not in path} == set()
+    assert f"ha_confs/{LOST}/ip-monitor" in gone
+    for same in (*neutronrules.PROGRAMS, "nft", "names", "connections", "-o link", "sets"):
+        assert now[same] == before[same]
+
+
+@pytest.mark.parametrize(
+    ("lives", "swept"),
+    [
+        (neutron.L3_AGENT, {NETWORK, neutron.DHCP_AGENT}),
+        (neutron.DHCP_AGENT, {LEGACY, HA, DVR, EXTERNAL, LOST, HOLLOW, neutron.L3_AGENT}),
+    ],
+)
+def test_a_living_agent_keeps_what_is_its_own(left: Node, lives: str, swept: set[str]) -> None:
+    agent = neutronstate.agent(left.dead, lives)
+    names = set(netns.names())
+    done = sweep(left)
+    assert done.exit_code == 0, not_removed(done)
+    assert set(done.report.owners) == swept
+    assert {s.decision.reason for s in done.plan.shares if s.owner not in swept} == {"agent-lives"}
+    kinds = ("qdhcp-",) if lives == neutron.L3_AGENT else ("qrouter-", "snat-", "fip-")
+    ours = {name for name in names if NEUTRON.namespace_owner(name) is not None}
+    assert set(netns.names()) == names - {name for name in ours if name.startswith(kinds)}
+    end(agent)
+    assert sweep(left).exit_code == 0
+    assert changed(left) == {}
+
+
+def test_an_agent_that_comes_back_gets_the_rest(left: Node) -> None:
+    def comes_back(phase: str, count: int) -> None:
+        if phase == Kind.RULES:
+            neutronstate.agent(left.dead, neutron.L3_AGENT)
+
+    rules = neutronrules.dump()
+    done = sweep(left, LEGACY, neutron.L3_AGENT, progress=comes_back)
+    assert done.exit_code == 1
+    kept = {o.item.kind for o in done.report.outcomes if o.result is Result.KEPT}
+    assert kept == {Kind.RULES, Kind.CONNTRACK, Kind.FILE, Kind.NAMESPACE}
+    assert "neutron-l3-agent lives again" in done.report.problems[0]
+    assert neutronrules.dump() == rules
+    assert f"qrouter-{LEGACY}" in netns.names()
+
+
+def test_a_dry_run_says_all_and_changes_nothing(left: Node) -> None:
+    before = left.now()
+    command = [sys.executable, "-m", "vrha.watcher.cleanup", "--profile=neutron", "--dry-run"]
+    shown = output(*command, f"--state-dir={left.dead.state}", "--json")
+    assert left.now() == before
+    assert left.dead.ended() == set()
+    owners = {share["owner"]: share for share in json.loads(shown)["owners"]}
+    assert {owner: share["choice"] for owner, share in owners.items()} == dict.fromkeys(
+        (LEGACY, HA, DVR, EXTERNAL, LOST, HOLLOW, NETWORK, neutron.L3_AGENT, neutron.DHCP_AGENT),
+        "sweep",
+    )
+    assert all(item["why"] for share in owners.values() for item in share["items"])
+
+
+def test_without_the_library_the_programs_remove_the_same(
+    left: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(legacyrules, "best", legacyrules.Programs)
+    assert sweep(left).exit_code == 0
+    assert changed(left) == {}
+
+
+@pytest.mark.skipif(bool(NO_OVS), reason=NO_OVS)
+def test_a_port_of_the_switch_that_is_anothers_by_now_stays(left: Node) -> None:
+    name = link("qr-", LEGACY, 1)
+
+    def changes_hands(phase: str, count: int) -> None:
+        if phase == "mute":
+            neutronovs.vsctl("set", "Interface", name, "external_ids:iface-id=somebody")
+            neutronovs.vsctl("del-port", link("qg-", LEGACY, 2))
+
+    done = sweep(left, LEGACY, progress=changes_hands)
+    results = {o.item.name: o.result for o in done.report.outcomes if o.item.kind is Kind.OVS_PORT}
+    assert results == {name: Result.KEPT, link("qg-", LEGACY, 2): Result.GONE}
+    assert name in neutronovs.vsctl("list-ports", "br-int").split()
+
+
+def end(agent: subprocess.Popen[bytes]) -> None:
+    agent.kill()
+    agent.wait(timeout=10)
