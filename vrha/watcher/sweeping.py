@@ -101,6 +101,8 @@ def _locked(what: Wanted) -> Path:
 
 def _swept(at: Site, plan: Plan, found: Inventory, progress: Progress) -> Report:
     if not plan.to_sweep:
+        with contextlib.suppress(OSError):
+            engine.tidy_marks(at, {})
         return Report((), {}, found.problems)
     journal = Journal(at.records, os.urandom(8).hex())
     return engine.sweep(at, plan, journal, progress, found.problems)

@@ -151,7 +151,7 @@ class _Sweep:
         for outcome in self._outcomes.values():
             by_owner.setdefault(outcome.item.owner, []).append(outcome)
         owners = {owner: worst(outcomes) for owner, outcomes in by_owner.items()}
-        self._tidy_marks(owners)
+        self._timed("marks", partial(tidy_marks, self._at, owners))
         self._journal.end({owner: str(result) for owner, result in owners.items()}, self._problems)
         if self._journal.trouble:
             self._problems.append(f"the journal is incomplete: {self._journal.trouble}")
@@ -181,7 +181,7 @@ class _Sweep:
         items = self._plan.items(Kind.NAMESPACE)
         try:
             return namespaces.numbered(self._at, items)
-        except OSError as error:
+        except (VrhaError, OSError) as error:
             self._problems.append(f"whether namespaces end cannot be told: {_said(error)}")
             return items
 
@@ -238,11 +238,14 @@ class _Sweep:
                 return
             time.sleep(_LOOK_S)
 
-    def _tidy_marks(self, owners: Mapping[str, Result]) -> None:
-        marked = {leak.owner for leak in self._at.leaks.read()}
-        for owner in marked - {leak.owner for leak in self._at.leaking}:
-            if owners.get(owner) is not Result.LEAKED:
-                self._at.leaks.clear(owner)
+
+def tidy_marks(at: Site, owners: Mapping[str, Result]) -> None:
+    """Forget what had leaked and has ended; `owners` says how it went this time. Raises OSError."""
+    leaking = {leak.owner for leak in at.leaking}
+    for owner in {leak.owner for leak in at.leaks.read()}:
+        result = owners.get(owner, Result.LEAKED if owner in leaking else Result.GONE)
+        if result not in BAD:
+            at.leaks.clear(owner)
 
 
 def _said(error: BaseException) -> str:
