@@ -15,7 +15,16 @@ from typing import Final
 from vrha.core.cleanup.items import Item, Kind, Outcome, Result
 from vrha.core.cleanup.profile import nobody
 from vrha.errors import StepError
-from vrha.linux.netlink import NLM_F_DUMP, Message, Netlink, NetlinkError, attr, attributes, text
+from vrha.linux.netlink import (
+    NLM_F_DUMP,
+    NLM_F_EXCL,
+    Message,
+    Netlink,
+    NetlinkError,
+    attr,
+    attributes,
+    text,
+)
 from vrha.linux.nftwire import NETLINK_NETFILTER
 from vrha.linux.sweep.site import Site
 
@@ -51,7 +60,8 @@ def remove(at: Site, items: Sequence[Item]) -> Iterator[Outcome]:
 
 
 def _removed(netlink: Netlink, item: Item) -> Outcome:
-    order = Message((_SUBSYS << 8) | _DESTROY, 0, _HEADER + text(_SETNAME, item.name))
+    # EXCL: the kernel is to say when there is none (flag_exist).
+    order = Message((_SUBSYS << 8) | _DESTROY, NLM_F_EXCL, _HEADER + text(_SETNAME, item.name))
     until = time.monotonic() + _LET_GO_S
     while True:
         try:
