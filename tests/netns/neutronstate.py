@@ -108,6 +108,8 @@ def foreign(state: Path, programs: Path, ovs: bool) -> Iterator[Left]:
     neutronrules.load_foreign()
     connect("198.51.100.7", "192.0.2.9", 40001)
     connect("192.0.2.8", "192.0.2.9", 40002)
+    connect(SHARED_ADDRESS, "192.0.2.9", 40005)
+    connect("10.1.1.1", "192.0.2.9", 40006, "--zone", "5")
     if ovs:
         add_rows(
             Row(link("tap", FOREIGN, 1), port_id(FOREIGN, 1), {"vm-id": FOREIGN}),
@@ -247,9 +249,14 @@ def _lost(left: Left) -> None:
 def _hollow(left: Left) -> None:
     Path(f"/run/netns/qrouter-{HOLLOW}").touch(mode=0o444)
     write(left.state / f"ns-metadata-proxy/{HOLLOW}.conf", "global\n")
-    write(left.state / f"ha_confs/{HOLLOW}/keepalived.conf", "vrrp_instance VR_9 {\n")
-    # A row of which nothing else tells whose it is.
-    _rows(left, Row(link("qr-", HOLLOW, 1), port_id(HOLLOW, 1)))
+    on = f"vrrp_instance VR_9 {{\n    interface {link('ha-', HOLLOW, 3)}\n}}\n"
+    write(left.state / f"ha_confs/{HOLLOW}/keepalived.conf", on)
+    # One is named in a file alone; of the other nothing tells whose it is.
+    _rows(
+        left,
+        Row(link("ha-", HOLLOW, 3), port_id(HOLLOW, 3)),
+        Row(link("qr-", HOLLOW, 1), port_id(HOLLOW, 1)),
+    )
 
 
 def _network(left: Left) -> None:
@@ -361,10 +368,10 @@ def _operstate(name: str) -> str:
     return words[words.index("state") + 1]
 
 
-def connect(source: str, target: str, port: int) -> None:
+def connect(source: str, target: str, port: int, *more: str) -> None:
     """An established connection in the node's own table."""
     _run(["conntrack", "-I", "-p", "tcp", "-s", source, "-d", target, "--sport", str(port),
-          "--dport", "22", "--state", "ESTABLISHED", "--timeout", "3000"])  # fmt: skip
+          "--dport", "22", "--state", "ESTABLISHED", "--timeout", "3000", *more])  # fmt: skip
 
 
 def write(path: Path, text: str) -> None:

@@ -143,7 +143,7 @@ def test_all_of_it_goes_and_nothing_else(left: Node) -> None:
         DVR: {Kind.NAMESPACE, Kind.PROCESS, Kind.FILE, *ports},
         EXTERNAL: {Kind.NAMESPACE, Kind.FILE, *ports},
         LOST: {Kind.NAMESPACE, Kind.PROCESS, Kind.FILE, *ports},
-        HOLLOW: {Kind.NAMESPACE, Kind.FILE},
+        HOLLOW: {Kind.NAMESPACE, Kind.FILE, *ports},
         NETWORK: {Kind.NAMESPACE, Kind.PROCESS, Kind.FILE, *ports},
         neutron.L3_AGENT: {Kind.RULES, Kind.PORT, *ports},
         neutron.DHCP_AGENT: {Kind.RULES},

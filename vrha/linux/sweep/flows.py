@@ -23,17 +23,15 @@ _SHOWN = 5
 
 def find(at: Site) -> list[Item]:
     """One item for each owner whose addresses are in an entry. Raises StepError."""
-    if not at.profile.conntrack:
-        return []
     named = {address for body in ctentries.entries() for address in _addresses(body)}
+    whose = _whose(at, named) if named else {}
     found = []
-    for owner, addresses in sorted(_whose(at).items()):
-        used = sorted(str(ip_address(address)) for address in addresses & named)
-        if used:
-            more = f" and {len(used) - _SHOWN} more" if len(used) > _SHOWN else ""
-            name = f"connections of {', '.join(used[:_SHOWN])}{more}"
-            why = "addresses in a namespace of it, and in no other"
-            found.append(Item(Kind.CONNTRACK, name, owner, why, {"addresses": " ".join(used)}))
+    for owner, addresses in sorted(whose.items()):
+        used = sorted(str(ip_address(address)) for address in addresses)
+        more = f" and {len(used) - _SHOWN} more" if len(used) > _SHOWN else ""
+        name = f"connections of {', '.join(used[:_SHOWN])}{more}"
+        why = "addresses in a namespace of it, and in no other"
+        found.append(Item(Kind.CONNTRACK, name, owner, why, {"addresses": " ".join(used)}))
     return found
 
 
@@ -46,20 +44,23 @@ def remove(at: Site, items: Sequence[Item]) -> Iterator[Outcome]:
         yield Outcome(item, Result.REMOVED if gone else Result.GONE)
 
 
-def _whose(at: Site) -> dict[str, Set[bytes]]:
-    """Addresses by owner, without those that another namespace or the node itself has too."""
-    places = insides.look(at)
-    times = Counter(address for place in places for address in place.addresses)
-    own = insides.addresses(at.route)
+def _whose(at: Site, named: Set[bytes]) -> dict[str, Set[bytes]]:
+    """Those of the addresses that only one namespace has, by its owner."""
+    places = [place for place in insides.look(at) if place.addresses & named]
+    if not places:
+        return {}
+    every = Counter(a for place in (*places, *insides.of_others(at)) for a in place.addresses)
+    every.update(insides.addresses(at.route))
     found: dict[str, set[bytes]] = {}
     for place in places:
-        sole = {
-            address
-            for address in place.addresses - own
-            if times[address] == 1 and not ip_address(address).is_link_local
-        }
-        found.setdefault(place.owner, set()).update(sole)
+        sole = {a for a in place.addresses & named if every[a] == 1 and _is_routed(a)}
+        if sole:
+            found.setdefault(place.owner, set()).update(sole)
     return dict(found)
+
+
+def _is_routed(address: bytes) -> bool:
+    return not ip_address(address).is_link_local
 
 
 def _addresses(body: bytes) -> frozenset[bytes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 
 from vrha.linux import netns, rtnetlink
@@ -29,22 +29,41 @@ class Inner:
 
 def look(at: Site) -> list[Inner]:
     """All namespaces of all owners; one that is going away meanwhile is left out."""
-    found = []
     names = {inode: name for name, inodes in at.scan.names.items() for inode in inodes}
-    home = netns.current()
-    try:
-        for inode, claim in at.claims.items():
-            with suppress(OSError):
-                place = open_place(at, inode, names.get(inode, ""))
-                try:
-                    with netns.entered(place, home), rtnetlink.open_route() as route:
-                        links = frozenset(link.name for link in rtnetlink.links(route))
-                        found.append(Inner(claim.owner, links, addresses(route)))
-                finally:
-                    os.close(place)
-    finally:
-        os.close(home)
-    return found
+    with closing(_Visitor(at)) as visitor:
+        found = [visitor.visit(i, names.get(i, ""), c.owner) for i, c in at.claims.items()]
+    return [each for each in found if each is not None]
+
+
+def of_others(at: Site) -> list[Inner]:
+    """Namespaces with names that are nobody's of the profile; their owner is empty."""
+    with closing(_Visitor(at)) as visitor:
+        found = [
+            visitor.visit(inodes[-1], name, "")
+            for name, inodes in at.scan.names.items()
+            if inodes and inodes[-1] not in at.claims and inodes[-1] != at.scan.home
+        ]
+    return [each for each in found if each is not None]
+
+
+class _Visitor:
+    def __init__(self, at: Site) -> None:
+        self._at = at
+        self._home = netns.current()
+
+    def close(self) -> None:
+        os.close(self._home)
+
+    def visit(self, inode: int, name: str, owner: str) -> Inner | None:
+        with suppress(OSError):
+            place = open_place(self._at, inode, name)
+            try:
+                with netns.entered(place, self._home), rtnetlink.open_route() as route:
+                    links = frozenset(link.name for link in rtnetlink.links(route))
+                    return Inner(owner, links, addresses(route))
+            finally:
+                os.close(place)
+        return None
 
 
 def addresses(route: Netlink) -> frozenset[bytes]:
