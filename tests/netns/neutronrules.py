@@ -27,6 +27,7 @@ _L2, _L3, _DHCP = "neutron-openvswi-", "neutron-l3-agent-", "neutron-dhcp-age-"
 
 def load_foreign() -> None:
     """An administrator's rules, and with iptables-nft those of a living L2 agent."""
+    subprocess.run(["ipset", "create", "NIPv4blue", "hash:ip"], check=True, timeout=10)
     for program in PROGRAMS:
         address = "fd00::/8" if program.startswith("ip6") else "10.0.0.0/8"
         texts = {

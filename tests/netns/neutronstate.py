@@ -7,6 +7,7 @@ linux); processes other than dnsmasq are shells under the names of the real prog
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -104,7 +105,6 @@ def foreign(state: Path, programs: Path, ovs: bool) -> Iterator[Left]:
     )
     start(left, "own", None, "haproxy", "-f", "/etc/haproxy/haproxy.cfg")
     start(left, "blue", "blue", "radvd", "-C", "/etc/radvd.conf")
-    subprocess.run(["ipset", "create", "NIPv4blue", "hash:ip"], check=True, timeout=10)
     neutronrules.load_foreign()
     connect("198.51.100.7", "192.0.2.9", 40001)
     connect("192.0.2.8", "192.0.2.9", 40002)
@@ -347,17 +347,16 @@ def run(left: Left, key: str, argv: Sequence[str]) -> subprocess.Popen[bytes]:
 
 
 def batch(*commands: str) -> None:
-    """Commands of ip(8); those that begin with -n are run by themselves."""
-    together: list[str] = []
-    for command in (*commands, "-n"):
-        if not command.startswith("-n"):
-            together.append(command)
-            continue
-        if together:
-            _run(["ip", "-batch", "-"], "\n".join(together))
-            together = []
-        if command != "-n":
-            _run(["ip", *command.split()])
+    """Commands of ip(8), in order; those in a row for one namespace (`-n NAME`) in one process."""
+    for namespace, group in itertools.groupby(commands, _namespace):
+        inside = ["-n", namespace] if namespace else []
+        words = (command.split()[len(inside) :] for command in group)
+        _run(["ip", *inside, "-batch", "-"], "\n".join(" ".join(each) for each in words))
+
+
+def _namespace(command: str) -> str:
+    words = command.split()
+    return words[1] if words[0] == "-n" else ""
 
 
 def _operstate(name: str) -> str:

@@ -21,7 +21,6 @@ from vrha.core.cleanup.items import Kind, Result
 from vrha.core.cleanup.profiles import neutron
 from vrha.core.cleanup.profiles.neutron import NEUTRON
 from vrha.linux import netns
-from vrha.linux.sweep import legacyrules
 from vrha.linux.sweep.engine import Progress
 from vrha.watcher.sweeping import Done, run, wanted
 
@@ -129,7 +128,24 @@ def owners_with_items(done: Done) -> dict[str, set[Kind]]:
     return {share.owner: {item.kind for item in share.items} for share in done.plan.shares}
 
 
+def says_all_and_changes_nothing(left: Node) -> bool:
+    """A dry run by the command."""
+    before = left.now()
+    command = [sys.executable, "-m", "vrha.watcher.cleanup", "--profile=neutron", "--dry-run"]
+    shown = output(*command, f"--state-dir={left.dead.state}", "--json")
+    assert left.now() == before
+    assert left.dead.ended() == set()
+    owners = {share["owner"]: share for share in json.loads(shown)["owners"]}
+    assert {owner: share["choice"] for owner, share in owners.items()} == dict.fromkeys(
+        (LEGACY, HA, DVR, EXTERNAL, LOST, HOLLOW, NETWORK, neutron.L3_AGENT, neutron.DHCP_AGENT),
+        "sweep",
+    )
+    assert all(item["why"] for share in owners.values() for item in share["items"])
+    return True
+
+
 def test_all_of_it_goes_and_nothing_else(left: Node) -> None:
+    assert says_all_and_changes_nothing(left)
     done = sweep(left)
     assert done.exit_code == 0, not_removed(done)
     # The row of a port that never came into its namespace is the same port as its link.
@@ -202,28 +218,6 @@ def test_an_agent_that_comes_back_gets_the_rest(left: Node) -> None:
     assert "neutron-l3-agent lives again" in done.report.problems[0]
     assert neutronrules.dump() == rules
     assert f"qrouter-{LEGACY}" in netns.names()
-
-
-def test_a_dry_run_says_all_and_changes_nothing(left: Node) -> None:
-    before = left.now()
-    command = [sys.executable, "-m", "vrha.watcher.cleanup", "--profile=neutron", "--dry-run"]
-    shown = output(*command, f"--state-dir={left.dead.state}", "--json")
-    assert left.now() == before
-    assert left.dead.ended() == set()
-    owners = {share["owner"]: share for share in json.loads(shown)["owners"]}
-    assert {owner: share["choice"] for owner, share in owners.items()} == dict.fromkeys(
-        (LEGACY, HA, DVR, EXTERNAL, LOST, HOLLOW, NETWORK, neutron.L3_AGENT, neutron.DHCP_AGENT),
-        "sweep",
-    )
-    assert all(item["why"] for share in owners.values() for item in share["items"])
-
-
-def test_without_the_library_the_programs_remove_the_same(
-    left: Node, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(legacyrules, "best", legacyrules.Programs)
-    assert sweep(left).exit_code == 0
-    assert changed(left) == {}
 
 
 @pytest.mark.skipif(bool(NO_OVS), reason=NO_OVS)

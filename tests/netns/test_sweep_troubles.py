@@ -78,7 +78,7 @@ def test_the_program_is_killed_half_way_and_the_next_one_ends_it(
     (tmp_path / f"sweep-{stage}").write_text("kill")
     code, _ = program(state_dir, "--force", VRHA_FAILPOINTS=str(tmp_path))
     assert code == -signal.SIGKILL
-    assert journal.unfinished(state_dir / "cleanup") == {"edge-1"}
+    assert look(wanted("vrha", state_dir)).unfinished == {"edge-1"}
     # What was begun is muted, so nobody need force it.
     code, said = program(state_dir)
     assert (code, "swept 1 owners" in said) == (0, True), said
@@ -286,7 +286,7 @@ def test_muted_before_anything_else(kernel: NodeKernel, state_dir: Path, tmp_pat
 def test_without_the_table_ports_are_set_down(kernel: NodeKernel, state_dir: Path) -> None:
     build(kernel)
     sh("nft delete table bridge vrha")
-    plan, _ = look(wanted("vrha", state_dir))
+    plan = look(wanted("vrha", state_dir)).plan
     with opened(wanted("vrha", state_dir).profile, state_dir) as at:
         ports.silence(at, [i for s in plan.shares for i in s.items if i.kind is Kind.PORT])
         up = {link.name: link.up for link in rtnetlink.links(at.route)}

@@ -172,7 +172,7 @@ class _Sweep:
         items = self._plan.items(Kind.PORT)
         self._progress("mute", len(items))
         try:
-            if items:
+            if self._plan.to_sweep:
                 ports.silence(self._at, items)
         finally:
             inner.silence(self._at, self._plan.items(Kind.NAMESPACE))

@@ -46,16 +46,16 @@ def speaking(items: Iterable[Item]) -> frozenset[str]:
 
 def silence(at: Site, items: Sequence[Item]) -> None:
     """Nothing passes these ports from now on. Raises OSError, also when only a part is muted."""
-    names = {item.name for item in items}
-    held = {name for name in names if name.startswith(PORT_PREFIX)}
-    if not (at.profile.governed and held and _take_out(held)):
-        held = set()
+    held: set[str] = set()
+    if at.profile.governed and _take_out({item.name for item in items}, at):
+        held = {item.name for item in items if item.name.startswith(PORT_PREFIX)}
     indices = [item.number("index") for item in items if item.name not in held]
     _send(at.route, [rtnetlink.set_down(index) for index in indices])
 
 
-def _take_out(names: set[str]) -> bool:
-    """Take the ports out of all sets in one transaction; whether the table holds them back."""
+def _take_out(names: set[str], at: Site) -> bool:
+    """Take the ports out of all sets in one transaction, and those that do not exist any more;
+    whether there is a table that holds them back from now on."""
     with contextlib.closing(Netlink(nftwire.NETLINK_NETFILTER)) as netlink:
         try:
             netlink.ask(nftwire.kind(nftwire.GETCHAIN), nftwire.chain("from_instances"))
@@ -63,11 +63,11 @@ def _take_out(names: set[str]) -> bool:
             if error.errno != errno.ENOENT:
                 raise
             return False
+        existing = {link.name for link in at.links} - names
         changes = [
             message
             for name in _SETS
-            if (there := mute.listed(netlink, name) & names)
-            for part in _parts(sorted(there))
+            for part in _parts(sorted(mute.listed(netlink, name) - existing))
             for message in mute.membership(name, (), part)
         ]
         if changes:
