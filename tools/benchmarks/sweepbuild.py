@@ -1,0 +1,162 @@
+"""Virtual routers to be swept, all alike, by raw netlink: a namespace with two veths and rules.
+
+Their names, tags, link groups and place in the node's table are those of an agent's, so that the
+sweep under measurement knows them. They are on two bridges, on which others live as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Interface
+
+from vrha.errors import PreconditionError
+from vrha.linux import netns, processes, rtnetlink, tools
+from vrha.linux.mute import Switch
+from vrha.core.names import PortTag, host_mac, host_port, link_group, namespace_name
+from vrha.linux.rtnetlink import Link, VethEnd
+from vrha.model.spec import InstanceRef
+
+BRIDGES = {"n0": "br-nets", "u0": "br-up"}
+"""Bridge of each port."""
+FLOOR_GROUP = 0x7F
+"""Link group of all ports that one message is to delete."""
+_AT_ONCE = 50
+"""Links in one send: the kernel's answers have to fit in the socket's buffer."""
+_GONE_S = 30.0
+_RULES = b"""\
+table ip vr {
+ map to_private { type ipv4_addr : ipv4_addr; elements = { 198.18.0.9 : 10.0.0.9 }; }
+ chain pre { type nat hook prerouting priority -100; dnat to ip daddr map @to_private; }
+ chain post { type nat hook postrouting priority 100; oifname "u0" masquerade; }
+ chain passing { type filter hook forward priority 0; ct state established,related accept; }
+}
+"""
+
+
+@dataclass
+class Routers:
+    """What was built: names as the kernel has them, ports by index, and the children inside."""
+
+    spaces: list[str] = field(default_factory=list)
+    ports: dict[int, str] = field(default_factory=dict)
+    children: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+
+def ref(number: int) -> InstanceRef:
+    """The router of this number."""
+    return InstanceRef(f"s{number:03}", 1)
+
+
+def address(number: int) -> str:
+    """Where it answers on the bridge of its uplink."""
+    return f"198.18.{10 + number // 250}.{1 + number % 250}"
+
+
+def build(count: int, switch: Switch, *, inhabited: bool, group: int | None = None) -> Routers:
+    """`count` routers that speak; `inhabited`: with a dnsmasq in each.
+
+    Their link groups are an agent's, or `group`. Raises PreconditionError, OSError.
+    """
+    made = Routers()
+    nft, dnsmasq = tools.need("nft"), tools.need("dnsmasq")
+    home = netns.current()
+    try:
+        with rtnetlink.open_route() as route:
+            bridges = {port: _bridge(route, name) for port, name in BRIDGES.items()}
+            for number in range(count):
+                one = ref(number)
+                inner = netns.create(namespace_name(one), home)
+                made.spaces.append(namespace_name(one))
+                try:
+                    route.talk(_pairs(one, inner, bridges, group))
+                    with netns.entered(inner, home):
+                        _fill(number, nft)
+                        if inhabited:
+                            made.children.append(_child(dnsmasq))
+                finally:
+                    os.close(inner)
+            names = [host_port(ref(number), port) for number in range(count) for port in BRIDGES]
+            for start in range(0, len(names), _AT_ONCE):
+                route.talk([rtnetlink.set_up(name) for name in names[start : start + _AT_ONCE]])
+            wanted = set(names)
+            made.ports = {
+                link.index: link.name for link in rtnetlink.links(route) if link.name in wanted
+            }
+            for start in range(0, len(names), _AT_ONCE):
+                switch.change(unmute=names[start : start + _AT_ONCE])
+    finally:
+        os.close(home)
+    return made
+
+
+def left_of(made: Routers) -> list[str]:
+    """What is still there of it: ports, processes and names."""
+    ports = [f"port {name}" for name in _ports_left(made)]
+    children = [f"process {child.pid}" for child in made.children if child.poll() is None]
+    return ports + children + [f"name {name}" for name in netns.names() if name in made.spaces]
+
+
+def clear(made: Routers) -> None:
+    """Remove what is left, by all means. Raises PreconditionError when ports remain."""
+    for child in made.children:
+        child.kill()
+    for child in made.children:
+        child.wait(10)
+    for name in made.spaces:
+        netns.remove(name)
+    until = time.monotonic() + _GONE_S
+    while left := _ports_left(made):
+        if time.monotonic() > until:
+            raise PreconditionError("bench-leak", f"ports do not go: {', '.join(left[:5])}")
+        time.sleep(0.01)
+
+
+def _ports_left(made: Routers) -> list[str]:
+    with rtnetlink.open_route() as route:
+        return [link.name for link in rtnetlink.links(route) if link.index in made.ports]
+
+
+def _bridge(route: rtnetlink.Netlink, name: str) -> Link:
+    found = rtnetlink.link(route, name)
+    if found is None:
+        raise PreconditionError("bench-setup", f"there is no bridge {name}")
+    return found
+
+
+def _pairs(
+    one: InstanceRef, inner: int, bridges: dict[str, Link], group: int | None
+) -> list[rtnetlink.Message]:
+    messages = []
+    for place, (port, bridge) in enumerate(bridges.items()):
+        host, mac = host_port(one, port), host_mac(one, place)
+        ends = VethEnd(host, mac), VethEnd(port, bytes([0x02]) + mac[1:])
+        in_group = link_group(one) if group is None else group
+        messages += [
+            rtnetlink.new_veth(*ends, inner, bridge.index, bridge.mtu, in_group),
+            rtnetlink.tag_link(host, str(PortTag(one, 1, port))),
+        ]
+    return messages
+
+
+def _fill(number: int, nft: str) -> None:
+    with rtnetlink.open_route() as route:
+        route.talk([rtnetlink.set_up(name) for name in ("lo", *BRIDGES)])
+        at = {link.name: link.index for link in rtnetlink.links(route)}
+        inner = IPv4Interface("10.0.0.1/24")
+        outer = IPv4Interface(f"{address(number)}/15")
+        route.talk([rtnetlink.add_address(at["n0"], inner), rtnetlink.add_address(at["u0"], outer)])
+    subprocess.run([nft, "-f", "-"], input=_RULES, check=True, timeout=30)
+
+
+def _child(dnsmasq: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [dnsmasq, "--conf-file=/dev/null", "--keep-in-foreground", "--user=root", "--pid-file"]
+        + ["--no-resolv", "--no-hosts", "--bind-interfaces", "--interface=n0"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
