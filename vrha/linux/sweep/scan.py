@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Mapping
@@ -57,6 +58,24 @@ def processes_by_namespace() -> dict[int, tuple[int, ...]]:
                 continue
             found.setdefault(inode, []).append(int(name))
     return {inode: tuple(pids) for inode, pids in found.items()}
+
+
+def holding(inode: int) -> list[int]:
+    """Processes that are in the namespace, or have a file of it open: what can be seen of its
+    holders. It looks at all open files of the machine."""
+    named = f"net:[{inode}]"
+    return [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and _holds(pid, named)]
+
+
+def _holds(pid: str, named: str) -> bool:
+    with contextlib.suppress(OSError):
+        if os.readlink(f"/proc/{pid}/ns/net") == named:
+            return True
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                if os.readlink(f"/proc/{pid}/fd/{fd}") == named:
+                    return True
+    return False
 
 
 def arguments(pid: int) -> list[str]:
