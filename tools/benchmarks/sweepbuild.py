@@ -101,8 +101,11 @@ def left_of(made: Routers) -> list[str]:
     return ports + children + [f"name {name}" for name in netns.names() if name in made.spaces]
 
 
-def clear(made: Routers) -> None:
+def clear(made: Routers, switch: Switch) -> None:
     """Remove what is left, by all means. Raises PreconditionError when ports remain."""
+    names = list(made.ports.values())
+    for start in range(0, len(names), _AT_ONCE):
+        switch.change(mute=names[start : start + _AT_ONCE])
     for child in made.children:
         child.kill()
     for child in made.children:

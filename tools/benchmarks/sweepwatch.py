@@ -17,13 +17,15 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 from vrha.errors import PreconditionError
-from vrha.linux import mute, nftwire, rtnetlink
+from vrha.linux import nftwire, rtnetlink
 from vrha.linux.netlink import attributes, each_message
 
 _LINK_NEWS, _NFT_NEWS = 1 << 0, 1 << 6
 """RTNLGRP_LINK, NFNLGRP_NFTABLES."""
 _NEWLINK, _DELLINK = 16, 17
 _SET_NAME = 2
+_ACTIVE = "active"
+"""Set of the ports that may speak, see `vrha.linux.mute`."""
 _IFF_UP = 1
 _IFINFO = struct.Struct("=BBHiII")
 _SO_RCVBUFFORCE = 33
@@ -144,5 +146,5 @@ def _taken_out(data: bytes) -> Iterator[str]:
     for kind, _, _, body in each_message(data):
         if kind == nftwire.kind(nftwire.DELSETELEM):
             name = attributes(body[4:]).get(_SET_NAME, b"").rstrip(b"\0").decode()
-            if name in (mute.ACTIVE, nftwire.GRANTED):
+            if name in (_ACTIVE, nftwire.GRANTED):
                 yield from nftwire.ports(body)

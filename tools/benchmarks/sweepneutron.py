@@ -1,0 +1,2 @@
+"""stub"""
+def rows(arguments, state): return []

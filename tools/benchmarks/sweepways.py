@@ -1,0 +1,141 @@
+"""Ways to remove many virtual routers from a node, each as its users would."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.benchmarks.sweepbuild import FLOOR_GROUP, Routers
+from vrha.core.cleanup import plan
+from vrha.core.cleanup.decide import Choice, Decision, Reason
+from vrha.core.cleanup.profiles import load
+from vrha.errors import PreconditionError
+from vrha.linux import netns, rtnetlink, tools
+from vrha.linux.sweep import engine, site
+from vrha.linux.sweep.journal import Journal
+from vrha.probe.process import own_environment
+
+_LIMIT_S = 120.0
+Phases = dict[str, float]
+"""ms by phase, of those ways that tell."""
+Act = Callable[[], Phases]
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """`prepare` makes, before the clock starts, the action that is measured; `group` is the link
+    group that the ports must be built with, None: an agent's."""
+
+    prepare: Callable[[Routers, Path], Act]
+    group: int | None = None
+
+
+def _floor(made: Routers, state: Path) -> Act:
+    """The one message that deletes all ports, of whose group they were built; then the names."""
+    route = rtnetlink.open_route()
+
+    def act() -> Phases:
+        with route:
+            for child in made.children:
+                child.kill()
+            route.talk([rtnetlink.delete_group(FLOOR_GROUP)])
+            for name in made.spaces:
+                netns.remove(name)
+        return {}
+
+    return act
+
+
+def _names_only(made: Routers, state: Path) -> Act:
+    """Only the names, in process: the kernel takes the ports away when it gets to it."""
+
+    def act() -> Phases:
+        for name in made.spaces:
+            netns.remove(name)
+        return {}
+
+    return act
+
+
+def _engine(made: Routers, state: Path) -> Act:
+    profile = load("vrha")
+
+    def act() -> Phases:
+        with site.opened(profile, state) as at:
+            found = engine.find_all(at)
+            sweep = plan.make(profile.name, found.items, _orphaned)
+            report = engine.sweep(at, sweep, Journal(at.records, "bench"))
+        if not report.succeeded:
+            raise PreconditionError("bench-sweep", f"{report.owners} {report.problems}"[:500])
+        return dict(report.timings)
+
+    return act
+
+
+def _orphaned(owner: str) -> Decision:
+    return Decision(Choice.SWEEP, Reason.ORPHANED)
+
+
+def _program(made: Routers, state: Path) -> Act:
+    command = [*PROGRAM, "--profile", "vrha", "--state-dir", str(state), "--force"]
+    return lambda: _ran(command)
+
+
+PROGRAM = (sys.executable, "-m", "vrha.cleanup.main")
+"""`vrha-cleanup` in the version that runs."""
+
+
+def _ip_each(made: Routers, state: Path) -> Act:
+    ip = tools.need("ip")
+
+    def act() -> Phases:
+        for name in made.spaces:
+            _ran([ip, "netns", "del", name])
+        return {}
+
+    return act
+
+
+def _ip_batch(made: Routers, state: Path) -> Act:
+    lines = state / "batch"
+    lines.write_text("".join(f"netns del {name}\n" for name in made.spaces))
+    command = [tools.need("ip"), "-batch", str(lines)]
+    return lambda: _ran(command)
+
+
+def _ran(command: Sequence[str]) -> Phases:
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_LIMIT_S, env=own_environment()
+        )
+    except subprocess.TimeoutExpired as error:
+        raise PreconditionError("bench-sweep", f"{command[0]} did not end") from error
+    if done.returncode != 0:
+        raise PreconditionError("bench-sweep", f"{' '.join(command)}: {done.stderr.strip()[:500]}")
+    return {}
+
+
+FLOOR = "floor"
+WAYS: Mapping[str, Way] = {
+    FLOOR: Way(_floor, FLOOR_GROUP),
+    "names only": Way(_names_only),
+    "engine": Way(_engine),
+    "program": Way(_program),
+    "ip netns del": Way(_ip_each),
+    "ip -batch": Way(_ip_batch),
+}
+
+
+def missing(name: str) -> str:
+    """Why a way cannot be gone here; empty when it can."""
+    with contextlib.suppress(OSError):
+        if name == "program":
+            done = subprocess.run(
+                [*PROGRAM, "--help"], capture_output=True, env=own_environment(), timeout=30
+            )
+            return "" if done.returncode == 0 else "vrha-cleanup cannot be started"
+    return ""
