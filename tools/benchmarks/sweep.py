@@ -135,7 +135,7 @@ def _turn(
         made = sweepbuild.build(count, switch, inhabited=inhabited, group=way.group)
         try:
             taken[name] = _measured(way, made, count, state)
-        except VrhaError as error:
+        except (VrhaError, OSError) as error:
             taken[name] = {"failed": str(error)}
         finally:
             sweepbuild.clear(made, switch)
@@ -182,6 +182,7 @@ def _measured(way: Way, made: Routers, count: int, state: Path) -> dict[str, Any
         "leaked": leaked,
         "lost": {"other": result.stream("other").loss.lost},
         "sent": {"other": result.stream("other").loss.sent},
+        "gaps_ms": {"other": result.to_bench()["gaps_ms"]["other"]},
         "late_ticks": result.late_ticks,
     }
     return row | ({"phases_ms": phases} if phases else {})
