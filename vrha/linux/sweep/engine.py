@@ -100,23 +100,35 @@ def _distinct(found: Mapping[Kind, KindModule]) -> dict[str, KindModule]:
 
 
 def sweep(
-    at: Site, plan: Plan, journal: Journal, progress: Progress = lambda phase, count: None
+    at: Site,
+    plan: Plan,
+    journal: Journal,
+    progress: Progress = lambda phase, count: None,
+    problems: Sequence[str] = (),
 ) -> Report:
     """Carry out the plan; raises nothing. Doing it twice is harmless, also after half of it.
 
-    The caller holds whatever keeps the agent from working meanwhile.
+    The caller holds whatever keeps the agent from working meanwhile. `problems` are those of
+    finding, which the report repeats.
     """
-    return _Sweep(at, plan, journal, progress).run()
+    return _Sweep(at, plan, journal, progress, problems).run()
 
 
 class _Sweep:
-    def __init__(self, at: Site, plan: Plan, journal: Journal, progress: Progress) -> None:
+    def __init__(
+        self,
+        at: Site,
+        plan: Plan,
+        journal: Journal,
+        progress: Progress,
+        problems: Sequence[str],
+    ) -> None:
         self._at = at
         self._plan = plan
         self._journal = journal
         self._progress = progress
         self._outcomes: dict[tuple[Kind, str], Outcome] = {}
-        self._problems: list[str] = []
+        self._problems = list(problems)
         self._timings: list[tuple[str, float]] = []
 
     def run(self) -> Report:
@@ -136,7 +148,7 @@ class _Sweep:
         for outcome in self._outcomes.values():
             by_owner.setdefault(outcome.item.owner, []).append(outcome)
         owners = {owner: worst(outcomes) for owner, outcomes in by_owner.items()}
-        self._tidy_marks(owners)
+        self._timed("marks", partial(tidy_marks, self._at, owners))
         self._journal.end({owner: str(result) for owner, result in owners.items()}, self._problems)
         if self._journal.trouble:
             self._problems.append(f"the journal is incomplete: {self._journal.trouble}")
@@ -166,7 +178,7 @@ class _Sweep:
         items = self._plan.items(Kind.NAMESPACE)
         try:
             return namespaces.numbered(self._at, items)
-        except OSError as error:
+        except (VrhaError, OSError) as error:
             self._problems.append(f"whether namespaces end cannot be told: {_said(error)}")
             return items
 
@@ -205,11 +217,13 @@ class _Sweep:
                 return
             time.sleep(_LOOK_S)
 
-    def _tidy_marks(self, owners: Mapping[str, Result]) -> None:
-        marked = {leak.owner for leak in self._at.leaks.read()}
-        for owner in marked - {leak.owner for leak in self._at.leaking}:
-            if owners.get(owner) is not Result.LEAKED:
-                self._at.leaks.clear(owner)
+
+def tidy_marks(at: Site, owners: Mapping[str, Result]) -> None:
+    """Forget what had leaked and has ended since. Raises OSError."""
+    marked = {leak.owner for leak in at.leaks.read()}
+    for owner in marked - {leak.owner for leak in at.leaking}:
+        if owners.get(owner) is not Result.LEAKED:
+            at.leaks.clear(owner)
 
 
 def _said(error: BaseException) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from vrha.core.cleanup.profile import Profile
 from vrha.errors import StepError
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
@@ -67,6 +68,16 @@ class Leaks:
                 loaded = json.loads(line)
                 if loaded.pop("boot") == _boot():
                     yield Leak(str(loaded["owner"]), int(loaded["inode"]), int(loaded["nsid"]))
+
+
+def records_of(profile: Profile, state_dir: Path) -> Path:
+    """Where sweeps of the profile keep their journal and marks."""
+    return Path(profile.records) if profile.records else state_dir / "cleanup"
+
+
+def leaks_of(profile: Profile, state_dir: Path) -> Leaks:
+    """The marks of what sweeps of the profile could not remove."""
+    return Leaks(records_of(profile, state_dir) / "leaked")
 
 
 def _file_name(owner: str) -> str:

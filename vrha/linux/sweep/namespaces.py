@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from vrha.core.cleanup.items import Item, Kind, Outcome, Result
@@ -24,7 +24,7 @@ NAMELESS = "nameless"
 DEADLINE_S = 1.0
 """For the last holders of a namespace to let go after their processes have ended."""
 _LOOK_S = 0.002
-_THREADS = 4
+_HELPERS = 3
 """Each removal waits for RCU (fs/namespace.c, namespace_unlock), and these waits go together."""
 
 
@@ -92,9 +92,21 @@ def remove(at: Site, items: Sequence[Item]) -> list[Outcome]:
 
 def _remove_names(names: Sequence[str]) -> dict[str, str]:
     """Why it failed, by name."""
-    with ThreadPoolExecutor(_THREADS) as pool:
-        said = pool.map(_remove_name, names)
-        return {name: why for name, why in zip(names, said, strict=True) if why}
+    left, failed = list(names), dict[str, str]()
+
+    def work() -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                name = left.pop()
+                failed[name] = _remove_name(name)
+
+    threads = [threading.Thread(target=work) for _ in names[1 : 1 + _HELPERS]]
+    for thread in threads:
+        thread.start()
+    work()
+    for thread in threads:
+        thread.join()
+    return {name: why for name, why in failed.items() if why}
 
 
 def _remove_name(name: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from vrha.core.cleanup.items import Item, Kind, Outcome, Result
 from vrha.core.names import PORT_PREFIX
@@ -21,8 +22,8 @@ SWEPT = 0x3FFF_FFF0
 """First of the link groups that serve for a moment. Below those of instances (`names.link_group`),
 above what people choose."""
 _GROUPS = 8
-_AT_ONCE = 500
-"""Messages in one send: their acknowledgements must fit into the socket's buffer."""
+_AT_ONCE = 200
+"""Messages in one send: if all are refused, the answers must fit into the socket's buffer."""
 _SETS = (mute.ACTIVE, mute.RELAY, GRANTED)
 
 
@@ -82,18 +83,18 @@ def _parts(names: list[str]) -> Iterable[tuple[str, ...]]:
 def remove(at: Site, items: Sequence[Item]) -> list[Outcome]:
     """What remains for a moment longer than the message is still removed with its namespace."""
     trouble = ""
-    before = {link.name for link in rtnetlink.links(at.route)}
+    there: frozenset[str] | None = None
     try:
-        _delete(at, items)
+        there = _gathered(at, items)
+        at.route.talk([rtnetlink.delete_group(_group(at))])
     except OSError as error:
         trouble = f": {error.strerror}"
     left = {link.name: link.alias for link in rtnetlink.links(at.route)}
     outcomes = []
     for item in items:
-        if item.name not in before:
-            outcome = Outcome(item, Result.GONE)
-        elif item.name not in left:
-            outcome = Outcome(item, Result.REMOVED)
+        if item.name not in left:
+            was_there = there is None or item.name in there
+            outcome = Outcome(item, Result.REMOVED if was_there else Result.GONE)
         elif at.profile.port_owner(item.name, left[item.name]) != item.owner:
             outcome = Outcome(item, Result.KEPT, "it is another's now")
         else:
@@ -102,18 +103,19 @@ def remove(at: Site, items: Sequence[Item]) -> list[Outcome]:
     return outcomes
 
 
-def _delete(at: Site, items: Sequence[Item]) -> None:
-    group = _free_group(at)
+def _gathered(at: Site, items: Sequence[Item]) -> frozenset[str]:
+    """Put the links into one group, and look what is in it: that will go. Raises OSError."""
+    group = _group(at)
     _send(at.route, [rtnetlink.set_group(item.number("index"), group) for item in items])
-    # Whatever is in the group goes, so this is the look that counts.
-    for link in rtnetlink.links(at.route):
-        if link.group == group and at.profile.port_owner(link.name, link.alias) is None:
+    gathered = [link for link in rtnetlink.links(at.route) if link.group == group]
+    for link in gathered:
+        if at.profile.port_owner(link.name, link.alias) is None:
             raise OSError(errno.EBUSY, f"link group {group} is used by {link.name}")
-    at.route.talk([rtnetlink.delete_group(group)])
+    return frozenset(link.name for link in gathered)
 
 
-def _free_group(at: Site) -> int:
-    used = {link.group for link in rtnetlink.links(at.route)}
+def _group(at: Site) -> int:
+    used = {link.group for link in at.links}
     for group in range(SWEPT, SWEPT + _GROUPS):
         if group not in used:
             return group
@@ -123,8 +125,10 @@ def _free_group(at: Site) -> int:
 def _send(route: Netlink, messages: Sequence[Message]) -> None:
     """Send all; a link that is gone is no error. Raises NetlinkError for the first other one."""
     for first in range(0, len(messages), _AT_ONCE):
+        # What is refused is told anyhow: only the last is asked for, which says that all are done.
+        *quiet, last = messages[first : first + _AT_ONCE]
         try:
-            route.talk(messages[first : first + _AT_ONCE])
+            route.talk([*(replace(message, ack=False) for message in quiet), last])
         except NetlinkError as error:
             if error.errno != errno.ENODEV:
                 raise

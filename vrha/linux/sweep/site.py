@@ -17,7 +17,7 @@ from vrha.linux import nsid, rtnetlink
 from vrha.linux.netlink import Netlink
 from vrha.linux.rtnetlink import Link
 from vrha.linux.sweep import scan
-from vrha.linux.sweep.leaked import Leak, Leaks
+from vrha.linux.sweep.leaked import Leak, leaks_of, records_of
 from vrha.linux.sweep.scan import Scan
 
 
@@ -41,9 +41,8 @@ class Site:
         self.profile = profile
         self.state_dir = state_dir
         self.route = route
-        self.records = Path(profile.records) if profile.records else state_dir / "cleanup"
-        """Folder of the journal."""
-        self.leaks = Leaks(self.records / "leaked")
+        self.records = records_of(profile, state_dir)
+        self.leaks = leaks_of(profile, state_dir)
 
     @cached_property
     def scan(self) -> Scan:
