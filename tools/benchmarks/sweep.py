@@ -27,7 +27,7 @@ from tools.benchmarks import options, report, sweepbuild, sweepneutron
 from tools.benchmarks.ownnode import machine, own_node
 from tools.benchmarks.sweepbuild import BRIDGES, Routers
 from tools.benchmarks.sweepwatch import Watch
-from tools.benchmarks.sweepways import FLOOR, WAYS, Way, missing
+from tools.benchmarks.sweepways import FLOOR, WAYS, Way
 from vrha.errors import VrhaError
 from vrha.linux import netns, tools
 from vrha.linux.mute import Switch
@@ -61,7 +61,6 @@ def run(arguments: argparse.Namespace) -> report.Result:
     ways = options.words(arguments.ways, WAYS, "way")
     inside = options.words(arguments.inside, _INSIDE, "inside")
     peers = options.words(arguments.peers, PEERS, "peer")
-    reasons = {name: missing(name) for name in ways}
     rows: list[dict[str, Any]] = []
     with own_node(BRIDGES.values()) as state, contextlib.closing(Switch(tools.need("nft"))) as sw:
         machine("other", _UPLINK, f"{_OTHER}/15")
@@ -71,8 +70,6 @@ def run(arguments: argparse.Namespace) -> report.Result:
                 sets = {
                     name: {"row": f"{name}, {count}{_INSIDE[what]}", "runs": []} for name in ways
                 }
-                for name, why in reasons.items():
-                    sets[name] |= {"missing": why} if why else {}
                 for number in range(arguments.runs):
                     _turn(sets, number, count, what != "none", state, sw)
                 rows += sets.values()
@@ -127,7 +124,7 @@ def _turn(
     switch: Switch,
 ) -> None:
     """Each way once, in an order that goes round; then the ratios to the floor."""
-    names = [name for name, row in sets.items() if "missing" not in row]
+    names = list(sets)
     names = names[number % len(names) :] + names[: number % len(names)]
     taken: dict[str, dict[str, Any]] = {}
     for name in names:

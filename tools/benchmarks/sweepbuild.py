@@ -6,16 +6,16 @@ sweep under measurement knows them. They are on two bridges, on which others liv
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Interface
+from pathlib import Path
 
 from vrha.errors import PreconditionError
-from vrha.linux import netns, processes, rtnetlink, tools
+from vrha.linux import netns, rtnetlink, tools
 from vrha.linux.mute import Switch
 from vrha.core.names import PortTag, host_mac, host_port, link_group, namespace_name
 from vrha.linux.rtnetlink import Link, VethEnd
@@ -147,6 +147,8 @@ def _pairs(
 
 
 def _fill(number: int, nft: str) -> None:
+    # What hundreds of new ports say of themselves by IPv6 at once, bridges and probers would feel.
+    Path("/proc/sys/net/ipv6/conf/all/disable_ipv6").write_text("1")
     with rtnetlink.open_route() as route:
         route.talk([rtnetlink.set_up(name) for name in ("lo", *BRIDGES)])
         at = {link.name: link.index for link in rtnetlink.links(route)}

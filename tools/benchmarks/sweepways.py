@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -10,14 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools.benchmarks.sweepbuild import FLOOR_GROUP, Routers
-from vrha.core.cleanup import plan
-from vrha.core.cleanup.decide import Choice, Decision, Reason
-from vrha.core.cleanup.profiles import load
 from vrha.errors import PreconditionError
 from vrha.linux import netns, rtnetlink, tools
-from vrha.linux.sweep import engine, site
-from vrha.linux.sweep.journal import Journal
 from vrha.probe.process import own_environment
+from vrha.watcher import sweeping
 
 _LIMIT_S = 120.0
 Phases = dict[str, float]
@@ -61,32 +56,26 @@ def _names_only(made: Routers, state: Path) -> Act:
     return act
 
 
+def _nothing(made: Routers, state: Path) -> Act:
+    return dict
+
+
 def _engine(made: Routers, state: Path) -> Act:
-    profile = load("vrha")
+    what = sweeping.wanted("vrha", state, force=True)
 
     def act() -> Phases:
-        with site.opened(profile, state) as at:
-            found = engine.find_all(at)
-            sweep = plan.make(profile.name, found.items, _orphaned)
-            report = engine.sweep(at, sweep, Journal(at.records, "bench"))
-        if not report.succeeded:
-            raise PreconditionError("bench-sweep", f"{report.owners} {report.problems}"[:500])
-        return dict(report.timings)
+        done = sweeping.run(what)
+        if done.exit_code:
+            raise PreconditionError("bench-sweep", f"{done.report}"[:500])
+        return dict(done.report.timings)
 
     return act
 
 
-def _orphaned(owner: str) -> Decision:
-    return Decision(Choice.SWEEP, Reason.ORPHANED)
-
-
 def _program(made: Routers, state: Path) -> Act:
-    command = [*PROGRAM, "--profile", "vrha", "--state-dir", str(state), "--force"]
+    command = [sys.executable, "-m", "vrha.watcher.cleanup"]
+    command += ["--profile", "vrha", "--state-dir", str(state), "--force"]
     return lambda: _ran(command)
-
-
-PROGRAM = (sys.executable, "-m", "vrha.cleanup.main")
-"""`vrha-cleanup` in the version that runs."""
 
 
 def _ip_each(made: Routers, state: Path) -> Act:
@@ -119,8 +108,9 @@ def _ran(command: Sequence[str]) -> Phases:
     return {}
 
 
-FLOOR = "floor"
+CONTROL, FLOOR = "control", "floor"
 WAYS: Mapping[str, Way] = {
+    CONTROL: Way(_nothing),
     FLOOR: Way(_floor, FLOOR_GROUP),
     "names only": Way(_names_only),
     "engine": Way(_engine),
@@ -128,14 +118,3 @@ WAYS: Mapping[str, Way] = {
     "ip netns del": Way(_ip_each),
     "ip -batch": Way(_ip_batch),
 }
-
-
-def missing(name: str) -> str:
-    """Why a way cannot be gone here; empty when it can."""
-    with contextlib.suppress(OSError):
-        if name == "program":
-            done = subprocess.run(
-                [*PROGRAM, "--help"], capture_output=True, env=own_environment(), timeout=30
-            )
-            return "" if done.returncode == 0 else "vrha-cleanup cannot be started"
-    return ""
