@@ -41,6 +41,8 @@ class Site:
         self.profile = profile
         self.state_dir = state_dir
         self.route = route
+        self.afterwards = contextlib.ExitStack()
+        """Closed when the sweep is over: closing may wait where removing must not."""
         self.records = records_of(profile, state_dir)
         self.leaks = leaks_of(profile, state_dir)
 
@@ -161,4 +163,6 @@ def opened(profile: Profile, state_dir: Path) -> Iterator[Site]:
     except OSError as error:
         raise StepError("no-rtnetlink", f"rtnetlink: {error.strerror}") from error
     with route:
-        yield Site(profile, state_dir, route)
+        made = Site(profile, state_dir, route)
+        with made.afterwards:
+            yield made
