@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -238,3 +239,17 @@ def test_a_port_of_the_switch_that_is_anothers_by_now_stays(left: Node) -> None:
 def end(agent: subprocess.Popen[bytes]) -> None:
     agent.kill()
     agent.wait(timeout=10)
+
+
+def test_a_namespace_that_somebody_holds_has_no_links_left(left: Node) -> None:
+    """As the daemon of an agent does that does not end with it."""
+    with netns.NETNS_DIR.joinpath(f"qrouter-{HA}").open() as held:
+        path = f"/proc/{os.getpid()}/fd/{held.fileno()}"
+        inside = ("nsenter", f"--net={path}", "ip", "-o", "link")
+        assert link("qr-", HA, 1) in output(*inside)
+        done = sweep(left, HA)
+        assert (done.exit_code, dict(done.report.owners)) == (1, {HA: Result.LEAKED})
+        assert output(*inside).count("\n") == output(*inside).count(": lo:") == 1
+        assert link("tap", HA, 1) not in output("ip", "-o", "link")
+    done = sweep(left, HA)
+    assert done.exit_code == 0

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Sequence
 
 from vrha.core.cleanup.items import Item
 from vrha.linux import netns, rtnetlink
+from vrha.linux.netlink import NetlinkError
 from vrha.linux.sweep.site import Site
 
 
@@ -29,6 +31,22 @@ def silence(at: Site, items: Sequence[Item]) -> None:
         os.close(home)
     if failed is not None:
         raise failed
+
+
+def delete_links(at: Site, number: int) -> None:
+    """Delete the profile's `inner_links` in a namespace that has no name any more, but a number.
+
+    Raises NetlinkError.
+    """
+    if at.profile.inner_links:
+        there = rtnetlink.links(at.route, number)
+        ours = [link.index for link in there if link.name.startswith(at.profile.inner_links)]
+        try:
+            at.route.talk([rtnetlink.delete_link(index, number) for index in ours])
+        except NetlinkError as error:
+            # One end of a pair takes the other with it.
+            if error.errno != errno.ENODEV:
+                raise
 
 
 def inodes_of(item: Item) -> list[int]:
