@@ -198,6 +198,8 @@ def test_a_living_agent_keeps_what_is_its_own(left: Node, lives: str, swept: set
     assert done.exit_code == 0, not_removed(done)
     assert set(done.report.owners) == swept
     assert {s.decision.reason for s in done.plan.shares if s.owner not in swept} == {"agent-lives"}
+    kept = NETWORK if lives == neutron.DHCP_AGENT else LEGACY
+    assert sweep(left, kept).exit_code == 4
     kinds = ("qdhcp-",) if lives == neutron.L3_AGENT else ("qrouter-", "snat-", "fip-")
     ours = {name for name in names if NEUTRON.namespace_owner(name) is not None}
     assert set(netns.names()) == names - {name for name in ours if name.startswith(kinds)}

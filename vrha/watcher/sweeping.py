@@ -11,7 +11,7 @@ from typing import Any
 
 from vrha.config.lock import is_used, sole_sweeper
 from vrha.core.cleanup import plan as plans
-from vrha.core.cleanup.decide import Agent, Choice, Decision, Situation, decide
+from vrha.core.cleanup.decide import Agent, Choice, Decision, Reason, Situation, decide
 from vrha.core.cleanup.items import Kind
 from vrha.core.cleanup.keepers import keepers
 from vrha.core.cleanup.plan import Plan
@@ -60,7 +60,11 @@ class Done:
         """0 when all that may go is gone, 1 when something would not, 4 when nothing may go yet."""
         if not self.report.succeeded:
             return 1
-        waits = any(share.decision.choice is Choice.WAIT for share in self.plan.shares)
+        decisions = [share.decision for share in self.plan.shares]
+        waits = any(
+            decision.choice is Choice.WAIT or decision.reason is Reason.AGENT_LIVES
+            for decision in decisions
+        )
         return 4 if waits and not self.plan.to_sweep else 0
 
 
