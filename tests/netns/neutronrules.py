@@ -113,14 +113,8 @@ def _restore(program: str, texts: Mapping[str, Sequence[str]], before: Sequence[
         shared = _SHARED.get(table)
         if shared and any(line.startswith(f":{shared} ") for line in lines):
             built_in = "FORWARD" if table == "filter" else "POSTROUTING"
-            known = (
-                subprocess.run(
-                    [*before, program, "-w", "5", "-t", table, "-S", shared],
-                    capture_output=True,
-                    timeout=30,
-                ).returncode
-                == 0
-            )
+            asked = [*before, program, "-w", "5", "-t", table, "-S", shared]
+            known = subprocess.run(asked, capture_output=True, timeout=30).returncode == 0
             if known:
                 lines = [line for line in lines if not line.startswith(f":{shared} ")]
             else:
