@@ -22,7 +22,9 @@ def silence(at: Site, items: Sequence[Item]) -> None:
     home = netns.current()
     failed: OSError | None = None
     try:
-        for inode in names.keys() & at.claims.keys():
+        # What has leaked has no links any more.
+        leaked = {leak.inode for leak in at.leaking}
+        for inode in (names.keys() & at.claims.keys()) - leaked:
             try:
                 _silence_one(at, inode, names[inode], home)
             except OSError as error:

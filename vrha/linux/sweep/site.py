@@ -105,6 +105,8 @@ class Site:
 
     def _is_still(self, leak: Leak) -> bool:
         with contextlib.suppress(OSError):
+            if not nsid.is_held(self.route, leak.nsid):
+                return False
             pids = self.scan.pids.get(leak.inode, ())
             return not pids or nsid.of_process(self.route, pids[0]) == leak.nsid
         return False
