@@ -16,7 +16,7 @@ from vrha.core.cleanup.items import Kind
 from vrha.core.cleanup.plan import Plan
 from vrha.core.cleanup.profile import Profile
 from vrha.core.cleanup.profiles import load
-from vrha.errors import PreconditionError, StepError
+from vrha.errors import PreconditionError, StepError, VrhaError
 from vrha.linux.deadman import DeadMan
 from vrha.linux.sweep import engine, ports
 from vrha.linux.sweep.engine import Inventory, Progress, Report
@@ -94,9 +94,21 @@ def run(what: Wanted, progress: Progress = lambda phase, count: None) -> Done:
     StepError `no-rtnetlink`, and as `look` when it cannot be told whether anything serves.
     """
     with sole_sweeper(what.state_dir, WAIT_S), opened(what.profile, what.state_dir) as at:
+        _mute_early(what, at)
         found = engine.find_all(at)
         plan = _planned(what, found, Agent.DEAD)
         return Done(plan, _swept(at, plan, found, progress))
+
+
+def _mute_early(what: Wanted, at: Site) -> None:
+    """Looking at all processes takes longer than all else on a busy node: silence does not wait
+    for it. What fails here is tried again, and told, by the sweep itself."""
+    if what.profile.governed:
+        with contextlib.suppress(OSError, VrhaError):
+            found = Inventory(tuple(ports.find(at)))
+            silent = _planned(what, found, Agent.DEAD).items(Kind.PORT)
+            if silent:
+                ports.silence(at, silent)
 
 
 def _swept(at: Site, plan: Plan, found: Inventory, progress: Progress) -> Report:
