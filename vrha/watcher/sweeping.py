@@ -17,7 +17,7 @@ from vrha.core.cleanup.keepers import keepers
 from vrha.core.cleanup.plan import Plan
 from vrha.core.cleanup.profile import Profile
 from vrha.core.cleanup.profiles import load
-from vrha.errors import PreconditionError, StepError
+from vrha.errors import PreconditionError, StepError, VrhaError
 from vrha.linux.deadman import DeadMan
 from vrha.linux.sweep import agents, engine, ports
 from vrha.linux.sweep.engine import Inventory, Progress, Report
@@ -101,6 +101,7 @@ def run(what: Wanted, progress: Progress = lambda phase, count: None) -> Done:
     StepError `no-rtnetlink`, and as `look` when it cannot be told whether anything serves.
     """
     with sole_sweeper(_locked(what), WAIT_S), opened(what.profile, what.state_dir) as at:
+        _mute_early(what, at)
         found = engine.find_all(at)
         plan = _planned(what, at, found, Agent.DEAD)
         return Done(plan, _swept(at, plan, found, progress))
@@ -111,6 +112,17 @@ def _locked(what: Wanted) -> Path:
     if what.profile.governed:
         return what.state_dir
     return records_of(what.profile, what.state_dir)
+
+
+def _mute_early(what: Wanted, at: Site) -> None:
+    """Looking at all processes takes longer than all else on a busy node: silence does not wait
+    for it. What fails here is tried again, and told, by the sweep itself."""
+    if what.profile.governed:
+        with contextlib.suppress(OSError, VrhaError):
+            found = Inventory(tuple(ports.find(at)))
+            silent = _planned(what, at, found, Agent.DEAD).items(Kind.PORT)
+            if silent:
+                ports.silence(at, silent)
 
 
 def _swept(at: Site, plan: Plan, found: Inventory, progress: Progress) -> Report:
