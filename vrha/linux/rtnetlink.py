@@ -43,6 +43,7 @@ _IFLA_NET_NS_FD, _IFLA_EXT_MASK, _IFLA_LINK_NETNSID = 28, 29, 37
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _IFLA_INFO_SLAVE_KIND, _IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
 _VETH_INFO_PEER, _IFLA_BRPORT_STATE, _IFLA_INET6_ADDR_GEN_MODE = 1, 1, 8
 _ADDR_GEN_NONE = 1
+_IFLA_TARGET_NETNSID = 46
 _RTEXT_FILTER_SKIP_STATS = 1 << 3
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 _IFA_F_NODAD = 0x02
@@ -167,9 +168,14 @@ def delete_group(group: int) -> Message:
     return Message(_RTM_DELLINK, 0, _ifinfo() + u32(_IFLA_GROUP, group))
 
 
-def delete_link(index: int) -> Message:
-    """Delete one link."""
-    return Message(_RTM_DELLINK, 0, _ifinfo(index))
+def delete_link(index: int, number: int | None = None) -> Message:
+    """Delete one link, of the namespace that the socket's own knows by this number if it is
+    given."""
+    return Message(_RTM_DELLINK, 0, _ifinfo(index) + _target(number))
+
+
+def _target(number: int | None) -> bytes:
+    return b"" if number is None else attr(_IFLA_TARGET_NETNSID, struct.pack("=i", number))
 
 
 def add_address(index: int, address: Interface) -> Message:
@@ -227,9 +233,10 @@ def _route(cidr: Cidr, via: Address, index: int, onlink: bool) -> bytes:
     return body + attr(_RTA_GATEWAY, via.packed) + u32(_RTA_OIF, index)
 
 
-def links(netlink: Netlink) -> list[Link]:
-    """All links of the socket's namespace, without counters."""
-    body = _ifinfo() + u32(_IFLA_EXT_MASK, _RTEXT_FILTER_SKIP_STATS)
+def links(netlink: Netlink, number: int | None = None) -> list[Link]:
+    """All links of the socket's namespace, without counters; or of the one that it knows by this
+    number (see `nsid`)."""
+    body = _ifinfo() + u32(_IFLA_EXT_MASK, _RTEXT_FILTER_SKIP_STATS) + _target(number)
     return [_link(answer) for answer in netlink.ask(_RTM_GETLINK, body, NLM_F_DUMP)]
 
 

@@ -6,22 +6,24 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vrha.config.lock import is_used, sole_sweeper
 from vrha.core.cleanup import plan as plans
-from vrha.core.cleanup.decide import Agent, Choice, Situation, decide
+from vrha.core.cleanup.decide import Agent, Choice, Decision, Reason, Situation, decide
 from vrha.core.cleanup.items import Kind
+from vrha.core.cleanup.keepers import keepers
 from vrha.core.cleanup.plan import Plan
 from vrha.core.cleanup.profile import Profile
 from vrha.core.cleanup.profiles import load
-from vrha.errors import PreconditionError, StepError
+from vrha.errors import PreconditionError, StepError, VrhaError
 from vrha.linux.deadman import DeadMan
-from vrha.linux.sweep import engine, ports
+from vrha.linux.sweep import agents, engine, ports
 from vrha.linux.sweep.engine import Inventory, Progress, Report
 from vrha.linux.sweep.journal import Journal, told, unfinished
+from vrha.linux.sweep.leaked import records_of
 from vrha.linux.sweep.site import Site, opened
 from vrha.watcher import situation
 
@@ -62,7 +64,11 @@ class Done:
         """0 when all that may go is gone, 1 when something would not, 4 when nothing may go yet."""
         if not self.report.succeeded:
             return 1
-        waits = any(share.decision.choice is Choice.WAIT for share in self.plan.shares)
+        decisions = [share.decision for share in self.plan.shares]
+        waits = any(
+            decision.choice is Choice.WAIT or decision.reason is Reason.AGENT_LIVES
+            for decision in decisions
+        )
         return 4 if waits and not self.plan.to_sweep else 0
 
 
@@ -92,7 +98,8 @@ def look(what: Wanted) -> Seen:
 def _look(what: Wanted, agent: Agent) -> Seen:
     with opened(what.profile, what.state_dir) as at:
         found = engine.find_all(at)
-        return Seen(_planned(what, found, agent), found.problems, unfinished(at.records))
+        seen = _planned(what, at, found, agent)
+        return Seen(seen, found.problems, unfinished(at.records))
 
 
 def run(what: Wanted, progress: Progress = lambda phase, count: None) -> Done:
@@ -101,10 +108,29 @@ def run(what: Wanted, progress: Progress = lambda phase, count: None) -> Done:
     Raises RefusedError `agent-lives`, `already-running`; PreconditionError `state-dir`;
     StepError `no-rtnetlink`, and as `look` when it cannot be told whether anything serves.
     """
-    with sole_sweeper(what.state_dir, WAIT_S), opened(what.profile, what.state_dir) as at:
+    with sole_sweeper(_locked(what), WAIT_S), opened(what.profile, what.state_dir) as at:
+        _mute_early(what, at)
         found = engine.find_all(at)
-        plan = _planned(what, found, Agent.DEAD)
+        plan = _planned(what, at, found, Agent.DEAD)
         return Done(plan, _swept(at, plan, found, progress))
+
+
+def _locked(what: Wanted) -> Path:
+    """Agents that know nothing of the lock must not find it among their files."""
+    if what.profile.governed:
+        return what.state_dir
+    return records_of(what.profile, what.state_dir)
+
+
+def _mute_early(what: Wanted, at: Site) -> None:
+    """Looking at all processes takes longer than all else on a busy node: silence does not wait
+    for it. What fails here is tried again, and told, by the sweep itself."""
+    if what.profile.governed:
+        with contextlib.suppress(OSError, VrhaError):
+            found = Inventory(tuple(ports.find(at)))
+            silent = _planned(what, at, found, Agent.DEAD).items(Kind.PORT)
+            if silent:
+                ports.silence(at, silent)
 
 
 def _swept(at: Site, plan: Plan, found: Inventory, progress: Progress) -> Report:
@@ -116,9 +142,16 @@ def _swept(at: Site, plan: Plan, found: Inventory, progress: Progress) -> Report
     return engine.sweep(at, plan, journal, progress, found.problems)
 
 
-def _planned(what: Wanted, found: Inventory, agent: Agent) -> Plan:
+def _planned(what: Wanted, at: Site, found: Inventory, agent: Agent) -> Plan:
     situation = _situation(what, found, agent)
-    plan = plans.make(what.profile.name, found.items, lambda owner: decide(owner, situation))
+    kept_by = keepers(what.profile, found.items)
+    living = agents.living(at).keys()
+
+    def decision(owner: str) -> Decision:
+        lives = kept_by[owner] & living
+        return decide(owner, replace(situation, agent=Agent.ALIVE) if lives else situation)
+
+    plan = plans.make(what.profile.name, found.items, decision)
     if not what.only:
         return plan
     router_of = what.profile.router_of

@@ -6,8 +6,10 @@ A profile of a third party is an object of this class under the entry point grou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+from vrha.core.cleanup.items import Item
 
 GROUP = "vrha.cleanup_profiles"
 """Entry points of third parties."""
@@ -15,6 +17,11 @@ GROUP = "vrha.cleanup_profiles"
 
 def nobody(*_: object) -> None:
     """The owner of what a profile knows nothing of."""
+
+
+def no_agents(_: object) -> tuple[str, ...]:
+    """The agents of an item, where none are known."""
+    return ()
 
 
 def itself(owner: str) -> str:
@@ -51,16 +58,25 @@ class Profile:
     inner_links: tuple[str, ...] = ()
     """Beginnings of names of links inside its namespaces that are set down in order to mute;
     empty where the ports outside can be muted."""
-    chains: tuple[str, ...] = ()
-    """Beginnings of names of chains in the node's own iptables and ip6tables."""
+    chain_owner: Callable[[str], str | None] = nobody
+    """Of a chain in the node's own iptables and ip6tables; rules that lead to it go with it."""
+    shared_chains: frozenset[str] = frozenset()
+    """Chains that several agents use: they go with those of `chain_owner` once nobody else has a
+    rule in them."""
     tables: tuple[str, ...] = ()
     """Tables of nftables in the node's own namespace, `family name`."""
-    sets: tuple[str, ...] = ()
-    """Beginnings of names of ipsets."""
-    ovs_prefixes: tuple[str, ...] = ()
-    """Beginnings of names of Open vSwitch ports; one is ours only if it has all `ovs_keys`."""
-    ovs_keys: tuple[str, ...] = ()
-    """Keys that must be in `external_ids` of the interface."""
+    set_owner: Callable[[str], str | None] = nobody
+    """Of the name of an ipset in the node's own namespace."""
+    ovs_owner: Callable[[str, Mapping[str, str], str | None], str | None] = nobody
+    """Of (name, external_ids) of an Open vSwitch interface and the owner, if there is one, in whose
+    namespace there is a link of that name or whose files (`link_notes`) name it."""
+    link_notes: tuple[str, ...] = ()
+    """Patterns below `state_dir` of files that name the links of their owner."""
+    agents: tuple[str, ...] = ()
+    """Programs whose living process in the node's own namespace keeps what is theirs; none where
+    something else tells whether the agent lives."""
+    agents_of: Callable[[Item], tuple[str, ...]] = no_agents
+    """Those of `agents` that an item may belong to."""
     conntrack: bool = False
     """Whether its namespaces leave entries in the node's own connection tracking."""
     governed: bool = False

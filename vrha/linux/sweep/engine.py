@@ -11,11 +11,12 @@ from typing import cast
 
 from vrha import failpoints
 from vrha.core.cleanup.items import BAD, Item, Kind, Outcome, Result, worst
+from vrha.core.cleanup.keepers import keepers
 from vrha.core.cleanup.plan import ORDER, Plan
-from vrha.core.cleanup.profile import Profile
+from vrha.core.cleanup.profile import Profile, nobody
 from vrha.errors import VrhaError
 from vrha.linux import rtnetlink
-from vrha.linux.sweep import children, files, inner, namespaces, ports
+from vrha.linux.sweep import agents, children, files, inner, namespaces, ports
 from vrha.linux.sweep.journal import Journal
 from vrha.linux.sweep.site import KindModule, Site
 
@@ -63,11 +64,11 @@ class Report:
 def modules(profile: Profile) -> dict[Kind, KindModule]:
     """What finds and removes each kind that the profile has; others are not even loaded."""
     wanted = {
-        Kind.RULES: ("rules", profile.chains),
-        Kind.TABLE: ("rules", profile.tables),
-        Kind.IPSET: ("sets", profile.sets),
+        Kind.RULES: ("rules", profile.chain_owner is not nobody),
+        Kind.TABLE: ("tables", profile.tables),
+        Kind.IPSET: ("sets", profile.set_owner is not nobody),
         Kind.CONNTRACK: ("flows", profile.conntrack),
-        Kind.OVS_PORT: ("ovs", profile.ovs_prefixes),
+        Kind.OVS_PORT: ("ovs", profile.ovs_owner is not nobody),
     }
     found = dict(_ALWAYS)
     for kind, (name, needed) in wanted.items():
@@ -130,6 +131,8 @@ class _Sweep:
         self._outcomes: dict[tuple[Kind, str], Outcome] = {}
         self._problems = list(problems)
         self._timings: list[tuple[str, float]] = []
+        swept = [item for share in plan.to_sweep for item in share.items]
+        self._agents = frozenset[str]().union(*keepers(at.profile, swept).values())
 
     def run(self) -> Report:
         shares = self._plan.to_sweep
@@ -184,6 +187,8 @@ class _Sweep:
 
     def _remove(self, module: KindModule, kind: Kind, items: Sequence[Item]) -> None:
         self._progress(kind, len(items))
+        if self._left_to_agent(kind, items):
+            return
         left = {item.name: item for item in items}
         reason = "no answer"
         try:
@@ -197,6 +202,22 @@ class _Sweep:
             for item in left.values():
                 self._outcomes[kind, item.name] = Outcome(item, Result.FAILED, reason)
             self._journal.note(o for (k, _), o in self._outcomes.items() if k is kind)
+
+    def _left_to_agent(self, kind: Kind, items: Sequence[Item]) -> bool:
+        """An agent that no lock keeps out may have come back, and what is there is its own again.
+
+        One that starts takes seconds before it touches anything, a phase of the sweep a part of
+        one.
+        """
+        back = self._agents & agents.living(self._at).keys() if self._agents else None
+        if not back:
+            return False
+        reason = f"{' and '.join(sorted(back))} lives again"
+        for item in items:
+            self._outcomes[kind, item.name] = Outcome(item, Result.KEPT, reason)
+        self._journal.note(o for (k, _), o in self._outcomes.items() if k is kind)
+        self._problems.append(f"{kind}: {reason}; what is left is left to it")
+        return True
 
     def _verify(self) -> None:
         """A port that was not deleted goes with its namespace."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Sequence
 
 from vrha.core.cleanup.items import Item
 from vrha.linux import netns, rtnetlink
+from vrha.linux.netlink import NetlinkError
 from vrha.linux.sweep.site import Site
 
 
@@ -20,7 +22,9 @@ def silence(at: Site, items: Sequence[Item]) -> None:
     home = netns.current()
     failed: OSError | None = None
     try:
-        for inode in names.keys() & at.claims.keys():
+        # What has leaked has no links any more.
+        leaked = {leak.inode for leak in at.leaking}
+        for inode in (names.keys() & at.claims.keys()) - leaked:
             try:
                 _silence_one(at, inode, names[inode], home)
             except OSError as error:
@@ -31,13 +35,29 @@ def silence(at: Site, items: Sequence[Item]) -> None:
         raise failed
 
 
+def delete_links(at: Site, number: int) -> None:
+    """Delete the profile's `inner_links` in a namespace that has no name any more, but a number.
+
+    Raises NetlinkError.
+    """
+    if at.profile.inner_links:
+        there = rtnetlink.links(at.route, number)
+        ours = [link.index for link in there if link.name.startswith(at.profile.inner_links)]
+        try:
+            at.route.talk([rtnetlink.delete_link(index, number) for index in ours])
+        except NetlinkError as error:
+            # One end of a pair takes the other with it.
+            if error.errno != errno.ENODEV:
+                raise
+
+
 def inodes_of(item: Item) -> list[int]:
     """Namespaces of an item of that kind."""
     return [int(word) for word in str(item.detail.get("inodes", "")).split()]
 
 
 def _silence_one(at: Site, inode: int, name: str, home: int) -> None:
-    fd = _open(at, inode, name)
+    fd = open_place(at, inode, name)
     try:
         with netns.entered(fd, home), rtnetlink.open_route() as route:
             ours = [
@@ -51,8 +71,11 @@ def _silence_one(at: Site, inode: int, name: str, home: int) -> None:
         os.close(fd)
 
 
-def _open(at: Site, inode: int, name: str) -> int:
-    """By its name, or through a process in it where that is hidden or missing. Raises OSError."""
+def open_place(at: Site, inode: int, name: str) -> int:
+    """A file of a namespace: by its name, or through a process where that is hidden or missing.
+
+    Raises OSError.
+    """
     with contextlib.suppress(OSError):
         fd = netns.open_named(name)
         if os.fstat(fd).st_ino == inode:

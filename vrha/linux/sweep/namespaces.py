@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from vrha.core.cleanup.items import Item, Kind, Outcome, Result
 from vrha.linux import netns, nsid
-from vrha.linux.sweep import scan
+from vrha.linux.sweep import inner, scan
 from vrha.linux.sweep.leaked import Leak
 from vrha.linux.sweep.site import Site
 
@@ -139,6 +139,11 @@ def _leak(at: Site, item: Item, held: set[int]) -> Outcome:
     pids = sorted({pid for inode in inodes for pid in scan.holding(inode)})
     by = f"by process {', '.join(map(str, pids))}" if pids else "by a socket or a hidden process"
     reason = f"namespace {_listed(inodes)} has no port left, but is still held {by}"
+    try:
+        for number in numbers:
+            inner.delete_links(at, number)
+    except OSError as error:
+        reason = f"{reason}; its links cannot be deleted: {error.strerror}"
     try:
         for inode in inodes:
             at.leaks.mark(Leak(item.owner, inode, min(numbers)))

@@ -82,7 +82,8 @@ def _holds(pid: str, inode: int) -> bool:
 def arguments(pid: int) -> list[str]:
     """The command line of a process; empty when it has none or is gone."""
     try:
-        line = Path(f"/proc/{pid}/cmdline").read_bytes()
+        with open(f"/proc/{pid}/cmdline", "rb", buffering=0) as file:
+            line = file.readall()
     except OSError:
         return []
     return [part.decode(errors="replace") for part in line.rstrip(b"\0").split(b"\0")]

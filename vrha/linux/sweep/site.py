@@ -41,6 +41,8 @@ class Site:
         self.profile = profile
         self.state_dir = state_dir
         self.route = route
+        self.afterwards = contextlib.ExitStack()
+        """Closed when the sweep is over: closing may wait where removing must not."""
         self.records = records_of(profile, state_dir)
         self.leaks = leaks_of(profile, state_dir)
 
@@ -103,6 +105,8 @@ class Site:
 
     def _is_still(self, leak: Leak) -> bool:
         with contextlib.suppress(OSError):
+            if not nsid.is_held(self.route, leak.nsid):
+                return False
             pids = self.scan.pids.get(leak.inode, ())
             return not pids or nsid.of_process(self.route, pids[0]) == leak.nsid
         return False
@@ -161,4 +165,6 @@ def opened(profile: Profile, state_dir: Path) -> Iterator[Site]:
     except OSError as error:
         raise StepError("no-rtnetlink", f"rtnetlink: {error.strerror}") from error
     with route:
-        yield Site(profile, state_dir, route)
+        made = Site(profile, state_dir, route)
+        with made.afterwards:
+            yield made

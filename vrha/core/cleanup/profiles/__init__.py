@@ -8,7 +8,10 @@ from typing import cast
 from vrha.core.cleanup.profile import GROUP, Profile
 from vrha.errors import NotFoundError
 
-BUILT_IN = {"vrha": "vrha.core.cleanup.profiles.vrha:VRHA"}
+BUILT_IN = {
+    "vrha": "vrha.core.cleanup.profiles.vrha:VRHA",
+    "neutron": "vrha.core.cleanup.profiles.neutron:NEUTRON",
+}
 
 
 def load(name: str) -> Profile:
