@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.metadata import EntryPoint
+
 import pytest
 
 from vrha.core.cleanup import plan as plans
@@ -122,3 +124,11 @@ def test_profiles_are_found_by_name() -> None:
     with pytest.raises(NotFoundError) as caught:
         load("nobody")
     assert (caught.value.code, "vrha" in caught.value.hint) == ("no-profile", True)
+
+
+def test_a_profile_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def entry_points(group: str) -> list[EntryPoint]:
+        return [EntryPoint("theirs", "vrha.core.cleanup.profiles.vrha:VRHA", group)]
+
+    monkeypatch.setattr("importlib.metadata.entry_points", entry_points)
+    assert load("theirs") is VRHA

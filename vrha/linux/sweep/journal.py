@@ -1,8 +1,8 @@
 """What sweeps did on this node: lines of JSON, appended, and synced at the end of each sweep.
 
 A sweep that was cut short needs no journal to be finished, for all that is left is found again. It
-tells people what was begun, and what became of it: no removal waits for the disk, since what only a
-power cut would lose is told of things that it ended as well.
+tells people what was begun, and what became of it. No removal waits for the disk: only a power cut
+could lose a line, and it ends what the line is about as well.
 """
 
 from __future__ import annotations
