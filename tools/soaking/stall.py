@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from vrha.watcher.daemon import PRIORITY
+from vrha.watcher.precedence import PRIORITY
 
 _EVERY_S = 0.005
 
