@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from vrha.errors import VrhaError
+from vrha.linux.notify import Init
 from vrha.watcher.daemon import Watcher
 from vrha.watcher.settings import FILE, load
 
@@ -31,7 +32,8 @@ def run(config: Path, verbose: bool = False) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
-    Watcher(load(config)).run(stop)
+    init = Init()
+    Watcher(load(config), init).run(stop)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
