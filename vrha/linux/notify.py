@@ -23,7 +23,7 @@ class Init:
     network namespace of the node: a name without a file belongs to one (unix(7))."""
 
     def __init__(self, environment: MutableMapping[str, str] = os.environ) -> None:
-        """Takes what concerns init out of `environment`, so that no child speaks for this process."""
+        """Takes what concerns init out of `environment`: no child speaks for this process."""
         address = environment.pop(_SOCKET, "")
         usec = environment.pop(_USEC, "")
         ours = environment.pop(_PID, "") in ("", str(os.getpid()))
