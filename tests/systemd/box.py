@@ -26,6 +26,7 @@ BOOT_S = 60.0
 PROGRAMS = {
     "vrha": "vrha.cli.main",
     "vrha-watcher": "vrha.watcher.main",
+    "vrha-cleanup": "vrha.watcher.cleanup",
 }
 _TARGET = """\
 [Unit]
@@ -211,6 +212,18 @@ class Box:
             with contextlib.suppress(OSError):
                 found += [int(word) for word in procs.read_text().split()]
         return found
+
+    def host_pid(self, pid: int) -> int:
+        """A process of the box, as this machine counts it."""
+        for status in Path("/proc").glob("[0-9]*/status"):
+            with contextlib.suppress(OSError):
+                numbers = next(l for l in status.read_text().splitlines() if l.startswith("NSpid"))
+                if numbers.split()[1:][1:] == [str(pid)] and self._is_mine(status.parent):
+                    return int(status.parent.name)
+        raise AssertionError(f"no process {pid} in the box")
+
+    def _is_mine(self, process: Path) -> bool:
+        return os.readlink(process / "ns/pid") == os.readlink(f"/proc/{self.pid}/ns/pid")
 
     def crash(self) -> None:
         """A power cut: the kernel ends all that is in the box, and nothing of it runs any more."""
