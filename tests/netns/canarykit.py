@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 from tests.netns.conftest import sh
 from tests.netns.nodekit import Machine, machine
-from vrha.linux import names, netns, rtnetlink
+from vrha.core import names
+from vrha.linux import netns, rtnetlink
 from vrha.linux.canary import Canary
 from vrha.linux.node import NodeKernel
 from vrha.model.spec import InstanceRef, InstanceSpec

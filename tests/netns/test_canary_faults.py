@@ -19,8 +19,9 @@ import pytest
 from tests.netns.canarykit import canary_of, entries, gateway, sent, serving
 from tests.netns.conftest import sh
 from tests.netns.nodekit import inventory, spec_of, until
+from vrha.core import names
 from vrha.errors import StepError
-from vrha.linux import frames, names, netns, rtnetlink
+from vrha.linux import frames, netns, rtnetlink
 from vrha.linux.canary import remove_leftovers
 from vrha.linux.node import NodeKernel
 from vrha.model.spec import (

@@ -12,8 +12,9 @@ import pytest
 
 from tests.netns.conftest import sh
 from tests.netns.nodekit import inventory, machine, spec_of, until
+from vrha.core import names
 from vrha.errors import PreconditionError, StepError
-from vrha.linux import build, dnsmasq, names, netns, processes, rules, sysctls
+from vrha.linux import build, dnsmasq, netns, processes, rules, sysctls
 from vrha.linux.node import NodeKernel
 from vrha.model.spec import InstanceRef
 from vrha.model.state import Activity

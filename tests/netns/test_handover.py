@@ -28,8 +28,9 @@ from tests.netns.handoverkit import (
 )
 from tests.netns.nodekit import until
 from vrha import failpoints
+from vrha.core import names
 from vrha.errors import StepError
-from vrha.linux import names, netns
+from vrha.linux import netns
 from vrha.linux.node import NodeKernel
 from vrha.model.spec import Backend, InstanceSpec
 from vrha.model.state import Activity

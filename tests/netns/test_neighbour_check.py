@@ -10,8 +10,9 @@ import pytest
 
 from tests.netns.conftest import sh
 from tests.netns.nodekit import Machine, mac_of, machine, spec_of, until
+from vrha.core import names
 from vrha.errors import StepError
-from vrha.linux import names, netns
+from vrha.linux import netns
 from vrha.linux.closing import SlowCloser
 from vrha.linux.neighbour_check import NEIGHBOURS, PortAnswers, neighbour_check
 from vrha.linux.node import NodeKernel

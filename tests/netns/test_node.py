@@ -13,8 +13,9 @@ import pytest
 
 from tests.netns.conftest import sh
 from tests.netns.nodekit import inventory, machine, spec_of, until, with_uplink_address
+from vrha.core import names
 from vrha.errors import StepError
-from vrha.linux import names, rtnetlink, upstream
+from vrha.linux import rtnetlink, upstream
 from vrha.linux.node import NodeKernel
 from vrha.model.spec import Backend, Host, InstanceRef, InstanceSpec, Route
 from vrha.model.state import Activity, Upstream

@@ -13,7 +13,8 @@ import pytest
 from tests.netns.conftest import sh
 from tests.netns.nodekit import Machine, mac_of, machine, spec_of, until
 from tests.netns.test_switch import CLIENT, GATEWAY, answers_by_mac, listener, request
-from vrha.linux import frames, names, rtnetlink
+from vrha.core import names
+from vrha.linux import frames, rtnetlink
 from vrha.linux.mute import Switch
 from vrha.linux.node import NodeKernel
 

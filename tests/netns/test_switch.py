@@ -11,8 +11,9 @@ import pytest
 
 from tests.netns.conftest import sh
 from tests.netns.nodekit import Machine, mac_of, machine, spec_of, until
+from vrha.core import names
 from vrha.errors import StepError
-from vrha.linux import mute, names
+from vrha.linux import mute
 from vrha.linux.node import NodeKernel
 from vrha.model.spec import InstanceRef
 from vrha.model.state import Activity

@@ -22,11 +22,11 @@ from tests.system.labfaults import (
 )
 from tests.system.labnemesis import LabNemesis
 from vrha.cli.client import Client
+from vrha.core.names import folder_name, host_port_prefix, namespace_name
 from vrha.errors import VrhaError
 from vrha.lab.faults import cables, lose, mend, processes
 from vrha.lab.wiring import MGMT
 from vrha.lab.zone import Lab
-from vrha.linux.names import folder_name, host_port_prefix, namespace_name
 from vrha.model.rollouts import RolloutKind, RolloutRequest
 from vrha.model.runs import RestartOptions
 from vrha.model.spec import InstanceRef

@@ -10,8 +10,8 @@ import pytest
 from tests.sim.nemesis import Kill, Loss, Pause, Unplug
 from tests.system.labnemesis import LabNemesis, is_calm
 from tests.system.zonekit import Zone, probing, wait_for, zone
+from vrha.core.names import namespace_name
 from vrha.core.ownership.timing import PROFILES
-from vrha.linux.names import namespace_name
 from vrha.model.probing import Result
 from vrha.model.runs import RunKind, RunStatus
 from vrha.model.spec import InstanceRef, Policy

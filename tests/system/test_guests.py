@@ -25,9 +25,9 @@ from tests.system.zonekit import (
     zone,
 )
 from vrha.core.instance import mac_of
+from vrha.core.names import folder_name, namespace_name
 from vrha.lab.scenario import Scenario, parse_scenario
 from vrha.linux.files import SPEC
-from vrha.linux.names import folder_name, namespace_name
 from vrha.model.probing import Stream
 from vrha.model.runs import RestartOptions, RunKind, RunStatus, Strategy
 from vrha.model.spec import Desired, Host, Ingress, InstanceRef, Protocol, Rule, StaticNat

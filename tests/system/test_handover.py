@@ -24,9 +24,9 @@ from tests.system.zonekit import (
     wait_for,
     zone,
 )
+from vrha.core.names import namespace_name
 from vrha.errors import RefusedError
 from vrha.lab.daemons import Program
-from vrha.linux.names import namespace_name
 from vrha.model.runs import RestartOptions, RunStatus, Strategy
 from vrha.model.spec import InstanceRef
 from vrha.model.views import RouterStatus, RunView

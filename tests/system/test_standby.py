@@ -14,7 +14,7 @@ import pytest
 from tests.system.test_handover import agents_started
 from tests.system.test_move import scenario
 from tests.system.zonekit import OUTSIDE, Places, Zone, assert_nothing_lost, probing, wait_for, zone
-from vrha.linux.names import host_port_prefix, namespace_name
+from vrha.core.names import host_port_prefix, namespace_name
 from vrha.model.probing import Stream
 from vrha.model.runs import RestartOptions, RunKind, RunStatus
 from vrha.model.spec import InstanceRef, Policy

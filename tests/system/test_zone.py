@@ -21,7 +21,7 @@ from tests.system.zonekit import (
     zone,
 )
 from vrha.config.export import to_yaml
-from vrha.linux.names import host_port
+from vrha.core.names import host_port
 from vrha.model.probing import Result, Stream
 from vrha.model.runs import RestartOptions, RunKind, RunStatus, Strategy
 from vrha.model.spec import Backend, Egress, InstanceRef, Protocol, Rule, Verdict

@@ -16,10 +16,10 @@ from typing import Any
 from vrha import failpoints
 from vrha.cli.client import Client
 from vrha.config.desired import load
+from vrha.core.names import namespace_name
 from vrha.lab.owners import OwnerWatch
 from vrha.lab.scenario import Scenario
 from vrha.lab.zone import Lab
-from vrha.linux.names import namespace_name
 from vrha.model.probing import Result, Stream
 from vrha.model.runs import RestartOptions, Strategy
 from vrha.model.spec import Desired, InstanceRef

@@ -44,9 +44,9 @@ from tools.benchmarks.rulespecs import (
     public,
     spec_of,
 )
+from vrha.core.names import namespace_name
 from vrha.errors import PreconditionError
 from vrha.linux import netns, rules
-from vrha.linux.names import namespace_name
 from vrha.linux.node import NodeKernel
 from vrha.model.spec import Backend, InstanceSpec
 from vrha.render.iptables import iptables_texts

@@ -14,11 +14,11 @@ from tools.benchmarks.probing import under_probes
 from tools.benchmarks.streams import ANSWER, streams_of
 from vrha.cli.client import Client
 from vrha.config.desired import load
+from vrha.core.names import namespace_name
 from vrha.errors import DeadlineError, InputError, StepError
 from vrha.lab import enter
 from vrha.lab.scenario import Scenario
 from vrha.lab.zone import Lab
-from vrha.linux.names import namespace_name
 from vrha.model.runs import RestartOptions, RunStatus, Strategy
 from vrha.model.spec import Desired, InstanceRef
 from vrha.model.views import RouterStatus, RouterView, RunView

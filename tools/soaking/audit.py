@@ -15,8 +15,8 @@ from pathlib import Path
 
 from tests.system.labhands import ref_of
 from vrha.cli.client import Client
+from vrha.core.names import folder_name, host_port_prefix, namespace_name
 from vrha.lab.zone import Lab
-from vrha.linux.names import folder_name, host_port_prefix, namespace_name
 from vrha.model.views import RouterView
 
 _NEXT = "=== next ==="

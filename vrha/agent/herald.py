@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from vrha.core.names import parse_tag
 from vrha.errors import PreconditionError, StepError, VrhaError
 from vrha.linux import announce, rtnetlink
 from vrha.linux.announce import Announcer
@@ -22,7 +23,6 @@ from vrha.linux.closing import SlowCloser
 from vrha.linux.deadman import DeadMan
 from vrha.linux.hint import Hinted
 from vrha.linux.instances import Instances
-from vrha.linux.names import parse_tag
 from vrha.linux.node import ANNOUNCE_MS
 from vrha.model.spec import InstanceRef
 

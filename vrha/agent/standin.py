@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
-from vrha.config.lock import sole_user
+from vrha.config.lock import is_swept, sole_user
 from vrha.errors import RefusedError
 from vrha.linux.beats import STAND_IN_CALLS, Ear, Mouth
 from vrha.model.steps import Announce, Destroy, Mute, Offer, Relay, Step, Unmute
@@ -32,14 +32,16 @@ _LOOK_S = 0.2
 
 @contextmanager
 def sole_agent(state_dir: Path) -> Iterator[None]:
-    """As `sole_user`; a stand-in that has the state folder is asked to go, and waited for."""
-    mouth, asked = Mouth(), False
+    """As `sole_user`; a stand-in that has the state folder is asked to go, and waited for, and so
+    is a sweep. Whoever just looks whether the folder is held has gone at the second try."""
+    mouth, asked, tries = Mouth(), False, 0
 
     def is_going() -> bool:
         # One that has heard it hears nothing more while it goes.
-        nonlocal asked
+        nonlocal asked, tries
+        tries += 1
         asked = mouth.say(STAND_IN_CALLS, b"go") or asked
-        return asked
+        return asked or tries == 1 or is_swept(state_dir)
 
     try:
         with _waiting(state_dir, _WAIT_S, is_going):

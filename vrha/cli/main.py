@@ -16,6 +16,7 @@ from vrha.errors import SpecError, VrhaError
 COMMANDS = {
     "agent": ("vrha.cli.agent:agent", "Run the agent of this node."),
     "apply": ("vrha.cli.apply:apply", "Make a file the desired state."),
+    "cleanup": ("vrha.cli.cleanup:cleanup", "What a dead agent left on this node: plan, run."),
     "diff": ("vrha.cli.apply:diff", "Show what an apply would change."),
     "doctor": ("vrha.cli.doctor:doctor", "Check whether this machine can run vrha."),
     "events": ("vrha.cli.events:events", "Show what happened and why."),

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from vrha.core.names import PortTag, host_mac, host_port, link_group, namespace_name
 from vrha.errors import StepError
 from vrha.linux import dnsmasq, netns, rtnetlink, rules, sysctls
 from vrha.linux.addresses import mac_bytes, port_addresses, routes
-from vrha.linux.names import PortTag, host_mac, host_port, link_group, namespace_name
 from vrha.linux.netlink import Message, Netlink, NetlinkError
 from vrha.linux.rtnetlink import Link, VethEnd
 from vrha.model.spec import InstanceSpec

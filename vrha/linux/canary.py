@@ -23,11 +23,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vrha.core.gaps import NS_PER_MS, UNANSWERED, find_gaps
+from vrha.core.names import namespace_name
 from vrha.errors import StepError
 from vrha.linux import canarypath, frames, netns
 from vrha.linux.canarypath import CanaryPath
 from vrha.linux.closing import SlowCloser
-from vrha.linux.names import namespace_name
 from vrha.linux.netlink import Netlink
 from vrha.linux.packetsocket import echo_reply, open_packets
 from vrha.model.evidence import Measured

@@ -19,10 +19,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
 
+from vrha.core.names import namespace_name
 from vrha.errors import StepError
 from vrha.linux import netns, rtnetlink
 from vrha.linux.addresses import mac_bytes
-from vrha.linux.names import namespace_name
 from vrha.linux.netlink import (
     NLM_F_CREATE,
     NLM_F_REPLACE,

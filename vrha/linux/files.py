@@ -13,8 +13,8 @@ import shutil
 import stat
 from pathlib import Path
 
+from vrha.core.names import folder_name
 from vrha.errors import PreconditionError, StepError
-from vrha.linux.names import folder_name
 from vrha.model.spec import InstanceRef
 
 SPEC = "spec.json"

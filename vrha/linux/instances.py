@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from vrha import codec
+from vrha.core.names import host_port, host_port_prefix, namespace_name, ref_of_namespace
 from vrha.errors import InputError, StepError
 from vrha.linux import announce, build, dnsmasq, mute, netns, processes, rtnetlink
 from vrha.linux.announce import Announcer
 from vrha.linux.closing import SlowCloser
 from vrha.linux.files import SPEC, InstanceFolders
-from vrha.linux.names import host_port, host_port_prefix, namespace_name, ref_of_namespace
 from vrha.model.spec import InstanceRef, InstanceSpec
 
 

@@ -10,10 +10,10 @@ import os
 import select
 import struct
 
+from vrha.core.names import folder_name, ref_of_folder
 from vrha.errors import PreconditionError
 from vrha.linux.dnsmasq import LEASES
 from vrha.linux.files import InstanceFolders
-from vrha.linux.names import folder_name, ref_of_folder
 from vrha.model.spec import InstanceRef
 
 # include/uapi/linux/inotify.h

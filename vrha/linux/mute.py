@@ -19,13 +19,14 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable
 
+from vrha.core.names import PORT_PREFIX
 from vrha.errors import PreconditionError, StepError
 from vrha.linux import nftwire, tools
-from vrha.linux.names import PORT_PREFIX
 from vrha.linux.netlink import NLM_F_DUMP, Message, Netlink, NetlinkError
 from vrha.linux.nftwire import ARM, GRANTED, LIVE, TABLE
 
-_ACTIVE, _RELAY = "active", "relay"
+ACTIVE, RELAY = "active", "relay"
+"""Sets of every table."""
 
 _LAYOUT, _GOVERNED = "layout_2", "governed_1"
 """Names of empty chains that tell which rules stand in the table; a change of them needs new ones.
@@ -36,8 +37,8 @@ _SAYS = "nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-a
 
 _PARTS = f"""\
 add table bridge {TABLE}
-add set bridge {TABLE} {_ACTIVE} {{ type ifname; comment "instances that may speak"; }}
-add set bridge {TABLE} {_RELAY} {{ type ifname; comment "old instances that only forward"; }}
+add set bridge {TABLE} {ACTIVE} {{ type ifname; comment "instances that may speak"; }}
+add set bridge {TABLE} {RELAY} {{ type ifname; comment "old instances that only forward"; }}
 add chain bridge {TABLE} from_instances {{ type filter hook prerouting priority -300; }}
 add chain bridge {TABLE} to_instances {{ type filter hook postrouting priority -300; }}
 add chain bridge {TABLE} from_relay
@@ -67,10 +68,10 @@ add rule bridge {TABLE} to_instances oifname "{PORT_PREFIX}*" oiftype != @{LIVE}
 """
 
 _INTENTION = f"""\
-add rule bridge {TABLE} from_instances iifname "{PORT_PREFIX}*" iifname != @{_ACTIVE} drop
-add rule bridge {TABLE} from_instances iifname "{PORT_PREFIX}*" iifname @{_RELAY} jump from_relay
-add rule bridge {TABLE} to_instances oifname "{PORT_PREFIX}*" oifname != @{_ACTIVE} drop
-add rule bridge {TABLE} to_instances oifname "{PORT_PREFIX}*" oifname @{_RELAY} jump to_relay
+add rule bridge {TABLE} from_instances iifname "{PORT_PREFIX}*" iifname != @{ACTIVE} drop
+add rule bridge {TABLE} from_instances iifname "{PORT_PREFIX}*" iifname @{RELAY} jump from_relay
+add rule bridge {TABLE} to_instances oifname "{PORT_PREFIX}*" oifname != @{ACTIVE} drop
+add rule bridge {TABLE} to_instances oifname "{PORT_PREFIX}*" oifname @{RELAY} jump to_relay
 """
 
 # `create` is refused when another process was quicker: what it made is never overwritten by less.
@@ -125,15 +126,15 @@ class Switch:
 
     def active(self) -> frozenset[str]:
         """Names of all ports that may speak."""
-        return self._members(_ACTIVE)
+        return listed(self._netlink, ACTIVE)
 
     def any_active(self, ports: Iterable[str]) -> bool:
         """Whether one of these may speak; among thousands cheaper than to ask for all."""
-        return any(self._has(_ACTIVE, port) for port in ports)
+        return any(self._has(ACTIVE, port) for port in ports)
 
     def any_listed(self, ports: Iterable[str]) -> bool:
         """Whether one of these is in any set of those that `change` changes."""
-        return any(self._has(_ACTIVE, port) or self._has(_RELAY, port) for port in ports)
+        return any(self._has(ACTIVE, port) or self._has(RELAY, port) for port in ports)
 
     def all_granted(self, ports: Iterable[str]) -> bool:
         """Whether the watcher permits all of these."""
@@ -141,7 +142,7 @@ class Switch:
 
     def granted(self) -> frozenset[str]:
         """Names of all ports that the watcher permits; all of them count where none governs."""
-        return self._members(nftwire.GRANTED)
+        return listed(self._netlink, GRANTED)
 
     def speaks(self, ports: Iterable[str]) -> bool:
         """Whether any of the ports may speak: active, and permitted where somebody governs."""
@@ -150,7 +151,7 @@ class Switch:
 
     def relays(self) -> frozenset[str]:
         """Names of all ports that, while active, may only forward."""
-        return self._members(_RELAY)
+        return listed(self._netlink, RELAY)
 
     def change(
         self,
@@ -167,8 +168,8 @@ class Switch:
         Raises StepError `mute-failed`.
         """
         changes = [
-            *_membership(_ACTIVE, tuple(unmute), tuple(mute)),
-            *_membership(_RELAY, tuple(relay), tuple(serve)),
+            *membership(ACTIVE, tuple(unmute), tuple(mute)),
+            *membership(RELAY, tuple(relay), tuple(serve)),
         ]
         if not changes:
             return
@@ -180,17 +181,6 @@ class Switch:
                 f"the kernel refused to change the sets of ports: {error.strerror}",
                 f"Look at `nft list table bridge {TABLE}`; restart the agent if it is missing.",
             ) from error
-
-    def _members(self, name: str) -> frozenset[str]:
-        try:
-            answers = self._netlink.ask(
-                nftwire.kind(nftwire.GETSETELEM), nftwire.members(name), NLM_F_DUMP
-            )
-        except NetlinkError as error:
-            if error.errno == errno.ENOENT:
-                return frozenset()
-            raise
-        return frozenset(name for answer in answers for name in nftwire.ports(answer))
 
     def _has(self, name: str, port: str) -> bool:
         body = nftwire.members(name, *nftwire.port_elements([port]))
@@ -218,7 +208,21 @@ def _no_nf_tables(complaint: str) -> PreconditionError:
     )
 
 
-def _membership(name: str, entering: tuple[str, ...], leaving: tuple[str, ...]) -> list[Message]:
+def listed(netlink: Netlink, name: str) -> frozenset[str]:
+    """Names of the ports in a set of the table; none where it is not there.
+
+    Raises NetlinkError.
+    """
+    try:
+        answers = netlink.ask(nftwire.kind(nftwire.GETSETELEM), nftwire.members(name), NLM_F_DUMP)
+    except NetlinkError as error:
+        if error.errno == errno.ENOENT:
+            return frozenset()
+        raise
+    return frozenset(port for answer in answers for port in nftwire.ports(answer))
+
+
+def membership(name: str, entering: tuple[str, ...], leaving: tuple[str, ...]) -> list[Message]:
     """Messages that put names into a set and take others out.
 
     Those to be taken out are added first, since the kernel refuses to delete what is absent; no

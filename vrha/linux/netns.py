@@ -5,8 +5,10 @@ Entering is `setns(2)` of the calling thread only; other threads are not touched
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +17,8 @@ from vrha.errors import PreconditionError, StepError
 
 NETNS_DIR = Path("/run/netns")
 
-_CLONE_NEWNET = 0x40000000
-_MS_BIND, _MS_REC, _MS_SHARED, _MNT_DETACH = 0x1000, 0x4000, 1 << 20, 2
+_CLONE_FS, _CLONE_NEWNS, _CLONE_NEWNET = 0x00000200, 0x00020000, 0x40000000
+_MS_BIND, _MS_REC, _MS_PRIVATE, _MS_SHARED, _MNT_DETACH = 0x1000, 0x4000, 1 << 18, 1 << 20, 2
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -104,6 +106,51 @@ def remove(name: str) -> None:
     while _libc.umount2(os.fsencode(path), _MNT_DETACH) == 0:
         pass
     path.unlink(missing_ok=True)
+
+
+def remove_hidden(name: str) -> None:
+    """As `remove` for a name that is mounted below something that was mounted on /run/netns later.
+
+    unlink(2) refuses such a name (EBUSY), and umount(2) does not reach it. From a mount namespace
+    in which all of it is taken apart the file can be removed, which detaches it everywhere
+    (fs/namespace.c, __detach_mounts). Raises OSError.
+    """
+    failed: list[OSError] = []
+
+    def work() -> None:
+        try:
+            _remove_apart(name)
+        except OSError as error:
+            failed.append(error)
+
+    # A mount namespace is entered for good, by a thread that ends.
+    thread = threading.Thread(target=work, name="hidden")
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+
+
+def _remove_apart(name: str) -> None:
+    _check(_libc.unshare(_CLONE_FS | _CLONE_NEWNS), "unshare")
+    _mount("", "/", _MS_REC | _MS_PRIVATE)
+    folder = os.open(NETNS_DIR, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        while _libc.umount2(os.fsencode(path_of(name)), _MNT_DETACH) == 0:
+            pass
+        while _is_mounted(NETNS_DIR):
+            _check(_libc.umount2(os.fsencode(NETNS_DIR), _MNT_DETACH), f"umount {NETNS_DIR}")
+            while _libc.umount2(os.fsencode(path_of(name)), _MNT_DETACH) == 0:
+                pass
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=folder)
+    finally:
+        os.close(folder)
+
+
+def _is_mounted(path: Path) -> bool:
+    mounts = Path("/proc/thread-self/mountinfo").read_text().splitlines()
+    return any(line.split()[4] == str(path) for line in mounts)
 
 
 def names() -> list[str]:

@@ -17,7 +17,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vrha import codec
+from vrha.core.cleanup.profiles.vrha import VRHA
 from vrha.core.leases import cleaned
+from vrha.core.names import (
+    PortTag,
+    folder_name,
+    host_port,
+    namespace_name,
+)
 from vrha.errors import PreconditionError, StepError
 from vrha.linux import (
     announce,
@@ -37,12 +44,8 @@ from vrha.linux.closing import SlowCloser
 from vrha.linux.files import SPEC, InstanceFolders
 from vrha.linux.handover import Handovers
 from vrha.linux.instances import Instances
-from vrha.linux.names import (
-    PortTag,
-    host_port,
-    namespace_name,
-)
 from vrha.linux.observe import observed, outline
+from vrha.linux.sweep.leaked import leaks_of
 from vrha.linux.underway import UnderWay
 from vrha.linux.upstream import Answered, UpstreamProbe
 from vrha.model.spec import InstanceRef, InstanceSpec
@@ -72,6 +75,7 @@ class NodeKernel:
         rule_tools = rules.find_tools()
         program = tools.need("dnsmasq")
         self._folders = InstanceFolders(state_dir.absolute())
+        self._leaks = leaks_of(VRHA, state_dir.absolute())
         netns.prepare_directory()
         sysctls.apply(sysctls.NODE, required=False)
         sysctls.at_least(sysctls.NODE_AT_LEAST)
@@ -133,8 +137,10 @@ class NodeKernel:
         Raises StepError: `instance-active`, `bridge-missing`, `namespace-exists`, `no-space`,
         `state-dir`, `rules-rejected`, `links-failed`, `addresses-failed`, `sysctl-failed`,
         `dnsmasq-failed`, `port-not-forwarding`, `tool-timeout`; PreconditionError
-        `missing-tool:*`; InputError. Nothing is left behind then.
+        `missing-tool:*`; InputError. Nothing is left behind then. Also `instance-leaked`, when
+        remains of one of that name could not be removed.
         """
+        self._leaks.refuse(folder_name(spec.ref))
         with self._under_way.working_on(spec.ref):
             return self._build(spec, leases_from, leases)
 

@@ -6,10 +6,7 @@ import os
 from dataclasses import dataclass
 
 from vrha import codec
-from vrha.errors import InputError
-from vrha.linux import dnsmasq, netns, rtnetlink
-from vrha.linux.files import SPEC, InstanceFolders
-from vrha.linux.names import (
+from vrha.core.names import (
     PortTag,
     host_port_prefix,
     namespace_name,
@@ -17,6 +14,9 @@ from vrha.linux.names import (
     ref_of_folder,
     ref_of_namespace,
 )
+from vrha.errors import InputError
+from vrha.linux import dnsmasq, netns, rtnetlink
+from vrha.linux.files import SPEC, InstanceFolders
 from vrha.linux.netlink import Netlink
 from vrha.model.spec import InstanceRef
 from vrha.model.state import Activity, ObservedInstance

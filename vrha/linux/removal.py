@@ -7,10 +7,10 @@ import os
 import time
 from collections.abc import Sequence
 
+from vrha.core.names import host_port_prefix, link_group, namespace_name
 from vrha.errors import StepError
 from vrha.linux import dnsmasq, netns, processes, rtnetlink
 from vrha.linux.instances import Instances
-from vrha.linux.names import host_port_prefix, link_group, namespace_name
 from vrha.model.spec import InstanceRef
 
 _GRACE_S = 0.2

@@ -39,7 +39,7 @@ _IFF_UP = 1
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 10, 18
 _IFLA_QDISC = 6
 _IFLA_IFALIAS, _IFLA_STATS64, _IFLA_AF_SPEC, _IFLA_GROUP = 20, 23, 26, 27
-_IFLA_NET_NS_FD, _IFLA_EXT_MASK = 28, 29
+_IFLA_NET_NS_FD, _IFLA_EXT_MASK, _IFLA_LINK_NETNSID = 28, 29, 37
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _IFLA_INFO_SLAVE_KIND, _IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
 _VETH_INFO_PEER, _IFLA_BRPORT_STATE, _IFLA_INET6_ADDR_GEN_MODE = 1, 1, 8
 _ADDR_GEN_NONE = 1
@@ -54,7 +54,8 @@ _IFINFO = struct.Struct("=BBHiII")
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One link as the kernel shows it. `port_state` is None when it is no port of a bridge."""
+    """One link as the kernel shows it. `port_state` is None when it is no port of a bridge,
+    `peer_netns` when the other end is in the same namespace (see `nsid`)."""
 
     index: int
     name: str
@@ -69,6 +70,7 @@ class Link:
     rx_packets: int
     tx_packets: int
     qdisc: str
+    peer_netns: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +150,16 @@ def set_alias(name: str, alias: str) -> Message:
 def set_up(name: str) -> Message:
     """Bring the link of this name up."""
     return Message(_RTM_NEWLINK, 0, _ifinfo(0, _IFF_UP, _IFF_UP) + text(_IFLA_IFNAME, name))
+
+
+def set_down(index: int) -> Message:
+    """Bring a link down."""
+    return Message(_RTM_NEWLINK, 0, _ifinfo(index, 0, _IFF_UP))
+
+
+def set_group(index: int, group: int) -> Message:
+    """Put a link into a group."""
+    return Message(_RTM_NEWLINK, 0, _ifinfo(index) + u32(_IFLA_GROUP, group))
 
 
 def delete_group(group: int) -> Message:
@@ -269,6 +281,7 @@ def _link(body: bytes) -> Link:
         rx_packets=rx_packets,
         tx_packets=tx_packets,
         qdisc=_string(found.get(_IFLA_QDISC, b"")),
+        peer_netns=_number(peer) if (peer := found.get(_IFLA_LINK_NETNSID)) else None,
     )
 
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
 
+from vrha.core.names import PORT_PREFIX
 from vrha.linux import frames
 from vrha.linux.closing import SlowCloser
-from vrha.linux.names import PORT_PREFIX
 from vrha.linux.packetsocket import ADVERTISEMENT, ARP_REPLY, open_packets
 from vrha.model.spec import Address
 from vrha.model.state import Upstream

@@ -5,9 +5,9 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping
 
+from vrha.core.names import PORT_PREFIX, PortTag, parse_tag
 from vrha.errors import PreconditionError
 from vrha.linux import rtnetlink
-from vrha.linux.names import PORT_PREFIX, PortTag, parse_tag
 from vrha.model.ownership import instance_key
 
 _RTMGRP_LINK = 1

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from vrha.core.names import PortTag
 from vrha.core.ownership.holder import Life
 from vrha.errors import InputError, NotFoundError, PreconditionError
-from vrha.linux.names import PortTag
 from vrha.model.ownership import Electorate
 from vrha.model.spec import InstanceRef
 from vrha.watcher.ports import is_permitted

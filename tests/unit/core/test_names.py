@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vrha.linux import names
-from vrha.linux.names import PortTag
+from vrha.core import names
+from vrha.core.names import PortTag
 from vrha.model.spec import InstanceRef
 
 REFS = st.builds(
