@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +29,8 @@ PROGRAMS = {
     "vrha-watcher": "vrha.watcher.main",
     "vrha-cleanup": "vrha.watcher.cleanup",
 }
+_HIDDEN = ("/home", "/root", "/run", "/tmp")
+"""Folders of which units (ProtectHome=, PrivateTmp=) or boxes have their own."""
 _TARGET = """\
 [Unit]
 Requires=basic.target dbus.socket
@@ -67,6 +70,12 @@ def _cgroup2() -> Path | None:
     return None
 
 
+def _shown(path: Path) -> Path:
+    """Where the units in a box see a folder of this machine: development happens in homes."""
+    hidden = any(path.is_relative_to(folder) for folder in _HIDDEN)
+    return Path("/opt/vrha-box", *path.parts[1:]) if hidden else path
+
+
 def until(condition: Callable[[], object], what: str, seconds: float = 30.0) -> None:
     """Wait for it. Raises AssertionError that names `what`."""
     end = time.monotonic() + seconds
@@ -86,6 +95,13 @@ class Box:
         self.cgroup = mount / self._name
         for part in ("host", "root", "units", "etc", "lib", "bin"):
             (self.folder / part).mkdir()
+        base, libraries = Path(sys.base_prefix), Path(sysconfig.get_path("purelib"))
+        python = Path(sys.executable).resolve()
+        self.python = str(_shown(base) / python.relative_to(base.resolve()))
+        """The interpreter that runs now, as it is called inside."""
+        self.path = f"{_shown(SOURCE)}:{_shown(libraries)}"
+        """Its PYTHONPATH there."""
+        self._binds = {path: _shown(path) for path in (SOURCE, base, libraries)}
         self.etc = self.folder / "etc"
         """Its /etc/vrha."""
         self.lib = self.folder / "lib"
@@ -109,7 +125,7 @@ class Box:
         for name, module in PROGRAMS.items():
             program = self.folder / "bin" / name
             program.write_text(
-                f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(SOURCE)!r})\n"
+                f"#!{self.python}\nimport sys\nsys.path[:0] = {self.path.split(':')}\n"
                 f"from {module} import main\nsys.exit(main())\n"
             )
             program.chmod(0o755)
@@ -125,13 +141,12 @@ class Box:
         ready = self.folder / "host" / "ready"
         os.mkfifo(ready)
         heard = os.open(ready, os.O_RDONLY | os.O_NONBLOCK)
-        binds = [(self.etc, "/etc/vrha"), (self.lib, "/var/lib"), (self.folder / "bin", "/usr/local/bin")]
-        own = {SOURCE, Path(sys.prefix), Path(sys.base_prefix)} - {Path("/usr"), Path("/usr/local")}
-        binds += [(path, str(path)) for path in sorted(own)]
+        binds = {self.etc: "/etc/vrha", self.lib: "/var/lib", self.folder / "bin": "/usr/local/bin"}
+        binds |= {source: to for source, to in self._binds.items() if source != Path("/usr")}
         names = ("mount", "uts", "ipc", "cgroup", "pid", "net")
         command = ["unshare", *(f"--{name}" for name in names), "--fork", "--kill-child"]
         command += ["--propagation", "private", "bash", str(SOURCE / "tests/systemd/boot.sh")]
-        command += [str(self.folder), *(f"{source}:{target}" for source, target in binds)]
+        command += [str(self.folder), *(f"{source}:{target}" for source, target in binds.items())]
         # Its cgroup first: that is where the root of its cgroup namespace will be.
         join = 'echo 0 >"$0/cgroup.procs"; exec "$@"'
         with (self.folder / "log").open("wb") as log:
@@ -175,11 +190,11 @@ class Box:
         """The command line that runs a command inside."""
         enter = ["nsenter", "-t", str(self.pid), "-m", "-u", "-i", "-n", "-p", "-C", "-r", "-w", "--"]
         path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-        return [*enter, "env", "-i", path, f"PYTHONPATH={SOURCE}", *argv]
+        return [*enter, "env", "-i", path, f"PYTHONPATH={self.path}", *argv]
 
-    def python(self, *argv: str) -> str:
+    def module(self, *argv: str) -> str:
         """Output of a module inside: `python -m ...`."""
-        return self.run(sys.executable, "-m", *argv)
+        return self.run(self.python, "-m", *argv)
 
     def systemctl(self, *argv: str, ok: bool = True) -> str:
         return self.run("systemctl", *argv, ok=ok)

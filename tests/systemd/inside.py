@@ -47,9 +47,7 @@ def build() -> None:
 def serve() -> None:
     """Until it is killed."""
     ends = {
-        name: Endpoint(
-            name, ADDRESSES[name], {n: a for n, a in ADDRESSES.items() if n != name}, Keys(KEYS / name)
-        )
+        name: Endpoint(name, ADDRESSES[name], {NODE: ADDRESSES[NODE]}, Keys(KEYS / name))
         for name in (LEADER, *OTHERS)
     }
     timing = Timing()

@@ -11,7 +11,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -25,10 +24,10 @@ from vrha.fencing import keys
 from vrha.lab.daemons import toml
 
 AGENT, WATCHER, ZONE = "vrha-agent.service", "vrha-watcher.service", "zone.service"
-_ZONE = f"""\
+_ZONE = """\
 [Service]
-ExecStart={sys.executable} -m tests.systemd.inside serve
-Environment=PYTHONPATH={Path(__file__).parents[2]}
+ExecStart={python} -m tests.systemd.inside serve
+Environment=PYTHONPATH={path}
 """
 _ENDED = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) WARNING .*agent has ended, pid")
 _REPLY = re.compile(r"^\[(\d+\.\d+)\] .*icmp_seq=(\d+) ", re.MULTILINE)
@@ -78,7 +77,7 @@ class Node:
 
     def __init__(self, box: Box) -> None:
         self.box = box
-        box.add_unit(ZONE, _ZONE)
+        box.add_unit(ZONE, _ZONE.format(python=box.python, path=box.path))
         others = {name: at for name, at in inside.ADDRESSES.items() if name != inside.NODE}
         agent = {
             "node": inside.NODE,
@@ -107,7 +106,7 @@ class Node:
 
     def build(self) -> None:
         """The router, with a dnsmasq that the agent itself started."""
-        self.box.python("tests.systemd.inside", "build")
+        self.box.module("tests.systemd.inside", "build")
         os.kill(self._dnsmasq_anywhere(), signal.SIGKILL)
         until(self.dnsmasq, "the agent starts the dnsmasq that died")
 
@@ -204,7 +203,7 @@ class Node:
 
 
 def _child(pid: int) -> int | None:
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, IndexError):
         return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
     return None
 
