@@ -220,11 +220,12 @@ def zone(
     env: dict[str, str] | None = None,
     watched: bool = False,
     failover: dict[str, Any] | None = None,
+    cleanup: dict[str, Any] | None = None,
 ) -> Iterator[Zone]:
     """A lab of `scenario`, applied and serving; the rest as in `Lab.start_daemons`."""
     with Lab.up(scenario, name, ephemeral=True) as lab:
         client = Client(str(lab.socket))
-        lab.start_daemons(run=run, env=env, watched=watched, failover=failover)
+        lab.start_daemons(run=run, env=env, watched=watched, failover=failover, cleanup=cleanup)
         desired = load(lab.zone_file)
         nodes = len(desired.nodes)
         client.apply(Desired((), (), desired.nodes))

@@ -188,7 +188,20 @@ class Box:
 
     def inside(self, *argv: str) -> list[str]:
         """The command line that runs a command inside."""
-        enter = ["nsenter", "-t", str(self.pid), "-m", "-u", "-i", "-n", "-p", "-C", "-r", "-w", "--"]
+        enter = [
+            "nsenter",
+            "-t",
+            str(self.pid),
+            "-m",
+            "-u",
+            "-i",
+            "-n",
+            "-p",
+            "-C",
+            "-r",
+            "-w",
+            "--",
+        ]
         path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         return [*enter, "env", "-i", path, f"PYTHONPATH={self.path}", *argv]
 
@@ -204,7 +217,9 @@ class Box:
         return self.systemctl("show", "--value", f"--property={name}", unit).strip()
 
     def journal(self, *units: str) -> str:
-        return self.run("journalctl", "-o", "short-monotonic", "--no-pager", *(f"--unit={u}" for u in units))
+        return self.run(
+            "journalctl", "-o", "short-monotonic", "--no-pager", *(f"--unit={u}" for u in units)
+        )
 
     def main_pid(self, unit: str) -> int:
         """Of this machine's pids, not of the box's; 0 when the unit has none.

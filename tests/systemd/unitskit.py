@@ -6,13 +6,12 @@ There is no broker, no store and no orchestrator: nothing that is shown here dep
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -195,7 +194,10 @@ class Node:
         """When the watcher said so, by its own clock: to the millisecond."""
 
         def said() -> list[float]:
-            times = [datetime.strptime(t, "%Y-%m-%d %H:%M:%S,%f") for t in _ENDED.findall(self.box.journal(WATCHER))]
+            times = [
+                datetime.strptime(t, "%Y-%m-%d %H:%M:%S,%f")
+                for t in _ENDED.findall(self.box.journal(WATCHER))
+            ]
             return [when.timestamp() for when in times if when.timestamp() >= at - 0.001]
 
         until(said, "the watcher tells that the agent has ended")

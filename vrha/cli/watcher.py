@@ -90,4 +90,36 @@ def _lines(found: Mapping[str, Any]) -> list[str]:
     ]
     lines += [f"router {name} since epoch {epoch}" for name, epoch in found["routers"].items()]
     lines += [f"port {name} may speak" for name in found["ports"]]
+    return [*lines, *agent_lines(found), *cleanup_lines(found["cleanup"])]
+
+
+_WAITS_FOR = {
+    "agent-hung": "the agent is stuck: it must go on, or end",
+    "stand-in": "the stand-in gives its routers away",
+    "grace": "the agent, or the lease, may come back",
+    "lease-live": "the lease lasts: what it left serves on",
+    "orphaned": "what it left is swept",
+}
+
+
+def agent_lines(found: Mapping[str, Any]) -> list[str]:
+    """Of an agent that is not there."""
+    missing = found["situation"]["missing_ms"]
+    return [f"agent: none for {missing / 1000:.1f} s"] if missing else []
+
+
+def cleanup_lines(cleanup: Mapping[str, Any]) -> list[str]:
+    """What is done about what an agent left, and how the last sweep went."""
+    lines = []
+    waits_for = _WAITS_FOR.get(cleanup["reason"])
+    if waits_for:
+        off = "" if cleanup["on"] else " (switched off: nothing is ever swept)"
+        again = f", {cleanup['again_ms'] / 1000:.1f} s more" if cleanup["again_ms"] else ""
+        lines.append(f"cleanup: {waits_for}{again}{off}")
+    if cleanup["pid"] is not None:
+        lines.append(f"sweep: runs, pid {cleanup['pid']}")
+    last = cleanup["last"]
+    if last is not None:
+        left = f"something is left (code {last['code']})" if last["code"] else "nothing is left"
+        lines.append(f"last sweep: {last['ms_ago'] / 1000:.0f} s ago, {left}")
     return lines

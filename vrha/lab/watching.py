@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,18 @@ def socket_of(folder: Path, node: str) -> Path:
 class Watching:
     """Settings by which the nodes and the orchestrator of a lab own addresses."""
 
-    def __init__(self, folder: Path, nodes: Sequence[str], profile: str = "default") -> None:
-        """Makes the keys below `folder`."""
+    def __init__(
+        self,
+        folder: Path,
+        nodes: Sequence[str],
+        profile: str = "default",
+        cleanup: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Makes the keys below `folder`. `cleanup`: settings of all watchers."""
         self._folder = folder
         self._nodes = tuple(nodes)
         self._profile = profile
+        self._cleanup = dict(cleanup or {})
         # Two could not lose one: the orchestrator makes them three.
         candidates = (*nodes, ORCHESTRATOR)
         self.voters = candidates[:_MOST_VOTERS] if len(nodes) > 1 else candidates[:1]
@@ -37,9 +44,13 @@ class Watching:
         }
         self._addresses[ORCHESTRATOR] = f"{wiring.MGMT_ADDRESS.ip}:{PORT}"
 
-    def of_node(self, node: str, state_dir: Path, stand_in: Sequence[str]) -> dict[str, Any]:
-        """The watcher's settings; `stand_in` is the command of a stand-in for the agent."""
+    def of_node(
+        self, node: str, state_dir: Path, stand_in: Sequence[str], sweep: Sequence[str]
+    ) -> dict[str, Any]:
+        """The watcher's settings; `stand_in` is the command of a stand-in for the agent, `sweep`
+        that of a sweep of what it left."""
         others = {*self.voters, ORCHESTRATOR} - {node}
+        socket = str(socket_of(self._folder, node))
         return {
             "node": node,
             "listen": self._addresses[node],
@@ -47,9 +58,10 @@ class Watching:
             "leaders": [ORCHESTRATOR],
             "keys": str(self._folder / node),
             "state_dir": str(state_dir),
-            "socket": str(socket_of(self._folder, node)),
+            "socket": socket,
             "profile": self._profile,
             "agent": {"stand_in": list(stand_in)},
+            "cleanup": {"command": [*sweep, "--watcher", socket], **self._cleanup},
             "peers": {
                 name: self._addresses[name]
                 for name in sorted(others | (set(self._nodes) if node in self.voters else set()))

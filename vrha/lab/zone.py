@@ -255,12 +255,14 @@ class Lab:
         watched: bool = False,
         profile: str = "default",
         failover: Mapping[str, Any] | None = None,
+        cleanup: Mapping[str, Any] | None = None,
     ) -> None:
         """Start RabbitMQ, the orchestrator and an agent per node; `watched`: a watcher too.
 
-        `profile` names the times of watchers (`vrha.core.ownership.timing`). `run` and `failover`
-        are tables of the orchestrator's settings; `vrha` is the command; `env` is added to the
-        environment of all but the broker, also when they start again.
+        `profile` names the times of watchers (`vrha.core.ownership.timing`), `cleanup` is a table
+        of their settings; `run` and `failover` are ones of the orchestrator's. `vrha` is the
+        command; `env` is added to the environment of all but the broker, also when they start
+        again.
         Returns when the orchestrator's socket is there; agents may still be connecting.
         Raises what PrivateBroker.start and Daemon.start raise.
         """
@@ -278,7 +280,7 @@ class Lab:
         }
         variables = environment(env)
         if watched:
-            watching = Watching(self._watching, self.nodes, profile)
+            watching = Watching(self._watching, self.nodes, profile, cleanup or {})
             settings |= {"name": ORCHESTRATOR, "ownership": watching.of_orchestrator()}
             for node in self.nodes:
                 self._start_watcher(watching, node, variables, vrha)
@@ -319,7 +321,10 @@ class Lab:
         name = f"watcher-{node}"
         of_agent = self._config_of(f"agent-{node}")
         stand_in = (*vrha, "agent", "run", "--stand-in", "--config", str(of_agent))
-        config = self._config(name, watching.of_node(node, self._state_dir(name), stand_in))
+        of_agent_state = str(self._state_dir(f"agent-{node}"))
+        sweep = (sys.executable, "-m", "vrha.watcher.cleanup", "--state-dir", of_agent_state)
+        settings = watching.of_node(node, self._state_dir(name), stand_in, sweep)
+        config = self._config(name, settings)
         argv = (sys.executable, "-m", "vrha.watcher.main", "--config", str(config))
         self.watcher(node).start(Program(argv, node, variables))
 

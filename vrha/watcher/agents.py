@@ -19,6 +19,7 @@ from typing import Any
 
 from vrha.linux.beats import AGENT_BEATS, Ear, started
 from vrha.model.ownership import Health
+from vrha.watcher.children import Child
 from vrha.watcher.settings import AgentTable
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,8 @@ class _Life:
     start: int
     pidfd: int | None
     beaten_at: float
+    ended_at: float
+    """Where `pidfd` is None: when that was noticed."""
 
 
 class Agents:
@@ -57,8 +60,9 @@ class Agents:
         self._ear_at = now
         self._looked = now
         self._lives: dict[str, _Life] = {}
-        self._child: tuple[int, int] | None = None
-        self._asked_until = now
+        self._child = Child()
+        self._epoll.register(self._child.fileno(), select.EPOLLIN)
+        self._began = self._asked_until = now
         self._spawned_at = now - _AGAIN_MS
         self._listen(now)
         self._remember(now)
@@ -69,6 +73,7 @@ class Agents:
     def close(self) -> None:
         if self._ear is not None:
             self._ear.close()
+        self._child.close()
         self._epoll.close()
 
     def look(self, now: float) -> None:
@@ -83,7 +88,8 @@ class Agents:
             for pid, said in self._ear.receive():
                 self._beat(pid, said, now)
         for fd, _ in self._epoll.poll(0):
-            self._ended(fd)
+            self._ended(fd, now)
+        self._child.ended()
         if now < self._asked_until:
             self._relieve(now)
 
@@ -99,6 +105,25 @@ class Agents:
         other = self._lives.get(STAND_IN)
         there = other is not None and other.pidfd is not None and not self._is_stuck(other, now)
         return found | Health.STAND_IN if there else found
+
+    def missing_ms(self, now: float) -> float:
+        """For how long this watcher has known of no agent; 0.0 while there is one."""
+        agent = self._lives.get(AGENT)
+        if agent is None:
+            return now - self._began
+        return now - agent.ended_at if agent.pidfd is None else 0.0
+
+    @property
+    def agent(self) -> tuple[int, int] | None:
+        """The last one that was seen: pid, and when it began (ticks since boot)."""
+        agent = self._lives.get(AGENT)
+        return None if agent is None else (agent.pid, agent.start)
+
+    def end_stuck(self, after_ms: float, now: float) -> None:
+        """Kill an agent that has been stuck for so long: init brings the next one."""
+        agent = self._lives.get(AGENT)
+        if agent is not None and self._is_stuck(agent, now - after_ms):
+            self._kill(agent)
 
     def relieve(self, seconds: float, now: float) -> None:
         """For so long a stand-in may take the place of an agent that is dead or stuck."""
@@ -149,9 +174,9 @@ class Agents:
         if pidfd is None:
             return
         if before is not None:
-            self._forget(before)
+            self._forget(before, now)
         self._epoll.register(pidfd, select.EPOLLIN)
-        self._lives[role] = _Life(pid, start, pidfd, now)
+        self._lives[role] = _Life(pid, start, pidfd, now, now)
         log.info("%s is there, pid %d", role, pid)
         if role == AGENT:
             with contextlib.suppress(OSError):
@@ -165,66 +190,48 @@ class Agents:
         pidfd = _open(pid, start)
         if pidfd is not None:
             self._epoll.register(pidfd, select.EPOLLIN)
-        self._lives[AGENT] = _Life(pid, start, pidfd, now)
+        self._lives[AGENT] = _Life(pid, start, pidfd, now, now)
 
-    def _ended(self, fd: int) -> None:
-        if self._child is not None and fd == self._child[1]:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(self._child[0], os.WNOHANG)
-            self._close(fd)
-            self._child = None
-            return
+    def _ended(self, fd: int, now: float) -> None:
         for role, life in self._lives.items():
             if life.pidfd == fd:
                 log.warning("%s has ended, pid %d", role, life.pid)
-                self._forget(life)
+                self._forget(life, now)
 
-    def _forget(self, life: _Life) -> None:
+    def _forget(self, life: _Life, now: float) -> None:
         if life.pidfd is not None:
-            self._close(life.pidfd)
-            life.pidfd = None
-
-    def _close(self, fd: int) -> None:
-        self._epoll.unregister(fd)
-        os.close(fd)
+            self._epoll.unregister(life.pidfd)
+            os.close(life.pidfd)
+            life.pidfd, life.ended_at = None, now
 
     # ---- standing in
 
     def _relieve(self, now: float) -> None:
         health, agent = self.health(now), self._lives.get(AGENT)
-        if health & Health.AGENT_HUNG and agent is not None and agent.pidfd is not None:
-            log.warning("the agent, pid %d, is stuck: it is killed", agent.pid)
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(agent.pidfd, signal.SIGKILL)
+        if health & Health.AGENT_HUNG and agent is not None:
+            self._kill(agent)
         elif health == Health.AGENT_DEAD and self._may_spawn(now):
             self._spawned_at = now
             self._spawn(self._settings.stand_in)
 
+    @staticmethod
+    def _kill(agent: _Life) -> None:
+        if agent.pidfd is not None:
+            log.warning("the agent, pid %d, is stuck: it is killed", agent.pid)
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(agent.pidfd, signal.SIGKILL)
+
     def _may_spawn(self, now: float) -> bool:
         rested = now - self._spawned_at >= _AGAIN_MS
-        return bool(self._settings.stand_in) and self._child is None and rested
+        return bool(self._settings.stand_in) and self._child.pid is None and rested
 
     def _spawn(self, command: tuple[str, ...]) -> None:
-        """It gets no precedence, a session of its own, and this process's log."""
-        null = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
         try:
-            pid = os.posix_spawnp(
-                command[0],
-                command,
-                os.environ,
-                file_actions=[null],
-                setsid=True,
-                setsigdef=(signal.SIGTERM, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ),
-                scheduler=(os.SCHED_OTHER, os.sched_param(0)),
-            )
+            self._child.start(command)
         except OSError as error:
             log.error("no stand-in: %s: %s", command[0], error.strerror)
             return
-        log.warning("a stand-in takes the place of the agent, pid %d", pid)
-        # It cannot have been reaped, so it is the one.
-        pidfd = os.pidfd_open(pid)
-        self._epoll.register(pidfd, select.EPOLLIN)
-        self._child = pid, pidfd
+        log.warning("a stand-in takes the place of the agent, pid %d", self._child.pid)
 
 
 def _open(pid: int, start: int) -> int | None:

@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     gc.disable()
     given = _parser().parse_args(arguments)
     try:
-        what = wanted(given.profile, given.state_dir, given.only, given.force)
+        what = wanted(given.profile, given.state_dir, given.only, given.force, given.watcher)
         if given.dry_run:
             told = plan_told(*look(what))
             shown, code = plan_lines(told), 1 if told["problems"] else 0
@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--profile", default="vrha", help="what to look for (vrha)")
     parser.add_argument("--state-dir", type=Path, help="the agent's folder (of the profile)")
+    parser.add_argument("--watcher", type=Path, metavar="SOCKET", help="where the watcher is asked")
     parser.add_argument("--only", action="append", default=[], metavar="ROUTER", help="repeatable")
     parser.add_argument("--force", action="store_true", help="also what still serves ungoverned")
     parser.add_argument("--dry-run", action="store_true", help="say what would go; change nothing")

@@ -8,7 +8,6 @@ that is not Python's own.
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 import os
 import secrets
@@ -29,8 +28,10 @@ from vrha.linux.hint import Hint
 from vrha.linux.mute import Switch
 from vrha.linux.notify import Init
 from vrha.model.ownership import Ack, Depose, Electorate, Message, Renew
+from vrha.watcher.afterlife import Afterlife
 from vrha.watcher.agents import Agents
 from vrha.watcher.ports import Ports
+from vrha.watcher.precedence import take_precedence
 from vrha.watcher.settings import WatcherSettings
 from vrha.watcher.state import LeaseFile, State
 from vrha.watcher.status import StatusSocket
@@ -43,7 +44,6 @@ RETRY_MS = 20.0
 """Before something is tried again that the kernel or the disk refused."""
 SHOW_MS = 200.0
 """Between two signs of life for init."""
-PRIORITY = 10
 
 
 class Watcher:
@@ -79,6 +79,8 @@ class Watcher:
         now = clock_ms()
         self._agents = Agents(settings.agent, settings.socket.with_suffix(".agent"), now)
         self._held.callback(self._agents.close)
+        self._afterlife = Afterlife(settings.cleanup, self._agents, now)
+        self._held.callback(self._afterlife.close)
         self._holder = self._begin(now)
         self._voter = Voter(settings.node, self._timing, now)
         self._to_do: deque[Command] = deque()
@@ -107,9 +109,10 @@ class Watcher:
     def run(self, stop: int) -> None:
         """Work until `stop` is readable. Then the kernel goes on to the end of the lease at most:
         time for a next process to take it over."""
-        _take_precedence()
+        take_precedence()
         with selectors.DefaultSelector() as selector, self._held:
-            for each in (stop, self._endpoint, self._ports, self._status, self._agents):
+            sources = (self._endpoint, self._ports, self._status, self._agents, self._afterlife)
+            for each in (stop, *sources):
                 selector.register(each, selectors.EVENT_READ, each)
             log.info("watcher of node %s, pid %d", self._settings.node, os.getpid())
             while True:
@@ -152,6 +155,8 @@ class Watcher:
         self._holder.health = self._agents.health(now)
         self._perform(self._holder.tick(now))
         self._feed()
+        # After all that has a deadline.
+        self._afterlife.look(self._holder, now)
 
     def _serve(self, what: Any) -> None:
         if what is self._endpoint:
@@ -284,14 +289,7 @@ class Watcher:
             "acknowledged": {name: holder.acked.get(name, 0) for name in electorate.voters},
             "seq": holder.seq,
             "agents": dict(self._agents.tell(now)),
+            **self._afterlife.tell(holder, now),
             "counts": dict(self._counts),
             "rejected": dict(self._endpoint.rejected),
         }
-
-
-def _take_precedence() -> None:
-    """Real time and no collector, where that is permitted: what is there now stays."""
-    gc.collect()
-    gc.freeze()
-    with contextlib.suppress(OSError):
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))

@@ -28,6 +28,19 @@ class AgentTable:
 
 
 @dataclass(frozen=True, slots=True)
+class CleanupTable:
+    """What is done about what a dead agent left, once agent and lease have been gone for the grace.
+
+    `command` returns when the sweep has ended, 0 when nothing is left (empty: nothing is ever
+    swept); otherwise it is tried again after the pause.
+    """
+
+    grace_s: float = 30.0
+    pause_s: float = 60.0
+    command: tuple[str, ...] = ("systemctl", "start", "vrha-cleanup@vrha.service")
+
+
+@dataclass(frozen=True, slots=True)
 class WatcherSettings:
     """`peers` are addresses (`HOST:PORT`) of the other voters and the leaders, by name.
 
@@ -45,6 +58,7 @@ class WatcherSettings:
     profile: str = "default"
     timing: Timing = field(default_factory=Timing)
     agent: AgentTable = field(default_factory=AgentTable)
+    cleanup: CleanupTable = field(default_factory=CleanupTable)
 
 
 def load(path: Path | None = None) -> WatcherSettings:
@@ -80,6 +94,7 @@ def settings_of(given: Mapping[str, Any], where: str) -> WatcherSettings:
         profile=given.get("profile", "default"),
         timing=timing,
         agent=_agent_table(given.get("agent", {})),
+        cleanup=_cleanup_table(given.get("cleanup", {})),
     )
 
 
@@ -91,6 +106,15 @@ def _agent_table(given: Mapping[str, Any]) -> AgentTable:
     )
 
 
+def _cleanup_table(given: Mapping[str, Any]) -> CleanupTable:
+    default = CleanupTable()
+    return CleanupTable(
+        float(given.get("grace_s", default.grace_s)),
+        float(given.get("pause_s", default.pause_s)),
+        tuple(given.get("command", default.command)),
+    )
+
+
 def timing_of(profile: str, changes: Mapping[str, float]) -> Timing:
     """A profile with single times changed."""
     base = PROFILES[profile]
@@ -99,7 +123,8 @@ def timing_of(profile: str, changes: Mapping[str, float]) -> Timing:
 
 def _wrong(given: Mapping[str, Any]) -> Iterator[str]:
     texts = ("node", "listen", "keys", "state_dir", "socket", "profile")
-    for key in given.keys() - {*texts, "voters", "leaders", "peers", "timing", "agent"}:
+    tables = ("peers", "timing", "agent", "cleanup")
+    for key in given.keys() - {*texts, "voters", "leaders", *tables}:
         yield f"{key}: unknown key"
     for key in ("node", "listen", "voters", "leaders"):
         if key not in given:
@@ -110,7 +135,7 @@ def _wrong(given: Mapping[str, Any]) -> Iterator[str]:
     for key in ("voters", "leaders"):
         if not _names(given.get(key, [])):
             yield f'{key}: must be a list of different names: ["..."]'
-    for key in ("peers", "timing", "agent"):
+    for key in tables:
         if not isinstance(given.get(key, {}), dict):
             yield f"{key}: must be a table"
             return
@@ -118,19 +143,27 @@ def _wrong(given: Mapping[str, Any]) -> Iterator[str]:
         given.get("voters", []), list
     ):
         return
-    yield from _wrong_agent(given.get("agent", {}))
+    yield from _wrong_table("agent", given, {"hung_after_s": (1, 3600)}, "stand_in")
+    yield from _wrong_table(
+        "cleanup", given, {"grace_s": (1, 86400), "pause_s": (1, 86400)}, "command"
+    )
     yield from _inconsistent(given)
 
 
-def _wrong_agent(given: Mapping[str, Any]) -> Iterator[str]:
-    for key in given.keys() - {"hung_after_s", "stand_in"}:
-        yield f"agent.{key}: unknown key"
-    after = given.get("hung_after_s", 5)
-    if not isinstance(after, int | float) or isinstance(after, bool) or not 1 <= after <= 3600:
-        yield "agent.hung_after_s: must be a number of 1 to 3600"
-    words = given.get("stand_in", [])
+def _wrong_table(
+    table: str, all_given: Mapping[str, Any], times: Mapping[str, tuple[int, int]], command: str
+) -> Iterator[str]:
+    given = all_given.get(table, {})
+    for key in given.keys() - {*times, command}:
+        yield f"{table}.{key}: unknown key"
+    for key, (least, most) in times.items():
+        value = given.get(key, least)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not least <= value <= most:
+            yield f"{table}.{key}: must be a number of {least} to {most}"
+    words = given.get(command, [])
     if not isinstance(words, list) or not all(isinstance(word, str) and word for word in words):
-        yield 'agent.stand_in: must be a list of words: ["..."]'
+        yield f'{table}.{command}: must be a list of words: ["..."]'
 
 
 def _inconsistent(given: Mapping[str, Any]) -> Iterator[str]:

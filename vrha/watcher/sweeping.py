@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from vrha.linux.sweep import engine, ports
 from vrha.linux.sweep.engine import Inventory, Progress, Report
 from vrha.linux.sweep.journal import Journal, told
 from vrha.linux.sweep.site import Site, opened
+from vrha.watcher import situation
 
 WAIT_S = 30.0
 """For another sweep of the same agent to end."""
@@ -35,6 +37,8 @@ class Wanted:
     state_dir: Path
     only: frozenset[str] = frozenset()
     force: bool = False
+    watcher: Path | None = None
+    """Its socket, if not the usual one of the profile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +58,15 @@ class Done:
 
 
 def wanted(
-    profile: str, state_dir: Path | None, only: Sequence[str] = (), force: bool = False
+    profile: str,
+    state_dir: Path | None,
+    only: Sequence[str] = (),
+    force: bool = False,
+    watcher: Path | None = None,
 ) -> Wanted:
     """Raises NotFoundError `no-profile`."""
     found = load(profile)
-    return Wanted(found, state_dir or Path(found.state_dir), frozenset(only), force)
+    return Wanted(found, state_dir or Path(found.state_dir), frozenset(only), force, watcher)
 
 
 def look(what: Wanted) -> tuple[Plan, tuple[str, ...]]:
@@ -109,8 +117,10 @@ def _planned(what: Wanted, found: Inventory, agent: Agent) -> Plan:
 
 
 def _situation(what: Wanted, found: Inventory, agent: Agent) -> Situation:
+    """What the watcher knows of the past, and this process of the present."""
+    past = situation.of_node(what.watcher or situation.socket_of(what.profile))
     if not what.profile.governed:
-        return Situation(agent)
+        return past or Situation(agent)
     lease = _lease_ms()
     serving: frozenset[str] = frozenset()
     if lease is None:
@@ -120,7 +130,13 @@ def _situation(what: Wanted, found: Inventory, agent: Agent) -> Situation:
             raise StepError(
                 "switch-unreadable", f"who still serves cannot be told: {error.strerror}"
             ) from error
-    return Situation(agent, lease_ms=lease, serving=serving, forced=what.force)
+    return dataclasses.replace(
+        past or Situation(agent),
+        agent=agent,
+        lease_ms=lease,
+        serving=serving,
+        forced=what.force,
+    )
 
 
 def _lease_ms() -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -20,6 +21,7 @@ class Agent(StrEnum):
 
     ALIVE = "alive"
     HUNG = "hung"
+    """It is there, and does not show that it gets on."""
     DEAD = "dead"
 
 
@@ -29,22 +31,29 @@ class Reason(StrEnum):
     AGENT_LIVES = "agent-lives"
     AGENT_HUNG = "agent-hung"
     """It must be ended first: it may go on at any moment."""
+    STAND_IN = "stand-in"
+    """A process in the place of the agent gives its routers away."""
     GRACE = "grace"
-    """The agent is expected back."""
+    """The agent is expected back, or the lease."""
     LEASE_LIVE = "lease-live"
-    """The kernel still lets the node speak."""
+    """The kernel still lets the node speak, and nobody has said that the owner must not."""
     STILL_SERVING = "still-serving"
     """Nobody governs this node, and it forwards for its tenants."""
+    REVOKED = "revoked"
+    """Who may say so has said that it must not serve here any more."""
     FORCED = "forced"
     ORPHANED = "orphaned"
 
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """What is known of the node; times in ms.
+    """What is known of the node; times in ms, infinite where it was so before anybody looked.
 
+    `missing_ms`: for how long the agent has been dead.
     `lease_ms`: for how long the kernel still lets governed ports speak; None where nobody governs.
+    `lapsed_ms`: for how long it has not let them.
     `serving`: owners with ports that may speak and that nobody governs.
+    `revoked`: owners whose right was taken back.
     `forced`: a person takes responsibility for what still serves.
     """
 
@@ -52,8 +61,17 @@ class Situation:
     missing_ms: float = 0.0
     grace_ms: float = 0.0
     lease_ms: float | None = None
+    lapsed_ms: float = math.inf
+    stand_in: bool = False
     serving: frozenset[str] = frozenset()
+    revoked: frozenset[str] = frozenset()
     forced: bool = False
+
+    @property
+    def grace_left_ms(self) -> float:
+        """0.0 when it is over. A lease that has just ended may be back soon, as an agent may."""
+        lapsed = self.lapsed_ms if self.lease_ms == 0 else math.inf
+        return max(0.0, self.grace_ms - min(self.missing_ms, lapsed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +84,24 @@ class Decision:
 
 
 def decide(owner: str, now: Situation) -> Decision:
-    """What is done about `owner`. Neither a living agent nor a living lease is ever overruled."""
+    """What is done about `owner`; empty: about what belongs to the agent as a whole.
+
+    Neither a living agent, nor a stand-in, nor a living lease is ever overruled.
+    """
     if now.agent is Agent.ALIVE:
         return Decision(Choice.KEEP, Reason.AGENT_LIVES)
+    if now.stand_in:
+        return Decision(Choice.WAIT, Reason.STAND_IN)
     if now.agent is Agent.HUNG:
         return Decision(Choice.WAIT, Reason.AGENT_HUNG)
-    if now.missing_ms < now.grace_ms:
-        return Decision(Choice.WAIT, Reason.GRACE, now.grace_ms - now.missing_ms)
+    if now.grace_left_ms:
+        return Decision(Choice.WAIT, Reason.GRACE, now.grace_left_ms)
     if now.lease_ms:
+        if owner in now.revoked:
+            return Decision(Choice.SWEEP, Reason.REVOKED)
+        # Also what has no right: it may be granted at any moment, as a standby is.
         return Decision(Choice.WAIT, Reason.LEASE_LIVE, now.lease_ms)
-    if owner in now.serving:
+    if owner in now.serving and now.lease_ms is None:
         if not now.forced:
             return Decision(Choice.KEEP, Reason.STILL_SERVING)
         return Decision(Choice.SWEEP, Reason.FORCED)

@@ -45,8 +45,9 @@ class Life:
 class Holder:
     """One life of a watcher: begins muted, in an incarnation that nobody has heard of.
 
-    `lease_end` is None while there is none. `epochs` are the highest ones ever heard of. `health`
-    is what renewals say of the node (bits of Health).
+    `lease_end` is None while there is none. `epochs` are the highest ones ever heard of. `revoked`
+    is what this incarnation was told to give up, and has not been granted again. `health` is what
+    renewals say of the node (bits of Health).
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Holder:
         self.incarnation = incarnation
         self.epochs = dict(epochs)
         self.routers: dict[str, int] = {}
+        self.revoked: set[str] = set()
         self.lease_end: float | None = None
         self.leader_epoch = 0
         self.number = 0
@@ -153,6 +155,7 @@ class Holder:
     def _begin(self, incarnation: int) -> Command:
         self.incarnation = incarnation
         self.routers.clear()
+        self.revoked.clear()
         self._begin_lease()
         return Mute(incarnation)
 
@@ -207,6 +210,8 @@ class Holder:
             self.unleased_end = self.sent.get(grant.seq, now) + self.timing.lease_ms
         for router, epoch in grant.routers + grant.revoked:
             self.epochs[router] = max(epoch, self.epochs.get(router, 0))
+        self.revoked |= self.routers.keys() | dict(grant.revoked).keys()
+        self.revoked -= dict(grant.routers).keys()
         self.routers = {r: epoch for r, epoch in grant.routers if self.accepts(r, epoch)}
         named = {router for router, _ in grant.routers + grant.revoked}
         held = held_of(self.routers)
