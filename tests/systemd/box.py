@@ -1,8 +1,8 @@
 """A machine in a box: the real systemd as process 1 of namespaces of its own, for the real units.
 
-Mount, pid, network, UTS, IPC and cgroup namespaces; /run and /tmp are the box's own, and its root is
-the machine's with all that is written kept in memory. /var/lib is a folder that outlives the box,
-so that the same machine can boot again. Nothing outside is changed.
+Mount, pid, network, UTS, IPC and cgroup namespaces; /run and /tmp are the box's own, and its root
+is the machine's with all that is written kept in memory. /var/lib is a folder that outlives the
+box, so that the same machine can boot again. Nothing outside is changed.
 """
 
 from __future__ import annotations
@@ -247,8 +247,8 @@ class Box:
         """A process of the box, as this machine counts it."""
         for status in Path("/proc").glob("[0-9]*/status"):
             with contextlib.suppress(OSError):
-                numbers = next(l for l in status.read_text().splitlines() if l.startswith("NSpid"))
-                if numbers.split()[1:][1:] == [str(pid)] and self._is_mine(status.parent):
+                numbers = status.read_text().split("NSpid:")[1].split("\n")[0]
+                if numbers.split()[1:] == [str(pid)] and self._is_mine(status.parent):
                     return int(status.parent.name)
         raise AssertionError(f"no process {pid} in the box")
 

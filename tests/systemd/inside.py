@@ -1,7 +1,7 @@
 """What runs inside a box beside the units: `python -m tests.systemd.inside build|serve`.
 
-`build` makes one router with a client and a gateway around it. `serve` are the rest of the zone: two
-more voters, and a leader that grants the router to the node.
+`build` makes one router with a client and a gateway around it. `serve` are the rest of the zone:
+two more voters, and a leader that grants the router to the node.
 """
 
 from __future__ import annotations

@@ -178,6 +178,14 @@ class Node:
             same_dnsmasq=self.dnsmasq() == dnsmasq != [],
         )
 
+    def reboot(self) -> Fault:
+        """A power cut, and the same machine again: until its daemons serve."""
+        began = time.monotonic()
+        self.box.crash()
+        self.start()
+        back = {unit: (self._state(unit)[1] - began) * 1000 for unit in (AGENT, WATCHER)}
+        return Fault(agent_back_ms=back[AGENT], watcher_back_ms=back[WATCHER])
+
     def _is_back(self, unit: str, before: tuple[int, float, str]) -> bool:
         restarts, since, state = self._state(unit)
         return state == "active" and restarts > before[0] and since > before[1]
