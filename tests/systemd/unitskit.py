@@ -6,8 +6,10 @@ There is no broker, no store and no orchestrator: nothing that is shown here dep
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
+import select
 import signal
 import subprocess
 import time
@@ -28,6 +30,8 @@ _ZONE = """\
 ExecStart={python} -m tests.systemd.inside serve
 Environment=PYTHONPATH={path}
 """
+SWEPT_S, DIES_S = 60.0, 30.0
+GRACE_S = 2.0
 _ENDED = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) WARNING .*agent has ended, pid")
 _REPLY = re.compile(r"^\[(\d+\.\d+)\] .*icmp_seq=(\d+) ", re.MULTILINE)
 
@@ -36,10 +40,11 @@ _REPLY = re.compile(r"^\[(\d+\.\d+)\] .*icmp_seq=(\d+) ", re.MULTILINE)
 class Fault:
     """What was seen of one; times in ms from its begin. None: it did not happen, or was not asked.
 
-    `muted_ms`: the last probe that was answered before the first gap. `silent_ms`: the longest gap
+    `died_ms`: the kernel was done with the process. `muted_ms`: the last probe that was answered before the first gap. `silent_ms`: the longest gap
     between two answers. `restarted`: until the unit's daemon serves again, by its own word.
     """
 
+    died_ms: float | None = None
     noticed_ms: float | None = None
     muted_ms: float | None = None
     silent_ms: float = 0.0
@@ -47,6 +52,7 @@ class Fault:
     sent: int = 0
     agent_back_ms: float | None = None
     watcher_back_ms: float | None = None
+    swept_ms: float | None = None
     same_dnsmasq: bool = True
 
     def told(self) -> Mapping[str, Any]:
@@ -68,7 +74,7 @@ class Replies:
     def gap_after(self, instant: float) -> tuple[float, float]:
         """Begin and end of the longest time without an answer after `instant`."""
         times = sorted(at for at, _ in self.answers if at >= instant - 0.005)
-        return max(zip(times, times[1:], strict=False), key=lambda pair: pair[1] - pair[0])
+        return max(itertools.pairwise(times), key=lambda pair: pair[1] - pair[0])
 
 
 class Node:
@@ -92,6 +98,7 @@ class Node:
             "leaders": [inside.LEADER],
             "keys": f"/etc/vrha/keys/{inside.NODE}",
             "peers": others,
+            "cleanup": {"grace_s": GRACE_S},
         }
         (box.etc / "agent.toml").write_text(toml(agent))
         (box.etc / "watcher.toml").write_text(toml(watcher))
@@ -103,9 +110,11 @@ class Node:
         self.box.boot()
         self.box.systemctl("start", ZONE, WATCHER, AGENT)
 
-    def build(self) -> None:
-        """The router, with a dnsmasq that the agent itself started."""
+    def build(self, own_dnsmasq: bool = True) -> None:
+        """The router; with `own_dnsmasq` its dnsmasq is one that the agent itself started."""
         self.box.module("tests.systemd.inside", "build")
+        if not own_dnsmasq:
+            return
         os.kill(self._dnsmasq_anywhere(), signal.SIGKILL)
         until(self.dnsmasq, "the agent starts the dnsmasq that died")
 
@@ -157,9 +166,12 @@ class Node:
         replies: list[Replies] = []
         with self.probing(replies):
             time.sleep(0.1)
-            began, at = time.monotonic(), time.time()
-            for unit, number in units.items():
-                os.kill(pids[unit], number)
+            with _pidfd(pids[next(iter(units))]) as pidfd:
+                began, at = time.monotonic(), time.time()
+                for unit, number in units.items():
+                    os.kill(pids[unit], number)
+                assert select.select([pidfd], [], [], DIES_S)[0], "it does not die"
+                died = (time.monotonic() - began) * 1000
             until(lambda: all(self._is_back(u, before[u]) for u in units), f"{[*units]} are back")
             back = {unit: (self._state(unit)[1] - began) * 1000 for unit in units}
             until(self._answers, "the router serves")
@@ -168,6 +180,7 @@ class Node:
         begin, end = seen.gap_after(at)
         gap = (end - begin) * 1000
         return Fault(
+            died_ms=died,
             noticed_ms=self._noticed_ms(at) if AGENT in units and WATCHER not in units else None,
             muted_ms=(begin - at) * 1000 if WATCHER in units else None,
             silent_ms=gap,
@@ -184,7 +197,56 @@ class Node:
         self.box.crash()
         self.start()
         back = {unit: (self._state(unit)[1] - began) * 1000 for unit in (AGENT, WATCHER)}
-        return Fault(agent_back_ms=back[AGENT], watcher_back_ms=back[WATCHER])
+        swept = self._state("vrha-cleanup-boot.service")[1]
+        return Fault(
+            agent_back_ms=back[AGENT],
+            watcher_back_ms=back[WATCHER],
+            swept_ms=(swept - began) * 1000,
+        )
+
+    def gone(self) -> Fault:
+        """The agent dies and cannot come back, and the node is cut off: until all is swept.
+
+        Zone and agent are there again in the end, the router is not.
+        """
+        settings = self.box.etc / "agent.toml"
+        right = settings.read_text()
+        settings.write_text("node = 0\n")
+        replies: list[Replies] = []
+        try:
+            with self.probing(replies):
+                time.sleep(0.1)
+                pids = [self.box.main_pid(unit) for unit in (AGENT, ZONE)]
+                began, at = time.monotonic(), time.time()
+                for pid in pids:
+                    os.kill(pid, signal.SIGKILL)
+                until(lambda: not self.instances(), "all is swept", SWEPT_S)
+                swept = (time.monotonic() - began) * 1000
+            noticed = self._noticed_ms(at)
+        finally:
+            settings.write_text(right)
+            self.box.systemctl("reset-failed", AGENT, ZONE)
+            self.box.systemctl("start", AGENT, ZONE)
+        muted = max(when for when, _ in replies[0].answers) - at
+        return Fault(noticed_ms=noticed, muted_ms=muted * 1000, swept_ms=swept)
+
+    def renew(self) -> None:
+        """A router where there was none, or not the whole of it."""
+        if self.box.run("ip", "netns", "list"):
+            for name in ("gw", "client"):
+                self.box.run("ip", "netns", "del", name)
+            for bridge in inside.BRIDGES:
+                self.box.run("ip", "link", "del", bridge)
+        self.build(own_dnsmasq=False)
+        self.serves()
+
+    def instances(self) -> list[str]:
+        """Whatever there still is of instances: links of the node, names, files."""
+        links = self.box.run("ip", "-o", "link").splitlines()
+        found = [line.split(": ")[1] for line in links if "vrh" in line.split(": ")[1]]
+        found += self.box.run("ip", "netns", "list").split("\n")
+        found += [path.name for path in (self.box.lib / "vrha-agent/instances").glob("*-*")]
+        return [name for name in found if "vrh" in name or "edge" in name]
 
     def _is_back(self, unit: str, before: tuple[int, float, str]) -> bool:
         restarts, since, state = self._state(unit)
@@ -210,6 +272,15 @@ class Node:
 
         until(said, "the watcher tells that the agent has ended")
         return (min(said()) - at) * 1000
+
+
+@contextlib.contextmanager
+def _pidfd(pid: int) -> Iterator[int]:
+    fd = os.pidfd_open(pid)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _child(pid: int) -> int | None:

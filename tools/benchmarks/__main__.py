@@ -23,6 +23,7 @@ NAMES = {
     "failover": "outage when an agent, a node or a cable fails, beside keepalived pairs",
     "dais-54": "a paper's experiment: 54 machines, their agent or their node dies",
     "mass-failover": "a node of hundreds of routers is lost, against the floor of building them",
+    "units": "units of systemd: what dies is noticed, muted, back and swept, and when",
     "ping-gap": "ping-gap: the rate it holds, its accuracy, and what other probers see",
 }
 
