@@ -29,6 +29,7 @@ PROGRAMS = {
     "vrha-watcher": "vrha.watcher.main",
     "vrha-cleanup": "vrha.watcher.cleanup",
 }
+_NEEDED = ["unshare", "nsenter", "setpriv", "pivot_root", "bash", "nft", "dnsmasq", "ip", "ping"]
 _HIDDEN = ("/home", "/root", "/run", "/tmp")
 """Folders of which units (ProtectHome=, PrivateTmp=) or boxes have their own."""
 _TARGET = """\
@@ -52,7 +53,7 @@ def missing() -> str:
         return "needs root"
     if not SYSTEMD.exists():
         return f"no {SYSTEMD}"
-    for program in ("unshare", "nsenter", "pivot_root", "bash", "nft", "dnsmasq", "ip", "ping"):
+    for program in _NEEDED:
         if shutil.which(program) is None:
             return f"no {program}"
     if _cgroup2() is None:
@@ -144,8 +145,16 @@ class Box:
         binds = {self.etc: "/etc/vrha", self.lib: "/var/lib", self.folder / "bin": "/usr/local/bin"}
         binds |= {source: to for source, to in self._binds.items() if source != Path("/usr")}
         names = ("mount", "uts", "ipc", "cgroup", "pid", "net")
-        command = ["unshare", *(f"--{name}" for name in names), "--fork", "--kill-child"]
-        command += ["--propagation", "private", "bash", str(SOURCE / "tests/systemd/boot.sh")]
+        # Whatever becomes of us, no box is left running.
+        command = ["setpriv", "--pdeathsig", "KILL", "unshare", *(f"--{name}" for name in names)]
+        command += [
+            "--fork",
+            "--kill-child",
+            "--propagation",
+            "private",
+            "bash",
+            str(SOURCE / "tests/systemd/boot.sh"),
+        ]
         command += [str(self.folder), *(f"{source}:{target}" for source, target in binds.items())]
         # Its cgroup first: that is where the root of its cgroup namespace will be.
         join = 'echo 0 >"$0/cgroup.procs"; exec "$@"'
@@ -222,15 +231,15 @@ class Box:
         )
 
     def main_pid(self, unit: str) -> int:
-        """Of this machine's pids, not of the box's; 0 when the unit has none.
+        """Of this machine's pids, not of the box's; the unit's only process of Python.
 
-        The main process is the first of its cgroup to be started, and the only one of python.
+        Raises AssertionError when there is none.
         """
-        with contextlib.suppress(OSError):
-            for pid in self.pids(unit):
+        for pid in self.pids(unit):
+            with contextlib.suppress(OSError):
                 if "python" in Path(os.readlink(f"/proc/{pid}/exe")).name:
                     return pid
-        return 0
+        raise AssertionError(f"{unit} has no process of Python")
 
     def pids(self, unit: str) -> list[int]:
         """All processes of the unit, as `main_pid`."""

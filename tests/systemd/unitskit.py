@@ -40,8 +40,9 @@ _REPLY = re.compile(r"^\[(\d+\.\d+)\] .*icmp_seq=(\d+) ", re.MULTILINE)
 class Fault:
     """What was seen of one; times in ms from its begin. None: it did not happen, or was not asked.
 
-    `died_ms`: the kernel was done with the process. `muted_ms`: the last probe that was answered before the first gap. `silent_ms`: the longest gap
-    between two answers. `restarted`: until the unit's daemon serves again, by its own word.
+    `died_ms`: the kernel was done with the process. `muted_ms`: the last probe that was answered
+    before the longest gap, which is `silent_ms`. `.._back_ms`: until the daemon serves again, by its
+    own word. `swept_ms`: until nothing of any instance is there.
     """
 
     died_ms: float | None = None
@@ -161,7 +162,6 @@ class Node:
         """Send the main processes of `units` a signal, and see all of them come back."""
         before = {unit: self._state(unit) for unit in units}
         pids = {unit: self.box.main_pid(unit) for unit in units}
-        assert all(pids.values()), pids
         dnsmasq = self.dnsmasq()
         replies: list[Replies] = []
         with self.probing(replies):
@@ -223,6 +223,8 @@ class Node:
                 until(lambda: not self.instances(), "all is swept", SWEPT_S)
                 swept = (time.monotonic() - began) * 1000
             noticed = self._noticed_ms(at)
+            # Not before it has read the wrong settings.
+            until(lambda: self._state(AGENT)[2] == "failed", "the agent is given up")
         finally:
             settings.write_text(right)
             self.box.systemctl("reset-failed", AGENT, ZONE)
