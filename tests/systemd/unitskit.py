@@ -34,7 +34,7 @@ ExecStart={python} -m tests.systemd.inside serve
 Environment=PYTHONPATH={path}
 """
 SWEPT_S, DIES_S = 60.0, 30.0
-GRACE_S = 2.0
+GRACE_S, QUIET_S = 2.0, 6.0
 _ENDED = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) WARNING .*agent has ended, pid")
 _REPLY = re.compile(r"^\[(\d+\.\d+)\] .*icmp_seq=(\d+) ", re.MULTILINE)
 
@@ -193,6 +193,20 @@ class Node:
             watcher_back_ms=back.get(WATCHER),
             same_dnsmasq=self.dnsmasq() == dnsmasq != [],
         )
+
+    def quiet(self) -> Fault:
+        """Nothing happens for as long as a hung agent takes: what the machine itself loses."""
+        return self.during(lambda: time.sleep(QUIET_S))
+
+    def during(self, what: Callable[[], object]) -> Fault:
+        """What is lost while something is done that should lose nothing."""
+        replies: list[Replies] = []
+        at = time.time()
+        with self.probing(replies):
+            what()
+        begin, end = replies[0].gap_after(at)
+        sent = max(number for _, number in replies[0].answers)
+        return Fault(silent_ms=(end - begin) * 1000, lost=replies[0].lost, sent=sent)
 
     def reboot(self) -> Fault:
         """A power cut, and the same machine again: until its daemons serve."""

@@ -43,7 +43,8 @@ def run(arguments: argparse.Namespace) -> report.Result:
         raise PreconditionError("no-box", f"no systemd in a box here: {lacks}")
     rows: dict[str, list[Mapping[str, Any]]] = {}
     with unitskit.node() as node:
-        faults = {name: partial(node.fault, units) for name, units in unitskit.FAULTS.items()}
+        faults: dict[str, Callable[[], unitskit.Fault]] = {"control": node.quiet}
+        faults |= {name: partial(node.fault, units) for name, units in unitskit.FAULTS.items()}
         _rounds(faults, arguments.runs, rows)
         _rounds({"reboot": node.reboot}, arguments.runs, rows)
         node.renew()
