@@ -24,6 +24,7 @@ NAMES = {
     "dais-54": "a paper's experiment: 54 machines, their agent or their node dies",
     "mass-failover": "a node of hundreds of routers is lost, against the floor of building them",
     "sweep": "what a dead agent left is removed, beside ip netns and the kernel's floor",
+    "units": "units of systemd: what dies is noticed, muted, back and swept, and when",
     "ping-gap": "ping-gap: the rate it holds, its accuracy, and what other probers see",
 }
 

@@ -41,6 +41,7 @@ from vrha.core.choice import MOVE, STAND_IN, STANDBY
 from vrha.core.leases import cleaned
 from vrha.errors import InputError, VrhaError
 from vrha.linux.node import NodeKernel
+from vrha.linux.notify import Init
 from vrha.model.messages import Command, Inventory, Leases, Message, PutLeases
 from vrha.model.spec import InstanceRef
 from vrha.model.state import Activity, Following, ObservedInstance
@@ -64,8 +65,11 @@ FILES = 65_536
 class Agent:
     """One agent. `run` returns when `stop` is set."""
 
-    def __init__(self, settings: AgentSettings, stand_in: bool = False) -> None:
-        """`stand_in`: it takes the place of an agent that is missing, see `standin`.
+    def __init__(
+        self, settings: AgentSettings, stand_in: bool = False, init: Init | None = None
+    ) -> None:
+        """`stand_in`: it takes the place of an agent that is missing, see `standin`. `init` hears
+        that it serves and gets on.
 
         Raises PreconditionError when the machine or the state folder does not serve.
         Raises RefusedError (`already-running`) when another agent works on the state folder.
@@ -81,7 +85,8 @@ class Agent:
         # Before the epochs are read: another agent could raise them meanwhile.
         sole = (sole_stand_in if stand_in else sole_agent)(settings.state_dir)
         self._held.enter_context(sole)
-        self._pulse = Pulse("stand-in" if stand_in else "agent")
+        self._init = init or Init({})
+        self._pulse = Pulse("stand-in" if stand_in else "agent", self._init)
         self._kernel.handovers.tidy()
         self._epochs = Epochs(settings.state_dir / "epochs.json")
         self._turns = Turns(lambda: self._stop.is_set())
@@ -141,6 +146,7 @@ class Agent:
             thread.start()
         log.info("%s of node %s, pid %d, ready for commands", what, self._node, os.getpid())
         self._pulse.start()
+        self._init.status(f"{what} of node {self._node}")
         try:
             self._commands.run(stop)
         finally:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 
 from vrha.linux.beats import AGENT_BEATS, Mouth, started
+from vrha.linux.notify import Init
 
 BEAT_S = 0.5
 TURN_S = 60.0
@@ -24,7 +25,9 @@ WORK_S = 180.0
 class Pulse:
     """Beats from `start` to `stop`. Made in the network namespace of the node."""
 
-    def __init__(self, role: str) -> None:
+    def __init__(self, role: str, init: Init) -> None:
+        """The watcher hears the beats, and `init`."""
+        self._init = init
         self._said = f"{role} {started(os.getpid())}".encode()
         self._mouth = Mouth()
         self._turned = time.monotonic()
@@ -38,6 +41,7 @@ class Pulse:
 
     def stop(self) -> None:
         """The watcher hears of the end of the process by itself."""
+        self._init.stopping()
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -46,6 +50,7 @@ class Pulse:
     def turned(self) -> None:
         """The main loop has made a turn."""
         self._turned = time.monotonic()
+        self._init.ready()
 
     @contextlib.contextmanager
     def working(self) -> Iterator[None]:
@@ -66,5 +71,6 @@ class Pulse:
         while True:
             if self.gets_on(time.monotonic()):
                 self._mouth.say(AGENT_BEATS, self._said)
+                self._init.alive()
             if self._stop.wait(BEAT_S):
                 return

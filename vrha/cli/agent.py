@@ -36,9 +36,11 @@ def run(config: Path, stand_in: bool, verbose: bool) -> None:
     """
     from vrha.agent.app import Agent
     from vrha.config.settings import load_agent
+    from vrha.linux.notify import Init
 
     log_to_stderr(verbose)
     stop = stop_on_signals()
+    init = Init()
     settings = load_agent(config)
-    if await_file(settings.bus.url_file, stop):
-        Agent(settings, stand_in).run(stop)
+    if await_file(settings.bus.url_file, stop, init):
+        Agent(settings, stand_in, init).run(stop)

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from types import FrameType
 
+from vrha.linux.notify import Init
+
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -39,10 +41,15 @@ def stop_on_signals() -> threading.Event:
     return stop
 
 
-def await_file(path: Path | None, stop: threading.Event) -> bool:
-    """Wait until `path` exists, if one is given; False when `stop` was set meanwhile."""
+def await_file(path: Path | None, stop: threading.Event, init: Init) -> bool:
+    """Wait until `path` exists, if one is given; False when `stop` was set meanwhile.
+
+    `init` hears that this is no failed start: who makes the file may be started after us.
+    """
     remind = 0.0
     while path is not None and not path.exists():
+        init.ready(f"waiting for {path}")
+        init.alive()
         if time.monotonic() >= remind:
             remind = time.monotonic() + _REMIND_S
             log.warning("waiting for %s", path)

@@ -48,17 +48,19 @@ def run(config: Path, verbose: bool) -> None:
     from vrha.api.server import listen, serve
     from vrha.config.lock import sole_user
     from vrha.config.settings import load_orchestrator
+    from vrha.linux.notify import Init
     from vrha.orchestrator.app import Orchestrator
 
     log_to_stderr(verbose)
     stop = stop_on_signals()
+    init = Init()
     settings = load_orchestrator(config)
     with contextlib.ExitStack() as stack:
         stack.enter_context(sole_user(settings.state_dir, "orchestrator"))
         # Before the broker, which takes seconds to start: a socket in use is told at once.
         listener = listen(settings.api.socket)
         stack.callback(listener.close)
-        daemon = Orchestrator(settings, stack.enter_context(_broker(settings)))
+        daemon = Orchestrator(settings, stack.enter_context(_broker(settings)), init)
         api = threading.Thread(
             target=serve,
             args=(create_app(daemon.service), settings.api.socket, stop, listener),
@@ -69,6 +71,7 @@ def run(config: Path, verbose: bool) -> None:
         try:
             daemon.run(stop)
         finally:
+            init.stopping()
             stop.set()
             api.join(timeout=5)
 

@@ -22,6 +22,7 @@ from vrha.core.agents import AgentLimits
 from vrha.core.happenings import Limits
 from vrha.core.ownership.timing import PROFILES
 from vrha.errors import DeadlineError, InputError, NotLeaderError, UnreachableError
+from vrha.linux.notify import Init
 from vrha.model.messages import Command
 from vrha.model.ownership import NodeHealth
 from vrha.model.views import BrakeView, NodeSight
@@ -56,10 +57,15 @@ JOIN_S = 30.0
 class Orchestrator:
     """One orchestrator on its store and broker. `run` returns when `stop` is set."""
 
-    def __init__(self, settings: OrchestratorSettings, urls: tuple[str, ...]) -> None:
-        """Raises UnreachableError or PreconditionError when the store cannot be opened."""
+    def __init__(
+        self, settings: OrchestratorSettings, urls: tuple[str, ...], init: Init | None = None
+    ) -> None:
+        """`init` hears that it serves and that its main loop turns.
+
+        Raises UnreachableError or PreconditionError when the store cannot be opened."""
         warm_up()
         self._life = uuid.uuid4().hex[:8]
+        self._init = init or Init({})
         self._outbox_filled = threading.Event()
         self._ownership: Ownership | None = None
         self._failovers: Failovers | None = None
@@ -69,6 +75,7 @@ class Orchestrator:
             settings.name or socket.gethostname(),
             settings.leader,
             sole=settings.store.private,
+            on_turn=self._turned,
         )
         metrics = Metrics()
         self._evacuation = self._evacuates(settings)
@@ -106,6 +113,7 @@ class Orchestrator:
             topology.orchestrator_queue(),
             self._receive,
             declare=(topology.orchestrator_queue(), topology.dead_queue()),
+            on_turn=self._turned,
             max_bytes=topology.MAX_UP,
             # A leader that stands still is given messages until the broker drops it. With room for
             # more than one, and the higher epoch, the one that follows it gets all of them.
@@ -160,6 +168,11 @@ class Orchestrator:
         finally:
             self._publisher.close()
             self._store.close()
+
+    def _turned(self) -> None:
+        """The main loop came round, whether this one leads or stands by."""
+        self._init.ready()
+        self._init.alive()
 
     def _own(self, stop: threading.Event) -> None:
         assert self._ownership is not None

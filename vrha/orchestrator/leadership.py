@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 from vrha.config.settings import LeaderSettings
 from vrha.core import leadership
@@ -22,12 +23,23 @@ log = logging.getLogger(__name__)
 class Leadership:
     """One orchestrator's part in it. `await_lead` and `keep` are for one thread each."""
 
-    def __init__(self, store: Store, name: str, settings: LeaderSettings, sole: bool) -> None:
-        """`sole`: nobody else can be working on this store. From now on the store stands by."""
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        settings: LeaderSettings,
+        sole: bool,
+        on_turn: Callable[[], object] = int,
+    ) -> None:
+        """`sole`: nobody else can be working on this store. From now on the store stands by.
+
+        `on_turn` is called again and again while it stands by, but not while the store is silent.
+        """
         self.name = name
         self._store = store
         self._settings = settings
         self._sole = sole
+        self._on_turn = on_turn
         self._confirmed = 0.0
         store.stand_by()
 
@@ -42,6 +54,7 @@ class Leadership:
         """Stand by until we lead (True) or `stop` is set (False)."""
         watch: Watch | None = None
         while not stop.is_set():
+            self._on_turn()
             try:
                 watch = self._look(watch)
                 if leadership.may_take(watch, self._settings.ttl_s, self._sole):

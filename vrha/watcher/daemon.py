@@ -27,6 +27,7 @@ from vrha.linux import tools
 from vrha.linux.deadman import DeadMan
 from vrha.linux.hint import Hint
 from vrha.linux.mute import Switch
+from vrha.linux.notify import Init
 from vrha.model.ownership import Ack, Depose, Electorate, Message, Renew
 from vrha.watcher.afterlife import Afterlife
 from vrha.watcher.agents import Agents
@@ -44,17 +45,22 @@ ARM_MS = 20
 RETRY_MS = 20.0
 """Before something is tried again that the kernel or the disk refused."""
 _STATE, _LEASE = "state", "lease"
+SHOW_MS = 200.0
+"""Between two signs of life for init."""
 
 
 class Watcher:
     """One watcher. `run` returns when `stop` becomes readable."""
 
-    def __init__(self, settings: WatcherSettings) -> None:
-        """Mutes the node, whatever it finds, unless the lease of the process before still lasts.
+    def __init__(self, settings: WatcherSettings, init: Init) -> None:
+        """`init` hears that it serves and that its loop turns.
+
+        Mutes the node, whatever it finds, unless the lease of the process before still lasts.
 
         Raises PreconditionError when machine, keys or state folder do not serve.
         """
         self._settings = settings
+        self._init = init
         self._timing = settings.timing
         self._held = contextlib.ExitStack()
         keys = Keys(settings.keys)
@@ -88,6 +94,7 @@ class Watcher:
         self._to_do: deque[Command] = deque()
         self._local: deque[Message] = deque()
         self._slice_due = now
+        self._shown_at = now - SHOW_MS
         self._counts: Counter[str] = Counter()
         self._since = now
 
@@ -119,12 +126,21 @@ class Watcher:
             log.info("watcher of node %s, pid %d", self._settings.node, os.getpid())
             while True:
                 self._step()
+                self._show()
                 wait_ms = max(0.0, self._due() - clock_ms())
                 for key, _ in selector.select(wait_ms / 1000):
                     if key.data is stop:
+                        self._init.stopping()
                         self._leave()
                         return
                     self._serve(key.data)
+
+    def _show(self) -> None:
+        now = clock_ms()
+        if now - self._shown_at >= SHOW_MS:
+            self._shown_at = now
+            self._init.ready(f"watches node {self._settings.node}")
+            self._init.alive()
 
     def _leave(self) -> None:
         """One last slice, to the end of the lease."""

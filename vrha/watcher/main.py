@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Protocol
 
 from vrha.errors import VrhaError
+from vrha.linux.notify import Init
 from vrha.watcher.settings import FILE, load
 
 SYSTEMD = Path("/run/systemd/system")
@@ -30,7 +31,8 @@ def run(config: Path, verbose: bool = False) -> None:
     from vrha.watcher.daemon import Watcher
 
     _log(verbose)
-    _until_told(Watcher(load(config)))
+    init = Init()
+    _until_told(Watcher(load(config), init))
 
 
 def _log(verbose: bool) -> None:
@@ -69,7 +71,9 @@ def _run_alone(given: argparse.Namespace) -> None:
     command = given.sweep_command or (unit if SYSTEMD.is_dir() else itself)
     socket = given.socket or Path(f"/run/vrha/watcher-{given.profile}.sock")
     settings = AloneSettings(given.profile, agents, command, socket, given.grace, given.pause)
-    _until_told(Alone(settings))
+    alone = Alone(settings)
+    Init().ready(f"watches agents of {given.profile}")
+    _until_told(alone)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -20,6 +20,7 @@ from vrha.core.instance import instance_spec
 from vrha.errors import RefusedError
 from vrha.linux.beats import Ear, Mouth
 from vrha.linux.node import NodeKernel
+from vrha.linux.notify import Init
 from vrha.model.messages import Command, Outcome, StepReport
 from vrha.model.spec import InstanceRef
 from vrha.model.steps import Build, Mute, Unmute
@@ -28,7 +29,7 @@ OLD, NEW = InstanceRef("r1", 1), InstanceRef("r1", 2)
 
 
 def test_it_gets_on_while_the_main_loop_turns_and_work_ends() -> None:
-    pulse = Pulse("agent")
+    pulse = Pulse("agent", Init({}))
     now = time.monotonic()
     assert pulse.gets_on(now)
     assert not pulse.gets_on(now + TURN_S + 1)
