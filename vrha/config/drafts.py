@@ -58,6 +58,8 @@ class NetworkDraft:
     dns: tuple[Address, ...]
     lease_seconds: int
     egress: Egress
+    dhcp_per_network: int
+    dhcp_peer_address: tuple[Place, Address] | None
     whole: bool
 
     def build(self) -> Network:
@@ -72,6 +74,8 @@ class NetworkDraft:
             dns=self.dns,
             lease_seconds=self.lease_seconds,
             egress=self.egress,
+            dhcp_per_network=self.dhcp_per_network,
+            dhcp_peer_address=self.dhcp_peer_address[1] if self.dhcp_peer_address else None,
         )
 
 
@@ -148,11 +152,22 @@ def optional(place: Place, read: Callable[[Place], T | None], default: T) -> T:
 
 def network(place: Place) -> NetworkDraft | None:
     fields = place.fields(
-        "name", "bridge", "subnets", "hosts", "domain", "dns", "lease_seconds", "egress"
+        "name",
+        "bridge",
+        "subnets",
+        "hosts",
+        "domain",
+        "dns",
+        "lease_seconds",
+        "egress",
+        "dhcp_per_network",
+        "dhcp_peer_address",
     )
     if fields is None:
         return None
     bridge = values.bridge(fields["bridge"])
+    at = fields["dhcp_peer_address"]
+    peer = values.address(at) if at.present else None
     subnets = listed(fields["subnets"], MAX_SUBNETS, subnet, needs="a network needs a subnet")
     return NetworkDraft(
         place=place,
@@ -164,6 +179,8 @@ def network(place: Place) -> NetworkDraft | None:
         dns=plain(listed(fields["dns"], 8, values.address)),
         lease_seconds=optional(fields["lease_seconds"], _lease, 86400),
         egress=optional(fields["egress"], egress, Egress()),
+        dhcp_per_network=optional(fields["dhcp_per_network"], lambda p: values.number(p, 1, 2), 1),
+        dhcp_peer_address=(at, peer) if peer else None,
         whole=len(subnets) == fields["subnets"].count,
     )
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from vrha import codec
+from vrha.core.dhcp import reservations
+from vrha.core.leases import cleaned
 from vrha.errors import InputError, StepError
 from vrha.linux import announce, build, dnsmasq, mute, netns, processes, rtnetlink
 from vrha.linux.announce import Announcer
@@ -155,6 +157,16 @@ class Instances:
                 dnsmasq.put_leases(self.folders, ref, leases)
             dnsmasq.start(self.site.dnsmasq, folder)
         return None if has_all else len(_granted(leases))
+
+    def reserve(self, ref: InstanceRef, other: str) -> None:
+        """The instance serves a network together with another DHCP server, which has granted
+        `other` (a lease file, cleaned). Raises StepError `no-instance`.
+        """
+        lines = reservations(self.spec(ref), other, cleaned(self.leases(ref).decode()))
+        with self.inside(ref) as inner:
+            pid = dnsmasq.pid_of(self.folders.path(ref), inner)
+            if dnsmasq.put_reservations(self.folders, ref, lines.encode()) and pid is not None:
+                dnsmasq.reload(pid)
 
     def refresh_leases(self, ref: InstanceRef, leases: bytes) -> None:
         """As `put_leases`, but for an instance that may speak: what it has granted itself counts.

@@ -137,6 +137,18 @@ class Network:
     """Resolvers to which the router's DNS forwards; none: it answers only for its hosts."""
     lease_seconds: int = 86400
     egress: Egress = Egress()
+    dhcp_per_network: int = 1
+    """DHCP servers (IPv4): the router's own, and with 2 another one on another node."""
+    dhcp_peer_address: Address | None = None
+    """Address of that other one."""
+
+    @property
+    def shared_dhcp(self) -> Subnet | None:
+        """The subnet that two DHCP servers serve, if there is one."""
+        peer = self.dhcp_peer_address
+        if self.dhcp_per_network < 2 or peer is None:
+            return None
+        return next((subnet for subnet in self.subnets if peer in subnet.cidr), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +221,8 @@ class Router:
     labels: Mapping[str, str] = field(default_factory=dict)
     """Labels that a node must carry to host the router."""
     policy: Policy = Policy.RESURRECT
+    dhcp_of: str = ""
+    """The network whose second DHCP server this is, and nothing else; empty: a router."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +251,8 @@ class Desired:
 
     def router_of(self, network: str) -> Router | None:
         """The router that serves `network`; validation lets there be at most one."""
-        return next((r for r in self.routers if network in r.networks), None)
+        found = (r for r in self.routers if network in r.networks and not r.dhcp_of)
+        return next(found, None)
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -54,6 +54,7 @@ from vrha.model.spec import InstanceRef
 from vrha.model.state import NodeState, RouterState
 from vrha.model.steps import Build
 from vrha.orchestrator import leases, reconcile, rollouts
+from vrha.orchestrator.dhcp import Exchange
 from vrha.orchestrator.metrics import Metrics
 from vrha.orchestrator.standbys import Standbys
 from vrha.render.digest import expected_digest
@@ -98,6 +99,7 @@ class Engine:
         self._look = threading.Event()
         self._look_at_standbys = threading.Event()
         self.copies = leases.Copies(clock)
+        self._exchange = Exchange(clock)
         self._looked_at: float | None = None
         self._resumed_at: float | None = None
 
@@ -159,7 +161,8 @@ class Engine:
             self._look_at_standbys.set()
         self.advance_rollouts()
         self._advance_standbys()
-        if self.copies.turn(self._store, _standby_place):
+        copied = self.copies.turn(self._store, _standby_place)
+        if self._exchange.turn(self._store) or copied:
             self._outbox_filled()
 
     def look_at_standbys(self, tx: Tx) -> tuple[Run, ...]:
@@ -371,6 +374,7 @@ class Engine:
                 self._metrics.refused("leases")
                 return
         self.copies.changed(message.instance.router)
+        self._exchange.changed(message.instance.router)
 
     # --- carrying out -----------------------------------------------------------------------
 
@@ -423,6 +427,7 @@ class Engine:
         tx.put_router_state(state)
         if state.standby is not None:
             self.copies.changed(run.router)
+        self._exchange.changed(run.router)
         if is_unsettled(state) and run.kind is not RunKind.STANDBY:
             log.error("router %s: %s", run.router, state.failed)
             tx.add_event("unsettled", state.failed.partition(":")[0], run=run.id, router=run.router)
