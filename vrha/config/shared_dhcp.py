@@ -13,9 +13,9 @@ from vrha.model.spec import Address, Subnet
 
 def check(network: NetworkDraft) -> None:
     """Put every problem of the second server's address on record."""
+    if network.dhcp_per_network == 1 and network.dhcp_peer_address is not None:
+        network.dhcp_peer_address[0].wrong("has a meaning with dhcp_per_network: 2 only")
     if network.dhcp_per_network < 2:
-        if network.dhcp_peer_address is not None:
-            network.dhcp_peer_address[0].wrong("has a meaning with dhcp_per_network: 2 only")
         return
     if network.name and not NAME.fullmatch(name_of_second(network.name)):
         longest = 15 - len(PREFIX)

@@ -1,7 +1,8 @@
 """Two DHCP servers of one network: the router's, and a second one with an address of its own.
 
 The second one is kept as a router of its own (`dhcp_of`), so that rights, epochs, runs, failover
-and the view of it are those of every router. dnsmasq gives both the same subnet:
+and the view of it are those of every router; the two are on different nodes where they can be.
+dnsmasq gives both the same subnet:
 
 - to new clients each gives addresses of its own half of the range, so no address is given twice
   whatever one knows of the other;
@@ -29,6 +30,7 @@ from vrha.model.spec import (
     Network,
     Router,
     Subnet,
+    Verdict,
 )
 
 PREFIX = "dhcp-"
@@ -78,7 +80,8 @@ def nodes_of_partners(
 def of_second(network: Network) -> tuple[Network, Interface]:
     """What the second server knows of the network, and its own address in it.
 
-    No IPv6: it would advertise itself as a router. The network must be valid.
+    No IPv6, it would advertise itself as a router, and no egress: it forwards nothing. The network
+    must be valid.
     """
     subnet, peer = network.shared_dhcp, network.dhcp_peer_address
     assert subnet is not None
@@ -88,7 +91,7 @@ def of_second(network: Network) -> tuple[Network, Interface]:
         for host in network.hosts
         if (inside := tuple(a for a in host.addresses if a in subnet.cidr))
     )
-    served = replace(network, subnets=(subnet,), hosts=hosts, dns=(), egress=Egress())
+    served = replace(network, subnets=(subnet,), hosts=hosts, dns=(), egress=Egress(Verdict.DENY))
     return served, IPv4Interface((peer, subnet.cidr.prefixlen))
 
 
@@ -112,7 +115,7 @@ def merged(own: str, other: str, shared: Sequence[Cidr]) -> str:
     both = [line for text in (own, other) for line in text.splitlines()]
     leases = [line for line in both if _address_in(line, shared) is not None]
     seen: set[str] = set()
-    for line in sorted(leases, key=lambda line: -int(line.split(" ")[0])):
+    for line in sorted(leases, key=_end_of, reverse=True):
         _, mac, address, _, client = line.split(" ")
         keys = {address, f"{mac} {client}"}
         if not keys & seen:
@@ -133,9 +136,10 @@ def reservations(spec: InstanceSpec, other: str, own: str) -> str:
     hosts = [host for network in networks for host in network.hosts]
     fixed: set[str] = {host.mac.lower() for host in hosts}
     fixed |= {str(address) for host in hosts for address in host.addresses}
+    newest_last = sorted(own.splitlines(), key=_end_of)
     mine = {
         line.split(" ")[1]: line.split(" ")
-        for line in own.splitlines()
+        for line in newest_last
         if _address_in(line, shared) is not None
     }
     found = []
@@ -159,6 +163,11 @@ def other_server(router: Router, network: Network, subnet: Subnet) -> Address | 
     if network.shared_dhcp != subnet:
         return None
     return subnet.gateway if router.dhcp_of else network.dhcp_peer_address
+
+
+def _end_of(line: str) -> int:
+    first = line.partition(" ")[0]
+    return int(first) if first.isdigit() else 0
 
 
 def _address_in(line: str, shared: Sequence[Cidr]) -> Address | None:

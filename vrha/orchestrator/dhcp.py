@@ -1,8 +1,9 @@
-"""Two DHCP servers of one network: each is told of the leases of the other."""
+"""Two DHCP servers of one network: kept apart, and each told of the leases of the other."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,14 +11,22 @@ from dataclasses import dataclass
 from vrha import codec
 from vrha.core.dhcp import merged, partners, shared_cidrs
 from vrha.core.leases import fitting
+from vrha.core.pauses import paused_by
+from vrha.core.placement import Reason
+from vrha.errors import RefusedError
 from vrha.model.messages import PutLeases
+from vrha.model.runs import RestartOptions, Run, RunKind, Strategy
 from vrha.model.spec import Desired, InstanceRef, InstanceSpec, Router
+from vrha.orchestrator import reconcile
+from vrha.orchestrator.reconcile import Wanted
 from vrha.store import Store, Tx
+
+log = logging.getLogger(__name__)
 
 APART_S = 0.2
 """Between two pushes to one instance: its dnsmasq reads one file again."""
 AGAIN_S = 60.0
-"""All are told again: what was sent may have been lost."""
+"""All are told again: what was sent may have been lost. And between two moves of one server."""
 VALID_S = 30.0
 
 
@@ -110,6 +119,68 @@ class Exchange:
         message = PutLeases(state.node, state.active, body, VALID_S, beside=True)
         tx.outbox.enqueue(state.node, codec.encode(message), now + VALID_S)
         return told
+
+
+class Spread:
+    """Moves a second server off the node of its router, once there is another one."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        """`clock` counts seconds."""
+        self._clock = clock
+        self._not_before: dict[str, float] = {}
+
+    def look(self, store: Store, start: Callable[[Tx, Run], Run]) -> bool:
+        """Start what is needed; whether anything was. Raises as `Store.transaction`."""
+        now = self._clock()
+        with store.reading() as tx:
+            due = [r for r in self._beside(tx) if now >= self._not_before.get(r.name, 0.0)]
+        if not due:
+            return False
+        started = 0
+        with store.transaction() as tx:
+            for second in self._beside(tx):
+                run = _moved_away(tx, second) if second in due else None
+                if run is not None:
+                    self._not_before[second.name] = now + AGAIN_S
+                    start(tx, run)
+                    started += 1
+        return started > 0
+
+    def _beside(self, tx: Tx) -> list[Router]:
+        """Second servers that are where their router is, and nothing goes on with either."""
+        desired = tx.desired()[1]
+        seconds = [router for router in desired.routers if router.dhcp_of]
+        if not seconds:
+            return []
+        places = {s.router: s.node for s in tx.router_briefs() if s.active and not s.failed}
+        busy = tx.busy()
+        found = []
+        for second in seconds:
+            pair = {second.name, *partners(desired, second)}
+            together = len(pair) == 2 and len({places.get(name) for name in pair}) == 1
+            if together and pair <= places.keys() and not pair & busy.keys():
+                found.append(second)
+        return found
+
+
+def _moved_away(tx: Tx, second: Router) -> Run | None:
+    """The move of the second server; None where no trusted node is left for it."""
+    desired = tx.desired()[1]
+    state = tx.router_state(second.name)
+    assert state is not None
+    zone = next((node.zone for node in desired.nodes if node.name == state.node), "")
+    if paused_by(tx.pauses.all(), zone=zone, node=state.node, router=second.name):
+        return None
+    placement = reconcile.placement_of(tx, desired, second)
+    if placement.node in ("", state.node) or Reason.LAST_RESORT in placement.chosen:
+        return None
+    options = RestartOptions(node=placement.node)
+    wanted = Wanted(Strategy.HANDOVER, options, RunKind.MOVE)
+    try:
+        return reconcile.restart(tx, desired, second, wanted)
+    except RefusedError as error:
+        log.info("%s stays beside its router: %s", second.name, error)
+        return None
 
 
 def _concerned(desired: Desired, changed: set[str], everybody: bool) -> set[str]:

@@ -54,7 +54,7 @@ from vrha.model.spec import InstanceRef
 from vrha.model.state import NodeState, RouterState
 from vrha.model.steps import Build
 from vrha.orchestrator import leases, reconcile, rollouts
-from vrha.orchestrator.dhcp import Exchange
+from vrha.orchestrator.dhcp import Exchange, Spread
 from vrha.orchestrator.metrics import Metrics
 from vrha.orchestrator.standbys import Standbys
 from vrha.render.digest import expected_digest
@@ -100,6 +100,7 @@ class Engine:
         self._look_at_standbys = threading.Event()
         self.copies = leases.Copies(clock)
         self._exchange = Exchange(clock)
+        self._spread = Spread(clock)
         self._looked_at: float | None = None
         self._resumed_at: float | None = None
 
@@ -159,6 +160,8 @@ class Engine:
             self._looked_at = now
             self._look.set()
             self._look_at_standbys.set()
+            if self._heals and self._spread.look(self._store, self.start):
+                self._outbox_filled()
         self.advance_rollouts()
         self._advance_standbys()
         copied = self.copies.turn(self._store, _standby_place)

@@ -388,8 +388,6 @@ class _Places:
         bridge = router.uplink.bridge if router.uplink else ""
         without = {node for node, dead in self._dead if dead == bridge}
         away = nodes_of_partners(self._desired, router, self._hosted)
-        if router.dhcp_of:
-            without |= away
         for avoid in (without | away | tried, without | tried, without):
             placement = self._placer_without(avoid).place(router)
             if placement.node:

@@ -326,8 +326,8 @@ def placement_of(
     away = nodes_of_partners(desired, router, found)
     apart = [c for c in nodes if c.node.name not in away or c.node.name == beside]
     placement = place(router, apart, beside)
-    # Two servers on one node serve nobody better than one; a router must be somewhere.
-    return placement if placement.node or router.dhcp_of else place(router, nodes, beside)
+    # Rather two on one node than one that is nowhere: clients renew with either.
+    return placement if placement.node or not away else place(router, nodes, beside)
 
 
 def hosted(tx: Tx, planned: Sequence[Run] = ()) -> set[tuple[str, str]]:
