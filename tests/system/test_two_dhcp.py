@@ -118,6 +118,20 @@ def test_the_two_are_apart_and_shown(made: Zone) -> None:
     assert network.second_dhcp == f"{ADDRESS} on {second.node}"
 
 
+def test_the_second_makes_way_for_its_router(made: Zone) -> None:
+    with nobody_refuses(made):
+        client = client_of(made, 0)
+        had, node = client.address, made.router(SECOND).node
+        run = made.client.move_router(ROUTER, RestartOptions(node=node))
+        assert made.await_run(run.id).status is RunStatus.DONE
+        wait_for(lambda: made.router(SECOND).node != node, 20, "the second server elsewhere")
+        wait_for(lambda: not made.client.runs(open_only=True), 20, "the end of its move")
+        assert made.router(ROUTER).node == node
+        asked = (client.renew, client.rebind, client.reboot, client.discover)
+        assert [ask() for ask in asked] == [ACK] * 4
+        assert client.address == had
+
+
 def known_to_the_other(made: Zone, client: Dhcp) -> bool:
     other = ROUTER if client.server == ADDRESS else SECOND
     return f"{client.mac.hex(':')},{client.address}\n" in reserved(made, other)
@@ -151,17 +165,3 @@ def test_leases_live_through_the_loss_of_either(made: Zone, number: int, lost: s
         assert made.router(ROUTER).node != made.router(SECOND).node
         assert [client.renew() for client in clients] == [ACK] * 2
         assert [client.address for client in clients] == had
-
-
-def test_the_second_makes_way_for_its_router(made: Zone) -> None:
-    with nobody_refuses(made):
-        client = client_of(made, 0)
-        had, node = client.address, made.router(SECOND).node
-        run = made.client.move_router(ROUTER, RestartOptions(node=node))
-        assert made.await_run(run.id).status is RunStatus.DONE
-        wait_for(lambda: made.router(SECOND).node != node, 20, "the second server elsewhere")
-        wait_for(lambda: not made.client.runs(open_only=True), 20, "the end of its move")
-        assert made.router(ROUTER).node == node
-        asked = (client.renew, client.rebind, client.reboot, client.discover)
-        assert [ask() for ask in asked] == [ACK] * 4
-        assert client.address == had
