@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -168,6 +169,28 @@ def test_what_one_has_granted_the_other_one_keeps(pair: Pair) -> None:
         pair.serve(lost, pair.view())
         pair.exchange()
     assert until(lambda: all(client.address in pair.view() for client in clients))
+
+
+def test_a_lease_that_is_not_true_any_more_refuses_nobody(pair: Pair) -> None:
+    """The other server has given the address of one client to a second one, and that one's to a
+    third; nobody has told this one in time.
+    """
+    clients = [guest(number) for number in range(1, 4)]
+    drop(pair.spec(pair.second).ref)
+    for client in clients[:2]:
+        assert client.discover() == ACK
+    first, second = clients[0].address, clients[1].address
+    later = int(time.time()) + 200_000
+    since = [(clients[1], first), (clients[2], second)]
+    told = [f"{later} {one.mac.hex(':')} {address} * *\n" for one, address in since]
+    pair.kernel.instances.reserve(pair.spec(pair.router).ref, "".join(told))
+    with nobody_refuses():
+        for client, address in since:
+            client.address = address
+            assert client.reboot() == ACK
+            settle(client)
+            assert client.rebind() == ACK
+            assert client.address == address
 
 
 def test_the_second_server_is_no_gateway(pair: Pair) -> None:

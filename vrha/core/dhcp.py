@@ -153,6 +153,28 @@ def reservations(spec: InstanceSpec, other: str, own: str) -> str:
     return "".join(sorted(found))
 
 
+def superseded(own: str, other: str, shared: Sequence[Cidr]) -> frozenset[str]:
+    """Leases of `own` that are not true any more: the other server gave the address to another
+    client since, or another address to the client. For the sake of one a true client would be
+    refused (dnsmasq: "address in use", "wrong address").
+    """
+    since = [line.split(" ") for line in merged("", other, shared).splitlines()]
+    by_address = {words[2]: words for words in since}
+    by_client = {(words[1], words[4]): words for words in since}
+    found = set()
+    for line in own.splitlines():
+        if _address_in(line, shared) is None:
+            continue
+        end, mac, address, _, client = line.split(" ")
+        here = by_address.get(address)
+        there = by_client.get((mac, client))
+        given_away = here is not None and here[1] != mac and int(here[0]) > int(end)
+        moved = there is not None and there[2] != address and int(there[0]) > int(end)
+        if given_away or moved:
+            found.add(line)
+    return frozenset(found)
+
+
 def shared_cidrs(networks: Iterable[Network]) -> tuple[Cidr, ...]:
     """The subnets that two servers serve."""
     return tuple(subnet.cidr for n in networks if (subnet := n.shared_dhcp) is not None)

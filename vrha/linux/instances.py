@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from vrha import codec
-from vrha.core.dhcp import reservations
+from vrha.core.dhcp import reservations, shared_cidrs, superseded
 from vrha.core.leases import cleaned
 from vrha.errors import InputError, StepError
 from vrha.linux import announce, build, dnsmasq, mute, netns, processes, rtnetlink
@@ -160,12 +160,24 @@ class Instances:
 
     def reserve(self, ref: InstanceRef, other: str) -> None:
         """The instance serves a network together with another DHCP server, which has granted
-        `other` (a lease file, cleaned). Raises StepError `no-instance`.
+        `other` (a lease file, cleaned). Its dnsmasq reads that anew; only if it has leases that
+        are not true any more it is started again, without them. Raises StepError
+        `dnsmasq-failed`, `no-instance`.
         """
-        lines = reservations(self.spec(ref), other, cleaned(self.leases(ref).decode()))
+        spec, folder = self.spec(ref), self.folders.path(ref)
+        own = cleaned(self.leases(ref).decode())
+        untrue = superseded(own, other, shared_cidrs(spec.networks))
+        lines = reservations(spec, other, own).encode()
         with self.inside(ref) as inner:
-            pid = dnsmasq.pid_of(self.folders.path(ref), inner)
-            if dnsmasq.put_reservations(self.folders, ref, lines.encode()) and pid is not None:
+            changed = dnsmasq.put_reservations(self.folders, ref, lines)
+            pid = dnsmasq.pid_of(folder, inner)
+            if pid is not None and untrue:
+                dnsmasq.stop(pid, inner)
+                now = self.leases(ref).decode().splitlines(keepends=True)
+                left = "".join(line for line in now if line.rstrip("\n") not in untrue)
+                dnsmasq.put_leases(self.folders, ref, left.encode())
+                dnsmasq.start(self.site.dnsmasq, folder)
+            elif pid is not None and changed:
                 dnsmasq.reload(pid)
 
     def refresh_leases(self, ref: InstanceRef, leases: bytes) -> None:

@@ -8,7 +8,15 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from tests.golden.golden_specs import shared
-from vrha.core.dhcp import halves, merged, nodes_of_partners, of_second, partners, reservations
+from vrha.core.dhcp import (
+    halves,
+    merged,
+    nodes_of_partners,
+    of_second,
+    partners,
+    reservations,
+    superseded,
+)
 from vrha.model.spec import Desired, DhcpRange
 
 ROUTER, SECOND = shared()
@@ -75,6 +83,17 @@ def test_what_the_other_one_has_granted_is_reserved() -> None:
     assert reservations(ROUTER, other, newer) == "02:00:00:00:09:02,10.1.0.21\n"
     # The same address, renewed with either.
     assert reservations(ROUTER, lease(5, 1, "10.1.0.20"), lease(9, 1, "10.1.0.20")) != ""
+
+
+def test_what_the_other_one_gave_away_since_is_not_true_any_more() -> None:
+    own = lease(100, 1, "10.1.0.10") + lease(100, 2, "10.1.0.11") + lease(100, 3, "10.1.0.12")
+    own += lease(100, 4, "10.9.0.10") + "duid 00:01\n"
+    same = lease(200, 1, "10.1.0.10") + lease(90, 9, "10.1.0.11") + lease(90, 3, "10.1.0.13")
+    assert superseded(own, same + lease(200, 4, "10.1.0.14"), CIDRS) == set()
+    given_away = lease(200, 9, "10.1.0.10")
+    assert superseded(own, given_away, CIDRS) == {lease(100, 1, "10.1.0.10").strip()}
+    moved = lease(200, 3, "10.1.0.13")
+    assert superseded(own, moved, CIDRS) == {lease(100, 3, "10.1.0.12").strip()}
 
 
 def test_fixed_addresses_are_reserved_already() -> None:
