@@ -118,6 +118,7 @@ def test_the_two_are_apart_and_shown(made: Zone) -> None:
     assert network.second_dhcp == f"{ADDRESS} on {second.node}"
 
 
+@pytest.mark.long
 def test_the_second_makes_way_for_its_router(made: Zone) -> None:
     with nobody_refuses(made):
         client = client_of(made, 0)
