@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
@@ -13,11 +14,14 @@ from tests.unit.orchestrator.world import BLUE, DESIRED, ROUTER, World
 from vrha import codec
 from vrha.bus.topology import MAX_DOWN
 from vrha.core.dhcp import seconds
+from vrha.model.health import NodeHealth
 from vrha.model.messages import Leases, PutLeases
 from vrha.model.runs import RestartOptions, RunStatus
 from vrha.model.spec import Desired, DhcpRange, Network, Node, Subnet
 from vrha.model.state import RouterState
+from vrha.model.steps import Build
 from vrha.orchestrator.dhcp import AGAIN_S, APART_S, Exchange, Spread
+from vrha.orchestrator.failover import Failovers, Losses
 
 ONE = "1795343968 02:00:00:00:09:01 10.1.1.154 * *\n"
 TWO = "1795343969 02:00:00:00:09:02 10.1.1.105 * *\n"
@@ -93,6 +97,25 @@ def test_with_one_node_they_share_it_until_there_is_another(tmp_path: Path) -> N
     assert state(world, SECOND).node == other_node(home)
     assert not spread.look(world.store, world.engine.start)
     world.store.close()
+
+
+@pytest.mark.parametrize("lost", ["r1", SECOND])
+def test_a_failover_keeps_them_apart(world: World, lost: str) -> None:
+    world.add_node("n9")
+    world.heard()
+    world.service.apply(replace(BOTH, nodes=(*BOTH.nodes, Node("n9", "z3"))))
+    node = state(world, lost).node
+    other = other_node(node)
+    with world.store.transaction() as tx:
+        # But for the other server, any node would be better than this one.
+        tx.node_health.put(NodeHealth("n9", fail_back_until=time.time() + 900))
+    failovers = Failovers(world.store, world.engine, lambda: None)
+    failovers.tell(Losses({node: "node-silent"}, frozenset({"n9", other})))
+    assert failovers.turn()
+    with world.store.transaction() as tx:
+        run = tx.open_run_of(lost)
+    assert run is not None
+    assert [r.step.node for r in run.steps if isinstance(r.step, Build)] == ["n9"]
 
 
 def test_what_is_built_gets_the_leases_of_both(world: World) -> None:
