@@ -125,8 +125,8 @@ def test_the_second_makes_way_for_its_router(made: Zone) -> None:
         had, node = client.address, made.router(SECOND).node
         run = made.client.move_router(ROUTER, RestartOptions(node=node))
         assert made.await_run(run.id).status is RunStatus.DONE
-        wait_for(lambda: made.router(SECOND).node != node, 20, "the second server elsewhere")
-        wait_for(lambda: not made.client.runs(open_only=True), 20, "the end of its move")
+        wait_for(lambda: made.router(SECOND).node != node, 40, "the second server elsewhere")
+        wait_for(lambda: not made.client.runs(open_only=True), 40, "the end of its move")
         assert made.router(ROUTER).node == node
         asked = (client.renew, client.rebind, client.reboot, client.discover)
         assert [ask() for ask in asked] == [ACK] * 4
@@ -150,9 +150,9 @@ def test_leases_live_through_the_loss_of_either(made: Zone, number: int, lost: s
             nemesis.strike(Loss(node, 60_000))
             # At once, from the one that is left; then from the one that took over.
             assert [client.rebind() for client in clients] == [ACK] * 2
-            wait_for(lambda: made.router(lost).node != node, 20, f"{lost} on another node")
+            wait_for(lambda: made.router(lost).node != node, 40, f"{lost} on another node")
             wait_for(
-                lambda: made.router(lost).status is RouterStatus.SERVING, 20, "the end of the run"
+                lambda: made.router(lost).status is RouterStatus.SERVING, 40, "the end of the run"
             )
             for client in clients:
                 asked = (client.renew, client.rebind, client.reboot, client.discover)
