@@ -28,6 +28,8 @@ APART_S = 0.2
 AGAIN_S = 60.0
 """All are told again: what was sent may have been lost. And between two moves of one server."""
 VALID_S = 30.0
+LOOK_S = 5.0
+"""Between two looks at whether servers are apart."""
 
 
 def with_partners(tx: Tx, spec: InstanceSpec, leases: str) -> str:
@@ -127,11 +129,15 @@ class Spread:
     def __init__(self, clock: Callable[[], float]) -> None:
         """`clock` counts seconds."""
         self._clock = clock
+        self._next = 0.0
         self._not_before: dict[str, float] = {}
 
     def look(self, store: Store, start: Callable[[Tx, Run], Run]) -> bool:
         """Start what is needed; whether anything was. Raises as `Store.transaction`."""
         now = self._clock()
+        if now < self._next:
+            return False
+        self._next = now + LOOK_S
         with store.reading() as tx:
             due = [r for r in self._beside(tx) if now >= self._not_before.get(r.name, 0.0)]
         if not due:

@@ -20,7 +20,7 @@ from vrha.model.runs import RestartOptions, RunStatus
 from vrha.model.spec import Desired, DhcpRange, Network, Node, Subnet
 from vrha.model.state import RouterState
 from vrha.model.steps import Build
-from vrha.orchestrator.dhcp import AGAIN_S, APART_S, Exchange, Spread
+from vrha.orchestrator.dhcp import AGAIN_S, APART_S, LOOK_S, Exchange, Spread
 from vrha.orchestrator.failover import Failovers, Losses
 
 ONE = "1795343968 02:00:00:00:09:01 10.1.1.154 * *\n"
@@ -86,15 +86,19 @@ def test_with_one_node_they_share_it_until_there_is_another(tmp_path: Path) -> N
     world.service.apply(replace(BOTH, nodes=only))
     world.settle()
     assert state(world, SECOND).node == home
-    spread = Spread(lambda: 0.0)
+    now = 100.0
+    spread = Spread(lambda: now)
     assert not spread.look(world.store, world.engine.start)
+    now += LOOK_S
     world.service.apply(replace(BOTH, nodes=(Node("n1", "z1"), Node("n2", "z2"))))
     world.settle()
     assert spread.look(world.store, world.engine.start)
     # Not while that is going on, and not once they are apart.
+    now += AGAIN_S
     assert not spread.look(world.store, world.engine.start)
     world.settle()
     assert state(world, SECOND).node == other_node(home)
+    now += AGAIN_S
     assert not spread.look(world.store, world.engine.start)
     world.store.close()
 
