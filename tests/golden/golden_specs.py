@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 
+from vrha.core.dhcp import seconds
+from vrha.core.instance import instance_spec
 from vrha.model.spec import (
     Backend,
+    Desired,
     DhcpRange,
     Egress,
     Host,
@@ -201,4 +204,25 @@ def empty() -> InstanceSpec:
     return instance(Router("empty", ("net-a",), uplink("198.51.100.2/24")), network)
 
 
-SPECS = {spec.router.name: spec for spec in (seed(), dual(), forwards(), isolated(), empty())}
+def shared() -> tuple[InstanceSpec, InstanceSpec]:
+    """A network with two DHCP servers: the instance of the router, and the second one."""
+    network = Network(
+        "net-a",
+        "br-a",
+        (subnet("10.1.0.1/24", "10.1.0.10", "10.1.0.21"), subnet("2001:db8:a::1/64")),
+        hosts=(
+            Host("web", "02:00:00:00:02:01", tuple(map(ip_address, ("10.1.0.5", "2001:db8:a::5")))),
+        ),
+        domain="a.example",
+        dns=(ip_address("192.0.2.53"),),
+        dhcp_per_network=2,
+        dhcp_peer_address=ip_address("10.1.0.2"),
+    )
+    router = Router("shared", ("net-a",))
+    both = Desired((network,), (router, *seconds((network,), (router,))))
+    first, second = (instance_spec(both, r, InstanceRef(r.name, 1), 1) for r in both.routers)
+    return first, second
+
+
+_ALL = (seed(), dual(), forwards(), isolated(), empty(), *shared())
+SPECS = {spec.router.name: spec for spec in _ALL}

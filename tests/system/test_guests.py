@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from importlib import resources
 from ipaddress import ip_address, ip_interface, ip_network
+from typing import Any
 
 import pytest
 import yaml
@@ -42,17 +43,21 @@ SPARE = "10.1.1.90"
 OUTSIDE, OUTSIDE6 = "203.0.113.1", "2001:db8:ffff::1"
 
 
-def scenario() -> Scenario:
+def document() -> dict[str, Any]:
     """seed-10x10 with a machine that asks for its address, and one that no file names yet."""
     shipped = resources.files("vrha.lab") / "scenarios" / "seed-10x10.yaml"
-    document = yaml.safe_load(shipped.read_bytes())
-    (network,) = document["zone"]["networks"]
-    document["lab"]["hosts"] = [
+    found: dict[str, Any] = yaml.safe_load(shipped.read_bytes())
+    (network,) = found["zone"]["networks"]
+    found["lab"]["hosts"] = [
         *({"name": host["name"], "network": "blue"} for host in network["hosts"]),
         {"name": "guest", "network": "blue", "mac": GUEST_MAC, "dhcp": True},
         {"name": "spare", "network": "blue", "addresses": [SPARE]},
     ]
-    return parse_scenario("guests", json.dumps(document).encode())
+    return found
+
+
+def scenario() -> Scenario:
+    return parse_scenario("guests", json.dumps(document()).encode())
 
 
 @pytest.fixture(scope="module")

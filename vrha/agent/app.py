@@ -24,7 +24,7 @@ from vrha.agent.checkup import Checkup
 from vrha.agent.epochs import Epochs
 from vrha.agent.executor import CAPABILITIES, Executor, Hands
 from vrha.agent.herald import Herald
-from vrha.agent.leases import LeaseTeller
+from vrha.agent.leases import LeaseTeller, give_leases
 from vrha.agent.lookout import Lookout
 from vrha.agent.mirror import Mirrors
 from vrha.agent.moves import Moves
@@ -38,7 +38,6 @@ from vrha.bus.consumer import Consumer, Headers
 from vrha.bus.publisher import Publisher
 from vrha.config.settings import AgentSettings
 from vrha.core.choice import MOVE, STAND_IN, STANDBY
-from vrha.core.leases import cleaned
 from vrha.errors import InputError, VrhaError
 from vrha.linux.node import NodeKernel
 from vrha.linux.notify import Init
@@ -201,8 +200,7 @@ class Agent:
                 return
             try:
                 with self._turns.shared():
-                    leases = cleaned(message.body).encode()
-                    self._kernel.instances.refresh_leases(message.instance, leases)
+                    give_leases(self._kernel.instances, message)
             except VrhaError as error:
                 log.warning("leases for %s: %s", message.instance, error)
 

@@ -17,7 +17,7 @@ from vrha.errors import StepError, VrhaError
 from vrha.linux.files import SPEC
 from vrha.linux.instances import Instances
 from vrha.linux.leasewatch import LeaseWatch
-from vrha.model.messages import Leases
+from vrha.model.messages import Leases, PutLeases
 from vrha.model.spec import InstanceRef
 
 log = logging.getLogger(__name__)
@@ -33,6 +33,15 @@ FRESH_S = 2.0
 RETRY_S = 0.5
 STOP_S = 0.5
 """How soon a stop is noticed."""
+
+
+def give_leases(instances: Instances, message: PutLeases) -> None:
+    """Carry the message out. Raises StepError as `Instances.refresh_leases` and `reserve`."""
+    leases = cleaned(message.body)
+    if message.beside:
+        instances.reserve(message.instance, leases)
+    else:
+        instances.refresh_leases(message.instance, leases.encode())
 
 
 @dataclass(slots=True)

@@ -64,7 +64,7 @@ def show_network(settings: Settings, name: str) -> None:
     found = next((n for n in client.networks() if n.name == name), None)
     if found is None:
         raise NotFoundError("no-such-network", f"no network {name}", "See `vrha network list`.")
-    fields = ("name", "status", "router", "node", "bridge", "subnets", "run")
+    fields = ("name", "status", "router", "node", "bridge", "subnets", "second_dhcp", "run")
     show(settings, found, lambda: record((field, getattr(found, field)) for field in fields))
 
 

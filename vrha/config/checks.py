@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
 
+from vrha.config import shared_dhcp
 from vrha.config.drafts import NetworkDraft, Placed, RouterDraft, UplinkDraft, plain
 from vrha.config.place import Place
 from vrha.config.values import usable_in
@@ -23,12 +24,14 @@ def check(networks: list[NetworkDraft], routers: list[RouterDraft], nodes: Place
     _unique("bridge", (n.bridge for n in networks if n.bridge))
     for network in networks:
         _hosts(network)
+        shared_dhcp.check(network)
     by_name = {n.name: n for n in networks if n.name}
     owners: dict[str, str] = {}
     for router in routers:
         _networks(router, by_name, owners)
         _router(router, [(at, by_name[name]) for at, name in router.networks if name in by_name])
     _public_addresses(routers)
+    shared_dhcp.check_routers(networks, routers)
 
 
 def _unique(what: str, found: Iterable[tuple[Place, Hashable]]) -> None:

@@ -12,6 +12,7 @@ from vrha.config.document import MAX_BYTES, DocumentError, Mapping, compose
 from vrha.config.drafts import MAX_OBJECTS
 from vrha.config.export import to_document, to_yaml
 from vrha.config.place import Place, Problems
+from vrha.core.dhcp import seconds
 from vrha.errors import InputError, SpecError
 from vrha.model.spec import Desired
 
@@ -61,8 +62,10 @@ def _desired(root: Place) -> Desired | None:
     checks.check([n for _, n in networks], [r for _, r in routers], nodes)
     if len(root.problems):
         return None
+    built = tuple(n.build() for _, n in networks)
+    own = tuple(r.build() for _, r in routers)
     return Desired(
-        networks=tuple(n.build() for _, n in networks),
-        routers=tuple(r.build() for _, r in routers),
+        networks=built,
+        routers=own + seconds(built, own),
         nodes=drafts.plain(nodes),
     )

@@ -48,7 +48,10 @@ MAX_ROUTER_NETWORKS = 64
 
 @dataclass(slots=True)
 class NetworkDraft:
-    """`whole`: every subnet could be read, so addresses can be looked up in them."""
+    """`whole`: every subnet could be read, so addresses can be looked up in them.
+
+    `dhcp_per_network` is 0 when it, or the peer's address, could not be read.
+    """
 
     place: Place
     name: str | None
@@ -59,6 +62,8 @@ class NetworkDraft:
     dns: tuple[Address, ...]
     lease_seconds: int
     egress: Egress
+    dhcp_per_network: int
+    dhcp_peer_address: tuple[Place, Address] | None
     whole: bool
 
     def build(self) -> Network:
@@ -73,6 +78,8 @@ class NetworkDraft:
             dns=self.dns,
             lease_seconds=self.lease_seconds,
             egress=self.egress,
+            dhcp_per_network=self.dhcp_per_network,
+            dhcp_peer_address=self.dhcp_peer_address[1] if self.dhcp_peer_address else None,
         )
 
 
@@ -151,11 +158,21 @@ def optional(place: Place, read: Callable[[Place], T | None], default: T) -> T:
 
 def network(place: Place) -> NetworkDraft | None:
     fields = place.fields(
-        "name", "bridge", "subnets", "hosts", "domain", "dns", "lease_seconds", "egress"
+        "name",
+        "bridge",
+        "subnets",
+        "hosts",
+        "domain",
+        "dns",
+        "lease_seconds",
+        "egress",
+        "dhcp_per_network",
+        "dhcp_peer_address",
     )
     if fields is None:
         return None
     bridge = values.bridge(fields["bridge"])
+    servers, peer = _dhcp_servers(fields["dhcp_per_network"], fields["dhcp_peer_address"])
     subnets = listed(fields["subnets"], MAX_SUBNETS, subnet, needs="a network needs a subnet")
     return NetworkDraft(
         place=place,
@@ -167,8 +184,20 @@ def network(place: Place) -> NetworkDraft | None:
         dns=plain(listed(fields["dns"], 8, values.address)),
         lease_seconds=optional(fields["lease_seconds"], _lease, 86400),
         egress=optional(fields["egress"], egress, Egress()),
+        dhcp_per_network=servers,
+        dhcp_peer_address=peer,
         whole=len(subnets) == fields["subnets"].count,
     )
+
+
+def _dhcp_servers(per_network: Place, peer: Place) -> tuple[int, tuple[Place, Address] | None]:
+    """How many, and the address of the second one; 0 where one of the two is wrong."""
+    before = len(peer.problems)
+    count = optional(per_network, lambda p: values.number(p, 1, 2), 1)
+    address = values.address(peer) if peer.present else None
+    if len(peer.problems) > before:
+        return 0, None
+    return count, (peer, address) if address else None
 
 
 def _lease(place: Place) -> int | None:

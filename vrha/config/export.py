@@ -26,7 +26,7 @@ def to_document(desired: Desired) -> dict[str, Any]:
     """Plain dicts, lists, strings and numbers."""
     return _filled(
         networks=[_network(n) for n in desired.networks],
-        routers=[_router(r) for r in desired.routers],
+        routers=[_router(r) for r in desired.routers if not r.dhcp_of],
         nodes=[_node(n) for n in desired.nodes],
     )
 
@@ -60,6 +60,8 @@ def _network(n: Network) -> dict[str, Any]:
         dns=_texts(n.dns),
         lease_seconds=None if n.lease_seconds == 86400 else n.lease_seconds,
         egress=None if n.egress == Egress() else _egress(n.egress),
+        dhcp_per_network=None if n.dhcp_per_network == 1 else n.dhcp_per_network,
+        dhcp_peer_address=str(n.dhcp_peer_address) if n.dhcp_peer_address else None,
     )
 
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 
-from vrha.model.spec import Desired, InstanceRef, InstanceSpec, Policy, PortSpec, Router
+from vrha.core.dhcp import of_second
+from vrha.model.spec import (
+    Desired,
+    InstanceRef,
+    InstanceSpec,
+    Network,
+    Policy,
+    PortSpec,
+    Router,
+)
 
 
 def mac_of(ref: InstanceRef, port: str) -> str:
@@ -17,6 +26,8 @@ def mac_of(ref: InstanceRef, port: str) -> str:
 def instance_spec(desired: Desired, router: Router, ref: InstanceRef, epoch: int) -> InstanceSpec:
     """What a node needs to build generation `ref` of `router`. The router must be valid."""
     networks = tuple(n for name in router.networks if (n := desired.network(name)) is not None)
+    if router.dhcp_of:
+        return _second_dhcp(networks[0], router, ref, epoch)
     ports = [
         PortSpec(
             name=f"n{index}",
@@ -33,6 +44,13 @@ def instance_spec(desired: Desired, router: Router, ref: InstanceRef, epoch: int
         )
         ports.append(uplink)
     return InstanceSpec(ref, epoch, router, networks, tuple(ports))
+
+
+def _second_dhcp(network: Network, router: Router, ref: InstanceRef, epoch: int) -> InstanceSpec:
+    """It has an address of its own, and is nobody's gateway."""
+    served, address = of_second(network)
+    port = PortSpec("n0", network.name, network.bridge, mac_of(ref, "n0"), (address,))
+    return InstanceSpec(ref, epoch, router, (served,), (port,))
 
 
 def same_service(one: InstanceSpec, other: InstanceSpec) -> bool:

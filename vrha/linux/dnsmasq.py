@@ -12,6 +12,7 @@ import struct
 import time
 from pathlib import Path
 
+from vrha.core.dhcp import shared_cidrs
 from vrha.errors import StepError
 from vrha.linux import processes, tools
 from vrha.linux.files import InstanceFolders
@@ -47,6 +48,8 @@ def write_files(folders: InstanceFolders, spec: InstanceSpec) -> bool:
     changed = folders.read(spec.ref, files.conf_name) != conf
     folders.write(spec.ref, files.hosts_name, files.hosts.encode(), 0o644)
     folders.write(spec.ref, files.addn_hosts_name, files.addn_hosts.encode(), 0o644)
+    if shared_cidrs(spec.networks) and folders.read(spec.ref, files.shared_name) is None:
+        folders.write(spec.ref, files.shared_name, b"", 0o644)
     if folders.read(spec.ref, files.offers_name) is None:
         offer_at_once(folders, spec.ref)
     if changed:
@@ -62,6 +65,14 @@ def leases(folders: InstanceFolders, ref: InstanceRef) -> bytes:
 def put_leases(folders: InstanceFolders, ref: InstanceRef, leases: bytes) -> None:
     """Write the instance's lease file, which dnsmasq reads at its start only."""
     folders.write(ref, _NAMES.leases_name, leases, 0o644)
+
+
+def put_reservations(folders: InstanceFolders, ref: InstanceRef, lines: bytes) -> bool:
+    """Write what the other DHCP server has granted; whether dnsmasq has to read that again."""
+    if folders.read(ref, _NAMES.shared_name) == lines:
+        return False
+    folders.write(ref, _NAMES.shared_name, lines, 0o644)
+    return True
 
 
 def offer_at_once(folders: InstanceFolders, ref: InstanceRef) -> None:

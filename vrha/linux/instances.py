@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from vrha import codec
+from vrha.core.dhcp import reservations, shared_cidrs, superseded
+from vrha.core.leases import cleaned
 from vrha.core.names import host_port, host_port_prefix, namespace_name, ref_of_namespace
 from vrha.errors import InputError, StepError
 from vrha.linux import announce, build, dnsmasq, mute, netns, processes, rtnetlink
@@ -155,6 +157,28 @@ class Instances:
                 dnsmasq.put_leases(self.folders, ref, leases)
             dnsmasq.start(self.site.dnsmasq, folder)
         return None if has_all else len(_granted(leases))
+
+    def reserve(self, ref: InstanceRef, other: str) -> None:
+        """The instance serves a network together with another DHCP server, which has granted
+        `other` (a lease file, cleaned). Its dnsmasq reads that anew; only if it has leases that
+        are not true any more it is started again, without them. Raises StepError
+        `dnsmasq-failed`, `no-instance`.
+        """
+        spec, folder = self.spec(ref), self.folders.path(ref)
+        own = cleaned(self.leases(ref).decode())
+        untrue = superseded(own, other, shared_cidrs(spec.networks))
+        lines = reservations(spec, other, own).encode()
+        with self.inside(ref) as inner:
+            changed = dnsmasq.put_reservations(self.folders, ref, lines)
+            pid = dnsmasq.pid_of(folder, inner)
+            if pid is not None and untrue:
+                dnsmasq.stop(pid, inner)
+                now = self.leases(ref).decode().splitlines(keepends=True)
+                left = "".join(line for line in now if line.rstrip("\n") not in untrue)
+                dnsmasq.put_leases(self.folders, ref, left.encode())
+                dnsmasq.start(self.site.dnsmasq, folder)
+            elif pid is not None and changed:
+                dnsmasq.reload(pid)
 
     def refresh_leases(self, ref: InstanceRef, leases: bytes) -> None:
         """As `put_leases`, but for an instance that may speak: what it has granted itself counts.

@@ -125,6 +125,7 @@ class Leases:
 class PutLeases:
     """Give a muted instance the leases of the one that serves; nothing is answered.
 
+    `beside`: the leases are those of the other DHCP server of a network, and `instance` serves.
     `valid_s`: how many seconds after its receipt it may be carried out.
     """
 
@@ -132,6 +133,7 @@ class PutLeases:
     instance: InstanceRef
     body: str
     valid_s: float
+    beside: bool = False
     type: Literal["put-leases"] = "put-leases"
 
 

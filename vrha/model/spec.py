@@ -137,6 +137,18 @@ class Network:
     """Resolvers to which the router's DNS forwards; none: it answers only for its hosts."""
     lease_seconds: int = 86400
     egress: Egress = Egress()
+    dhcp_per_network: int = 1
+    """DHCP servers (IPv4): the router's own, and with 2 another one on another node."""
+    dhcp_peer_address: Address | None = None
+    """Address of that other one."""
+
+    @property
+    def shared_dhcp(self) -> Subnet | None:
+        """The subnet that two DHCP servers serve, if there is one."""
+        peer = self.dhcp_peer_address
+        if self.dhcp_per_network < 2 or peer is None:
+            return None
+        return next((subnet for subnet in self.subnets if peer in subnet.cidr), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +227,8 @@ class Router:
     policy: Policy = Policy.RESURRECT
     priority: int = 0
     """When many routers are lost at once, those with a higher one are brought back first."""
+    dhcp_of: str = ""
+    """The network whose second DHCP server this is, and nothing else; empty: a router."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +257,8 @@ class Desired:
 
     def router_of(self, network: str) -> Router | None:
         """The router that serves `network`; validation lets there be at most one."""
-        return next((r for r in self.routers if network in r.networks), None)
+        found = (r for r in self.routers if network in r.networks and not r.dhcp_of)
+        return next(found, None)
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -89,7 +89,7 @@ class RouterView:
 
 @dataclass(frozen=True, slots=True)
 class NetworkView:
-    """One network and the router that serves it."""
+    """One network and what serves it."""
 
     name: str
     bridge: str
@@ -98,6 +98,8 @@ class NetworkView:
     status: RouterStatus
     node: str
     run: str
+    second_dhcp: str = ""
+    """Address and node of the second DHCP server; empty: none is wanted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,7 @@ from vrha.model.spec import InstanceRef
 from vrha.model.state import NodeState, RouterState, RulesDigest
 from vrha.model.steps import Build
 from vrha.orchestrator import leases, reconcile, rollouts
+from vrha.orchestrator.dhcp import Exchange, Spread
 from vrha.orchestrator.metrics import Metrics
 from vrha.orchestrator.standbys import Standbys
 from vrha.render.digest import expected_digest
@@ -100,6 +101,8 @@ class Engine:
         self._look = threading.Event()
         self._look_at_standbys = threading.Event()
         self.copies = leases.Copies(clock)
+        self._exchange = Exchange(clock)
+        self._spread = Spread(clock)
         self._looked_at: float | None = None
         self._resumed_at: float | None = None
 
@@ -159,9 +162,12 @@ class Engine:
             self._looked_at = now
             self._look.set()
             self._look_at_standbys.set()
+            if self._heals and self._spread.look(self._store, self.start):
+                self._outbox_filled()
         self.advance_rollouts()
         self._advance_standbys()
-        if self.copies.turn(self._store, _standby_place):
+        copied = self.copies.turn(self._store, _standby_place)
+        if self._exchange.turn(self._store) or copied:
             self._outbox_filled()
 
     def look_at_standbys(self, tx: Tx) -> tuple[Run, ...]:
@@ -403,6 +409,7 @@ class Engine:
     def _leases(self, tx: Tx, message: Leases) -> str:
         if leases.take(tx, message):
             self.copies.changed(message.instance.router)
+            self._exchange.changed(message.instance.router)
         else:
             self._metrics.refused("leases")
         return ""
@@ -458,6 +465,7 @@ class Engine:
         tx.put_router_state(state)
         if state.standby is not None:
             self.copies.changed(run.router)
+        self._exchange.changed(run.router)
         if is_unsettled(state) and run.kind is not RunKind.STANDBY:
             log.error("router %s: %s", run.router, state.failed)
             tx.add_event("unsettled", state.failed.partition(":")[0], run=run.id, router=run.router)

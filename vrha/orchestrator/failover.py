@@ -19,6 +19,7 @@ from vrha.config.settings import FailoverSettings
 from vrha.core import plan
 from vrha.core.brake import BrakeEvent, share
 from vrha.core.damping import came_back, failed_over, fell_silent
+from vrha.core.dhcp import nodes_of_partners
 from vrha.core.failover import DeadUplinks, by_priority, dead_uplinks
 from vrha.core.instance import instance_spec
 from vrha.core.judging import Note, Turn
@@ -358,6 +359,7 @@ class _Places:
             desired, nodes, hosted, draining, tx.node_health.all(), tx.pauses.all()
         )
         self._tx = tx
+        self._desired, self._hosted = desired, hosted
         self._usable = losses.living - losses.lost.keys()
         self._present = {
             (node.name, found.ref)
@@ -392,13 +394,15 @@ class _Places:
         """Where to; one that failed before only when there is no other."""
         bridge = router.uplink.bridge if router.uplink else ""
         without = {node for node, dead in self._dead if dead == bridge}
-        for avoid in (without | tried, without):
+        away = nodes_of_partners(self._desired, router, self._hosted)
+        for avoid in (without | away | tried, without | tried, without):
             placement = self._placer_without(avoid).place(router)
             if placement.node:
                 break
         if placement.node:
             self._placer.take(placement.node)
             self._sent[placement.node] += 1
+            self._hosted.add((router.name, placement.node))
         return placement
 
     def _placer_without(self, avoid: Set[str]) -> Placer:

@@ -13,6 +13,7 @@ from vrha.model.messages import Leases, PutLeases
 from vrha.model.spec import InstanceRef
 from vrha.model.state import RouterState
 from vrha.model.steps import Build, Step
+from vrha.orchestrator.dhcp import with_partners
 from vrha.store import Store, Tx
 
 APART_S = 5.0
@@ -55,7 +56,8 @@ def with_leases(tx: Tx, step: Step) -> Step:
         return step
     router = step.spec.ref.router
     state = tx.router_state(router)
-    return replace(step, leases=tx.leases.of(router, state.active if state else None))
+    kept = tx.leases.of(router, state.active if state else None)
+    return replace(step, leases=with_partners(tx, step.spec, kept))
 
 
 @dataclass(frozen=True, slots=True)

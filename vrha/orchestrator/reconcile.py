@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from vrha.core import plan
 from vrha.core.choice import HANDOVER, Choice, choose
 from vrha.core.damping import is_delayed, is_suppressed
+from vrha.core.dhcp import nodes_of_partners
 from vrha.core.instance import (
     in_disguise,
     instance_spec,
@@ -57,7 +58,9 @@ def converge(tx: Tx, desired: Desired, only: frozenset[str] | None = None) -> tu
     names = only if only is not None else wanted.keys() | {s.router for s in tx.router_briefs()}
     busy = tx.busy()
     runs: list[Run] = []
-    for name in sorted(names - busy.keys()):
+    # Second DHCP servers last: they go where their router is not.
+    seconds = {router.name for router in desired.routers if router.dhcp_of}
+    for name in sorted(names - busy.keys(), key=lambda name: (name in seconds, name)):
         state = tx.router_state(name) or RouterState(name)
         run = _converge_router(tx, desired, wanted.get(name), state, runs)
         if run is not None:
@@ -319,7 +322,12 @@ def placement_of(
     others = {(name, node) for name, node in found if name != router.name}
     draining = tx.rollouts.cordoned() | avoid
     health = tx.node_health.all()
-    return place(router, candidates(desired, tx.node_states(), others, draining, health), beside)
+    nodes = candidates(desired, tx.node_states(), others, draining, health)
+    away = nodes_of_partners(desired, router, found)
+    apart = [c for c in nodes if c.node.name not in away or c.node.name == beside]
+    placement = place(router, apart, beside)
+    # Rather two on one node than one that is nowhere: clients renew with either.
+    return placement if placement.node or not away else place(router, nodes, beside)
 
 
 def hosted(tx: Tx, planned: Sequence[Run] = ()) -> set[tuple[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from vrha.core.dhcp import name_of_second
 from vrha.core.instance import same_service
 from vrha.core.outcome import is_unsettled
 from vrha.core.steps import describe, node_of, undo_of
@@ -135,7 +136,16 @@ def network_view(
         status=view.status if view else RouterStatus.ABSENT,
         node=view.node if view else "",
         run=view.run if view else "",
+        second_dhcp=_second_dhcp(network, routers),
     )
+
+
+def _second_dhcp(network: Network, routers: Mapping[str, RouterView]) -> str:
+    if network.shared_dhcp is None:
+        return ""
+    second = routers.get(name_of_second(network.name))
+    node = second.node if second and second.status is not RouterStatus.ABSENT else ""
+    return f"{network.dhcp_peer_address} on {node or 'no node'}"
 
 
 def node_view(node: Node, state: NodeState | None, now: float, draining: bool = False) -> NodeView:

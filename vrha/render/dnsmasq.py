@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import IPv6Address
 
+from vrha.core.dhcp import halves, other_server
 from vrha.errors import InputError
-from vrha.model.spec import InstanceSpec, Network, Subnet
+from vrha.model.spec import DhcpRange, InstanceSpec, Network, Router, Subnet
 from vrha.render.templates import dnsmasq_token, render
 
 CHECK_NAME = "check.vrha.invalid"
@@ -39,17 +40,23 @@ class DnsmasqFiles:
     offers_name: str = "offers.conf"
     """Holds `no-ping`, or nothing where dnsmasq has to ask before it offers an address."""
     pid_name: str = "dnsmasq.pid"
+    shared_name: str = "shared-hosts"
+    """What the other DHCP server has granted, where a network has two."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """One `dhcp-range` line. `tag` names the subnet, `words` are the values of the line."""
+    """One subnet's `dhcp-range`. `tag` names the subnet, `words` are the values of the line."""
 
     tag: str
     version: int
     gateway: str
     domain: str
     words: tuple[str, ...]
+    other: str = ""
+    """Address of the other DHCP server of the subnet."""
+    others_words: tuple[str, ...] = ()
+    """Values of a second line: what the other one gives to new clients."""
 
 
 def dnsmasq_files(spec: InstanceSpec, folder: str) -> DnsmasqFiles:
@@ -61,6 +68,7 @@ def dnsmasq_files(spec: InstanceSpec, folder: str) -> DnsmasqFiles:
     tenants = [port for port in spec.ports if not port.is_uplink]
     uplink = spec.uplink
     networks = [(port.name, _network(spec, port.network)) for port in tenants]
+    scopes = [scope for port, n in networks for scope in _scopes(spec.router, port, n)]
     conf = render(
         "dnsmasq.conf.j2",
         ref=spec.ref,
@@ -71,7 +79,8 @@ def dnsmasq_files(spec: InstanceSpec, folder: str) -> DnsmasqFiles:
         servers=list(dict.fromkeys(server for _, n in networks for server in n.dns)),
         domains=list(dict.fromkeys(n.domain for _, n in networks if n.domain)),
         zones=[(n.domain, subnet.cidr) for _, n in networks if n.domain for subnet in n.subnets],
-        scopes=[scope for port, network in networks for scope in _scopes(port, network)],
+        scopes=scopes,
+        others=[scope.other for scope in scopes if scope.other],
         lease_max=_lease_max(spec),
         check_name=CHECK_NAME,
         check_address=CHECK_ADDRESS,
@@ -86,10 +95,14 @@ def _network(spec: InstanceSpec, name: str) -> Network:
     raise InputError("unknown-network", f"{spec.ref} has a port on {name} but not the network")
 
 
-def _scopes(port: str, network: Network) -> list[Scope]:
+def _scopes(router: Router, port: str, network: Network) -> list[Scope]:
     scopes = []
     for number, subnet in enumerate(network.subnets):
         tag = f"{port}s{number}"
+        other = other_server(router, network, subnet)
+        if other is not None:
+            scopes.append(_shared_scope(router, tag, network, subnet, str(other)))
+            continue
         words_of = _v4_words if subnet.cidr.version == 4 else _v6_words
         words = words_of(network, subnet)
         if words:
@@ -98,11 +111,24 @@ def _scopes(port: str, network: Network) -> list[Scope]:
     return scopes
 
 
+def _shared_scope(router: Router, tag: str, network: Network, subnet: Subnet, other: str) -> Scope:
+    assert subnet.dhcp is not None
+    of_router, of_second = halves(subnet.dhcp)
+    mine, others = (of_second, of_router) if router.dhcp_of else (of_router, of_second)
+    words = _range_words(network, subnet, mine), _range_words(network, subnet, others)
+    return Scope(tag, 4, str(subnet.gateway), network.domain, words[0], other, words[1])
+
+
+def _range_words(network: Network, subnet: Subnet, given: DhcpRange) -> tuple[str, ...]:
+    lease = str(network.lease_seconds)
+    return (str(given.first), str(given.last), str(subnet.cidr.netmask), lease)
+
+
 def _v4_words(network: Network, subnet: Subnet) -> tuple[str, ...]:
     lease = str(network.lease_seconds)
     mask = str(subnet.cidr.netmask)
     if subnet.dhcp:
-        return (str(subnet.dhcp.first), str(subnet.dhcp.last), mask, lease)
+        return _range_words(network, subnet, subnet.dhcp)
     if _has_hosts(network, subnet):
         return (str(subnet.cidr.network_address), "static", mask, lease)
     return ()

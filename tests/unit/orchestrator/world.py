@@ -21,7 +21,7 @@ from vrha.errors import StepError
 from vrha.linux.build import Timings
 from vrha.linux.node import NodeKernel
 from vrha.model.evidence import NO_EVIDENCE
-from vrha.model.messages import CheckIn, Command, Inventory, Message
+from vrha.model.messages import CheckIn, Command, Inventory, Message, PutLeases
 from vrha.model.runs import RunStatus, Strategy
 from vrha.model.spec import (
     Desired,
@@ -386,6 +386,8 @@ class World:
         with self.store.transaction() as tx:
             tx.outbox.mark_sent([rows[0].id])
         command = codec.decode_message(rows[0].body, MAX_DOWN)
+        if isinstance(command, PutLeases):
+            return True
         assert isinstance(command, Command)
         node = self.nodes[rows[0].node]
         try:
