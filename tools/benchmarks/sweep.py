@@ -3,8 +3,9 @@
 Every run removes freshly built routers, all alike: a namespace with a ruleset and two veths on two
 bridges, by names, aliases and link groups an agent's. Rows come in turn:
 
-`floor`: one message deletes all ports, which were built in one link group, then the names are
-unmounted and unlinked; pids and names were known before. `names only`: the same without the message.
+`control`: nothing. `floor`: one message deletes all ports, which were built in one link group, then
+the names are unmounted and unlinked; pids and names were known before. `names only`: the same
+without the message, and nobody is killed.
 `engine`: our sweep in this process, from looking what there is to its journal. `program`: the same
 as `vrha-cleanup`, from the start of the process. `ip netns del`: a process for each router.
 `ip -batch`: one process with a line for each, as `ip -all netns delete` does it.
@@ -20,12 +21,13 @@ import contextlib
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tools.benchmarks import options, report, sweepbuild, sweepneutron
 from tools.benchmarks.ownnode import machine, own_node
-from tools.benchmarks.sweepbuild import BRIDGES, Routers
+from tools.benchmarks.sweepbuild import BRIDGES, Naming, Routers
 from tools.benchmarks.sweepwatch import Watch
 from tools.benchmarks.sweepways import FLOOR, WAYS, Way
 from vrha.errors import VrhaError
@@ -38,10 +40,29 @@ PEERS = ("neutron",)
 _INSIDE = {"none": "", "dnsmasq": ", dnsmasq"}
 _UPLINK = BRIDGES["u0"]
 _OTHER, _OUTSIDE = "198.18.0.2", "198.18.0.1"
+_MANY = {"port": "ports", "process": "processes", "name": "names"}
 _SETTLE_S = 0.2
 _STALLED_S = 1.0
 """Ports of which none has gone for that long after the way was gone stay."""
 _LOOK_S = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """Where routers are built, and how an agent would call them."""
+
+    state: Path
+    switch: Switch
+    naming: Naming
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """How many routers there are, whether somebody lives in them, and how a row says so."""
+
+    count: int
+    suffix: str
+    inhabited: bool
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,16 +86,16 @@ def run(arguments: argparse.Namespace) -> report.Result:
     with own_node(BRIDGES.values()) as state, contextlib.closing(Switch(tools.need("nft"))) as sw:
         machine("other", _UPLINK, f"{_OTHER}/15")
         machine("outside", _UPLINK, f"{_OUTSIDE}/15")
+        node = Node(state, sw, sweepbuild.OURS)
         for count in arguments.vrs:
             for what in inside:
-                sets = {
-                    name: {"row": f"{name}, {count}{_INSIDE[what]}", "runs": []} for name in ways
-                }
-                for number in range(arguments.runs):
-                    _turn(sets, number, count, what != "none", state, sw)
-                rows += sets.values()
+                of = Case(count, _INSIDE[what], what != "none")
+                rows += _rows(node, {name: WAYS[name] for name in ways}, of, arguments.runs)
         if peers:
-            rows += sweepneutron.rows(arguments, state)
+            node = Node(state, sw, sweepneutron.NAMING)
+            peer_ways = sweepneutron.ways(arguments.neutron_venv)
+            for count in arguments.routers:
+                rows += _rows(node, peer_ways, Case(count, ", dnsmasq", True), arguments.runs)
     keys = ("vrs", "runs", "routers")
     return report.result("sweep", {key: getattr(arguments, key) for key in keys}, rows)
 
@@ -112,36 +133,42 @@ def _spread(runs: Sequence[Mapping[str, Any]], key: str) -> str:
 
 def _kinds(leaked: Sequence[str]) -> str:
     kinds = [thing.partition(" ")[0] for thing in leaked]
-    return ", ".join(f"{kinds.count(kind)} {kind}s" for kind in dict.fromkeys(kinds)) or "nothing"
+    counts = {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
+    return ", ".join(f"{count} {_MANY[kind]}" for kind, count in counts.items()) or "nothing"
 
 
-def _turn(
-    sets: Mapping[str, dict[str, Any]],
-    number: int,
-    count: int,
-    inhabited: bool,
-    state: Path,
-    switch: Switch,
-) -> None:
-    """Each way once, in an order that goes round; then the ratios to the floor."""
-    names = list(sets)
-    names = names[number % len(names) :] + names[: number % len(names)]
-    taken: dict[str, dict[str, Any]] = {}
-    for name in names:
-        way = WAYS[name]
-        made = sweepbuild.build(count, switch, inhabited=inhabited, group=way.group)
-        try:
-            taken[name] = _measured(way, made, count, state)
-        except (VrhaError, OSError) as error:
-            taken[name] = {"failed": str(error)}
-        finally:
-            sweepbuild.clear(made, switch)
-        report.progress(f"{sets[name]['row']}: {_said(taken[name])}")
-    floor = taken.get(FLOOR, {}).get("gone_ms")
-    for name, one in taken.items():
-        if floor and one.get("gone_ms"):
-            one["ratio"] = round(one["gone_ms"] / floor, 3)
-        sets[name]["runs"].append(one)
+def _rows(node: Node, ways: Mapping[str, Way | str], of: Case, runs: int) -> list[dict[str, Any]]:
+    """One of each way; a text instead of one says why it is missing."""
+    rows: dict[str, dict[str, Any]] = {
+        name: {"row": f"{name}, {of.count}{of.suffix}", "runs": []} for name in ways
+    }
+    there = {name: way for name, way in ways.items() if isinstance(way, Way)}
+    for name, way in ways.items():
+        if not isinstance(way, Way):
+            rows[name]["missing"] = way
+    for number in range(runs):
+        turn = [*there][number % len(there) :] + [*there][: number % len(there)] if there else []
+        taken = {}
+        for name in turn:
+            taken[name] = _run(node, there[name], of)
+            report.progress(f"{rows[name]['row']}: {_said(taken[name])}")
+        floor = taken.get(FLOOR, {}).get("gone_ms")
+        for name, one in taken.items():
+            if floor and one.get("gone_ms"):
+                one["ratio"] = round(one["gone_ms"] / floor, 3)
+            rows[name]["runs"].append(one)
+    return list(rows.values())
+
+
+def _run(node: Node, way: Way, of: Case) -> dict[str, Any]:
+    naming = node.naming if way.group is None else replace(node.naming, group=way.group)
+    made = sweepbuild.build(of.count, node.switch, naming, inhabited=of.inhabited)
+    try:
+        return _measured(way, made, of.count, node.state)
+    except (VrhaError, OSError) as error:
+        return {"failed": str(error)}
+    finally:
+        sweepbuild.clear(made, node.switch)
 
 
 def _said(one: Mapping[str, Any]) -> str:

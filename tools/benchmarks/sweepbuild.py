@@ -9,15 +9,15 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Interface
 from pathlib import Path
 
+from vrha.core.names import PortTag, host_mac, host_port, link_group, namespace_name
 from vrha.errors import PreconditionError
 from vrha.linux import netns, rtnetlink, tools
 from vrha.linux.mute import Switch
-from vrha.core.names import PortTag, host_mac, host_port, link_group, namespace_name
 from vrha.linux.rtnetlink import Link, VethEnd
 from vrha.model.spec import InstanceRef
 
@@ -38,6 +38,31 @@ table ip vr {
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """How an agent calls what it makes: by number of the router, and `n0` or `u0` for its ports."""
+
+    space: Callable[[int], str]
+    host: Callable[[int, str], str]
+    inner: Callable[[int, str], str]
+    alias: Callable[[int, str], str]
+    group: int | None = None
+    """Link group of all ports; None: one for each router."""
+
+
+def ref(number: int) -> InstanceRef:
+    """The router of this number."""
+    return InstanceRef(f"s{number:03}", 1)
+
+
+OURS = Naming(
+    space=lambda number: namespace_name(ref(number)),
+    host=lambda number, port: host_port(ref(number), port),
+    inner=lambda number, port: port,
+    alias=lambda number, port: str(PortTag(ref(number), 1, port)),
+)
+
+
 @dataclass
 class Routers:
     """What was built: names as the kernel has them, ports by index, and the children inside."""
@@ -47,20 +72,15 @@ class Routers:
     children: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
 
-def ref(number: int) -> InstanceRef:
-    """The router of this number."""
-    return InstanceRef(f"s{number:03}", 1)
-
-
 def address(number: int) -> str:
     """Where it answers on the bridge of its uplink."""
     return f"198.18.{10 + number // 250}.{1 + number % 250}"
 
 
-def build(count: int, switch: Switch, *, inhabited: bool, group: int | None = None) -> Routers:
+def build(count: int, switch: Switch, naming: Naming, *, inhabited: bool) -> Routers:
     """`count` routers that speak; `inhabited`: with a dnsmasq in each.
 
-    Their link groups are an agent's, or `group`. Raises PreconditionError, OSError.
+    Raises PreconditionError, OSError.
     """
     made = Routers()
     nft, dnsmasq = tools.need("nft"), tools.need("dnsmasq")
@@ -69,29 +89,32 @@ def build(count: int, switch: Switch, *, inhabited: bool, group: int | None = No
         with rtnetlink.open_route() as route:
             bridges = {port: _bridge(route, name) for port, name in BRIDGES.items()}
             for number in range(count):
-                one = ref(number)
-                inner = netns.create(namespace_name(one), home)
-                made.spaces.append(namespace_name(one))
+                inner = netns.create(naming.space(number), home)
+                made.spaces.append(naming.space(number))
                 try:
-                    route.talk(_pairs(one, inner, bridges, group))
+                    route.talk(_pairs(number, inner, bridges, naming))
                     with netns.entered(inner, home):
-                        _fill(number, nft)
+                        _fill(number, nft, naming)
                         if inhabited:
-                            made.children.append(_child(dnsmasq))
+                            made.children.append(_child(dnsmasq, naming.inner(number, "n0")))
                 finally:
                     os.close(inner)
-            names = [host_port(ref(number), port) for number in range(count) for port in BRIDGES]
-            for start in range(0, len(names), _AT_ONCE):
-                route.talk([rtnetlink.set_up(name) for name in names[start : start + _AT_ONCE]])
+            names = [naming.host(number, port) for number in range(count) for port in BRIDGES]
+            for part in _parts(names):
+                route.talk([rtnetlink.set_up(name) for name in part])
             wanted = set(names)
             made.ports = {
                 link.index: link.name for link in rtnetlink.links(route) if link.name in wanted
             }
-            for start in range(0, len(names), _AT_ONCE):
-                switch.change(unmute=names[start : start + _AT_ONCE])
+            for part in _parts(names):
+                switch.change(unmute=part)
     finally:
         os.close(home)
     return made
+
+
+def _parts(names: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (names[start : start + _AT_ONCE] for start in range(0, len(names), _AT_ONCE))
 
 
 def left_of(made: Routers) -> list[str]:
@@ -103,9 +126,8 @@ def left_of(made: Routers) -> list[str]:
 
 def clear(made: Routers, switch: Switch) -> None:
     """Remove what is left, by all means. Raises PreconditionError when ports remain."""
-    names = list(made.ports.values())
-    for start in range(0, len(names), _AT_ONCE):
-        switch.change(mute=names[start : start + _AT_ONCE])
+    for part in _parts(list(made.ports.values())):
+        switch.change(mute=part)
     for child in made.children:
         child.kill()
     for child in made.children:
@@ -132,36 +154,35 @@ def _bridge(route: rtnetlink.Netlink, name: str) -> Link:
 
 
 def _pairs(
-    one: InstanceRef, inner: int, bridges: dict[str, Link], group: int | None
+    number: int, inner: int, bridges: Mapping[str, Link], naming: Naming
 ) -> list[rtnetlink.Message]:
+    one = ref(number)
+    group = link_group(one) if naming.group is None else naming.group
     messages = []
     for place, (port, bridge) in enumerate(bridges.items()):
-        host, mac = host_port(one, port), host_mac(one, place)
-        ends = VethEnd(host, mac), VethEnd(port, bytes([0x02]) + mac[1:])
-        in_group = link_group(one) if group is None else group
+        host, mac = naming.host(number, port), host_mac(one, place)
+        ends = VethEnd(host, mac), VethEnd(naming.inner(number, port), b"\x02" + mac[1:])
         messages += [
-            rtnetlink.new_veth(*ends, inner, bridge.index, bridge.mtu, in_group),
-            rtnetlink.tag_link(host, str(PortTag(one, 1, port))),
+            rtnetlink.new_veth(*ends, inner, bridge.index, bridge.mtu, group),
+            rtnetlink.tag_link(host, naming.alias(number, port)),
         ]
     return messages
 
 
-def _fill(number: int, nft: str) -> None:
+def _fill(number: int, nft: str, naming: Naming) -> None:
     # What hundreds of new ports say of themselves by IPv6 at once, bridges and probers would feel.
     Path("/proc/sys/net/ipv6/conf/all/disable_ipv6").write_text("1")
+    addresses = {"n0": IPv4Interface("10.0.0.1/24"), "u0": IPv4Interface(f"{address(number)}/15")}
     with rtnetlink.open_route() as route:
-        route.talk([rtnetlink.set_up(name) for name in ("lo", *BRIDGES)])
         at = {link.name: link.index for link in rtnetlink.links(route)}
-        inner = IPv4Interface("10.0.0.1/24")
-        outer = IPv4Interface(f"{address(number)}/15")
-        route.talk([rtnetlink.add_address(at["n0"], inner), rtnetlink.add_address(at["u0"], outer)])
+        names = {port: naming.inner(number, port) for port in BRIDGES}
+        route.talk([rtnetlink.set_up(name) for name in ("lo", *names.values())])
+        route.talk([rtnetlink.add_address(at[names[port]], a) for port, a in addresses.items()])
     subprocess.run([nft, "-f", "-"], input=_RULES, check=True, timeout=30)
 
 
-def _child(dnsmasq: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [dnsmasq, "--conf-file=/dev/null", "--keep-in-foreground", "--user=root", "--pid-file"]
-        + ["--no-resolv", "--no-hosts", "--bind-interfaces", "--interface=n0"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+def _child(dnsmasq: str, interface: str) -> subprocess.Popen[bytes]:
+    command = [dnsmasq, "--conf-file=/dev/null", "--keep-in-foreground", "--user=root"]
+    command += ["--pid-file", "--no-resolv", "--no-hosts", "--bind-interfaces"]
+    command += [f"--interface={interface}"]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -22,8 +22,8 @@ Act = Callable[[], Phases]
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """`prepare` makes, before the clock starts, the action that is measured; `group` is the link
-    group that the ports must be built with, None: an agent's."""
+    """`prepare` makes, before the clock starts, the action that is measured, for routers that were
+    built with link group `group`; None: with an agent's."""
 
     prepare: Callable[[Routers, Path], Act]
     group: int | None = None
