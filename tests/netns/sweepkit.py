@@ -78,7 +78,7 @@ def bystanders(state_dir: Path) -> dict[str, object]:
         "names": {name: _inode(name) for name in netns.names()},
         # A bridge that had ports is DOWN without them, and was UNKNOWN before it had any.
         "links": re.sub(r"<\S+>|state \S+", "", told("ip -o link")),
-        "addresses": told("ip -o addr"),
+        "addresses": told("ip -o -4 addr"),
         "routes": told("ip route"),
         "nft": told("nft list ruleset"),
         "iptables": told("iptables-legacy-save"),

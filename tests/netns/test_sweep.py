@@ -6,18 +6,21 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.netns.conftest import sh
 from tests.netns.nodekit import machine, spec_of, until
-from tests.netns.sweepkit import bystanders, has_ended, living, results, stop, sweep, told
+from tests.netns.sweepkit import SLEEP, bystanders, has_ended, living, results, stop, sweep, told
+from vrha.config.lock import sole_user
 from vrha.core.cleanup.decide import Reason
 from vrha.core.names import host_port, namespace_name
 from vrha.errors import RefusedError, StepError
 from vrha.linux import dnsmasq, netns, nsid, rtnetlink
 from vrha.linux.node import NodeKernel
+from vrha.linux.sweep import namespaces
 from vrha.model.spec import InstanceRef
 from vrha.watcher.sweeping import look, wanted
 
@@ -70,11 +73,11 @@ def test_all_of_it_goes_and_nothing_else(kernel: NodeKernel, state_dir: Path) ->
 def test_a_plan_tells_and_changes_nothing(kernel: NodeKernel, state_dir: Path) -> None:
     build(kernel)
     before = bystanders(state_dir)
-    plan, problems = look(wanted("vrha", state_dir, force=True))
-    assert problems == ()
+    seen = look(wanted("vrha", state_dir, force=True))
+    assert (seen.problems, seen.unfinished) == ((), frozenset())
     assert not (state_dir / "cleanup").exists()
     assert bystanders(state_dir) == before
-    (share,) = plan.shares
+    (share,) = seen.plan.shares
     assert (share.owner, share.decision.reason) == ("edge-1", Reason.FORCED)
     kinds = [item.kind.value for item in share.items]
     assert kinds == ["port", "port", "port", "process", "file", "namespace"]
@@ -136,10 +139,30 @@ def test_a_nameless_one_without_ports_is_known_by_its_process(
         sh(f"ip link del {host_port(EDGE, port)}")
     sh(f"ip netns del {NAME}")
     shutil.rmtree(state_dir / "instances" / "edge-1")
+    assert host_port(EDGE, "n0") in told("nft list ruleset")
     done = sweep(state_dir)
     assert results(done) == {}
+    assert host_port(EDGE, "n0") not in told("nft list ruleset")
     assert set(done.report.owners) == {"edge-1"}
     assert has_ended(pid)
+
+
+def test_an_agent_in_a_container_has_the_same_paths(node: None, state_dir: Path) -> None:
+    script = f'mount -t tmpfs tmpfs {state_dir} && exec {sys.executable} -c "{SLEEP}" $0'
+    conf = f"--conf-file={state_dir}/instances/edge-1/dnsmasq.conf"
+    for container in (["unshare", "-n", "-m"], ["unshare", "-n"]):
+        line = script if "-m" in container else script.partition("&& ")[2]
+        child = subprocess.Popen([*container, "sh", "-c", line, conf], stdout=subprocess.PIPE)
+        try:
+            assert child.stdout is not None
+            assert child.stdout.readline() == b"in\n"
+            done = sweep(state_dir)
+            ours = "-m" not in container
+            assert bool(done.report.outcomes) == ours
+            assert has_ended(child.pid, 5 if ours else 0.05) == ours
+        finally:
+            child.kill()
+            child.communicate()
 
 
 def test_a_pid_file_is_no_witness(kernel: NodeKernel, state_dir: Path) -> None:
@@ -230,8 +253,9 @@ def test_a_copied_alias_or_name_is_not_ours(kernel: NodeKernel, state_dir: Path)
 
 
 def test_what_will_not_die_is_leaked_and_not_used_again(
-    kernel: NodeKernel, state_dir: Path
+    kernel: NodeKernel, state_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(namespaces, "DEADLINE_S", 0.2)
     build(kernel)
     fd = netns.open_named(NAME)
     try:
@@ -270,13 +294,11 @@ def test_the_journal_tells_it_all(kernel: NodeKernel, state_dir: Path) -> None:
 
 
 def test_a_living_agent_is_not_swept(kernel: NodeKernel, state_dir: Path) -> None:
-    from vrha.config.lock import sole_user
-
     build(kernel)
     with sole_user(state_dir, "agent"):
         with pytest.raises(RefusedError) as caught:
             sweep(state_dir)
         assert caught.value.code == "agent-lives"
-        (share,) = look(wanted("vrha", state_dir, force=True))[0].shares
+        (share,) = look(wanted("vrha", state_dir, force=True)).plan.shares
         assert share.decision.reason is Reason.AGENT_LIVES
     assert kernel.observe()[0].dnsmasq_alive

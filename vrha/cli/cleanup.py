@@ -78,7 +78,7 @@ def run_(
 
 
 def _plan(settings: Settings, what: Wanted) -> int:
-    told = plan_told(*look(what))
+    told = plan_told(look(what))
     show(settings, told, lambda: "\n".join(plan_lines(told)))
     return 1 if told["problems"] else 0
 

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         what = wanted(given.profile, given.state_dir, given.only, given.force)
         if given.dry_run:
-            told = plan_told(*look(what))
+            told = plan_told(look(what))
             shown, code = plan_lines(told), 1 if told["problems"] else 0
         else:
             told = report_told(run(what))
@@ -46,6 +46,8 @@ def plan_lines(told: Mapping[str, Any]) -> Iterator[str]:
             yield f"  {item['kind']:<10} {item['name']}  [{item['why']}{state}]"
     if not told["owners"]:
         yield f"nothing of profile {told['profile']} is left here"
+    for owner in told["unfinished"]:
+        yield f"a sweep of {owner or 'the agent'} was begun and not ended"
     yield from _problems(told)
 
 

@@ -20,7 +20,7 @@ from vrha.errors import PreconditionError, StepError
 from vrha.linux.deadman import DeadMan
 from vrha.linux.sweep import engine, ports
 from vrha.linux.sweep.engine import Inventory, Progress, Report
-from vrha.linux.sweep.journal import Journal, told
+from vrha.linux.sweep.journal import Journal, told, unfinished
 from vrha.linux.sweep.site import Site, opened
 
 WAIT_S = 30.0
@@ -35,6 +35,15 @@ class Wanted:
     state_dir: Path
     only: frozenset[str] = frozenset()
     force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A plan, what could not be looked at, and owners of which a sweep was begun and not ended."""
+
+    plan: Plan
+    problems: tuple[str, ...]
+    unfinished: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +70,8 @@ def wanted(
     return Wanted(found, state_dir or Path(found.state_dir), frozenset(only), force)
 
 
-def look(what: Wanted) -> tuple[Plan, tuple[str, ...]]:
-    """The plan as of now, and what could not be looked at. Changes nothing, waits for nobody.
+def look(what: Wanted) -> Seen:
+    """The plan as of now. Changes nothing, waits for nobody.
 
     Raises StepError `no-rtnetlink`, `switch-unreadable`, `dead-man-failed`, `kernel-timeout`.
     """
@@ -72,10 +81,10 @@ def look(what: Wanted) -> tuple[Plan, tuple[str, ...]]:
     return _look(what, Agent.DEAD)
 
 
-def _look(what: Wanted, agent: Agent) -> tuple[Plan, tuple[str, ...]]:
+def _look(what: Wanted, agent: Agent) -> Seen:
     with opened(what.profile, what.state_dir) as at:
         found = engine.find_all(at)
-        return _planned(what, found, agent), found.problems
+        return Seen(_planned(what, found, agent), found.problems, unfinished(at.records))
 
 
 def run(what: Wanted, progress: Progress = lambda phase, count: None) -> Done:
@@ -132,10 +141,10 @@ def _lease_ms() -> float | None:
         return None
 
 
-def plan_told(plan: Plan, problems: Sequence[str]) -> dict[str, Any]:
+def plan_told(seen: Seen) -> dict[str, Any]:
     """A plan as plain data."""
     return {
-        "profile": plan.profile,
+        "profile": seen.plan.profile,
         "owners": [
             {
                 "owner": share.owner,
@@ -146,9 +155,10 @@ def plan_told(plan: Plan, problems: Sequence[str]) -> dict[str, Any]:
                     {"kind": i.kind, "name": i.name, "why": i.why, **i.detail} for i in share.items
                 ],
             }
-            for share in plan.shares
+            for share in seen.plan.shares
         ],
-        "problems": list(problems),
+        "unfinished": sorted(seen.unfinished),
+        "problems": list(seen.problems),
     }
 
 

@@ -169,7 +169,7 @@ class _Sweep:
         items = self._plan.items(Kind.PORT)
         self._progress("mute", len(items))
         try:
-            if items:
+            if self._plan.to_sweep:
                 ports.silence(self._at, items)
         finally:
             inner.silence(self._at, self._plan.items(Kind.NAMESPACE))
@@ -219,10 +219,11 @@ class _Sweep:
 
 
 def tidy_marks(at: Site, owners: Mapping[str, Result]) -> None:
-    """Forget what had leaked and has ended since. Raises OSError."""
-    marked = {leak.owner for leak in at.leaks.read()}
-    for owner in marked - {leak.owner for leak in at.leaking}:
-        if owners.get(owner) is not Result.LEAKED:
+    """Forget what had leaked and has ended; `owners` says how it went this time. Raises OSError."""
+    leaking = {leak.owner for leak in at.leaking}
+    for owner in {leak.owner for leak in at.leaks.read()}:
+        result = owners.get(owner, Result.LEAKED if owner in leaking else Result.GONE)
+        if result not in BAD:
             at.leaks.clear(owner)
 
 

@@ -46,16 +46,16 @@ def speaking(items: Iterable[Item]) -> frozenset[str]:
 
 def silence(at: Site, items: Sequence[Item]) -> None:
     """Nothing passes these ports from now on. Raises OSError, also when only a part is muted."""
-    names = {item.name for item in items}
-    held = {name for name in names if name.startswith(PORT_PREFIX)}
-    if not (at.profile.governed and held and _take_out(at, held)):
-        held = set()
+    held: set[str] = set()
+    if at.profile.governed and _take_out(at, {item.name for item in items}):
+        held = {item.name for item in items if item.name.startswith(PORT_PREFIX)}
     indices = [item.number("index") for item in items if item.name not in held]
     _send(at.route, [rtnetlink.set_down(index) for index in indices])
 
 
 def _take_out(at: Site, names: set[str]) -> bool:
-    """Take the ports out of all sets in one transaction; whether the table holds them back."""
+    """Take the ports out of all sets in one transaction, and those that do not exist any more;
+    whether there is a table that holds them back from now on."""
     netlink = Netlink(nftwire.NETLINK_NETFILTER)
     # Closing it waits for RCU, 10 ms and more, while what it has deleted is freed.
     at.afterwards.callback(netlink.close)
@@ -65,11 +65,11 @@ def _take_out(at: Site, names: set[str]) -> bool:
         if error.errno != errno.ENOENT:
             raise
         return False
+    existing = {link.name for link in at.links} - names
     changes = [
         message
         for name in _SETS
-        if (there := mute.listed(netlink, name) & names)
-        for part in _parts(sorted(there))
+        for part in _parts(sorted(mute.listed(netlink, name) - existing))
         for message in mute.membership(name, (), part)
     ]
     if changes:
@@ -87,8 +87,9 @@ def remove(at: Site, items: Sequence[Item]) -> list[Outcome]:
     trouble = ""
     there: frozenset[str] | None = None
     try:
-        there = _gathered(at, items)
-        at.route.talk([rtnetlink.delete_group(_group(at))])
+        group = _group(at, items)
+        there = _gathered(at, items, group)
+        at.route.talk([rtnetlink.delete_group(group)])
     except OSError as error:
         trouble = f": {error.strerror}"
     left = {link.name: link.alias for link in rtnetlink.links(at.route)}
@@ -105,18 +106,24 @@ def remove(at: Site, items: Sequence[Item]) -> list[Outcome]:
     return outcomes
 
 
-def _gathered(at: Site, items: Sequence[Item]) -> frozenset[str]:
-    """Put the links into one group, and look what is in it: that will go. Raises OSError."""
-    group = _group(at)
-    _send(at.route, [rtnetlink.set_group(item.number("index"), group) for item in items])
+def _gathered(at: Site, items: Sequence[Item], group: int) -> frozenset[str]:
+    """See that the links, and no others, are in the group: it will go. Raises OSError."""
+    others = [item for item in items if item.number("group") != group]
+    _send(at.route, [rtnetlink.set_group(item.number("index"), group) for item in others])
     gathered = [link for link in rtnetlink.links(at.route) if link.group == group]
+    owners = {item.owner for item in items}
     for link in gathered:
-        if at.profile.port_owner(link.name, link.alias) is None:
+        if at.profile.port_owner(link.name, link.alias) not in owners:
             raise OSError(errno.EBUSY, f"link group {group} is used by {link.name}")
     return frozenset(link.name for link in gathered)
 
 
-def _group(at: Site) -> int:
+def _group(at: Site, items: Sequence[Item]) -> int:
+    """That in which they all are if nothing else is, as those of one instance; else a free one."""
+    (first, *others) = {item.number("group") for item in items}
+    names = {item.name for item in items}
+    if not others and {link.name for link in at.links if link.group == first} == names:
+        return first
     used = {link.group for link in at.links}
     for group in range(SWEPT, SWEPT + _GROUPS):
         if group not in used:
