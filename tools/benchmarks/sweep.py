@@ -162,8 +162,9 @@ def _rows(node: Node, ways: Mapping[str, Way | str], of: Case, runs: int) -> lis
 
 def _run(node: Node, way: Way, of: Case) -> dict[str, Any]:
     naming = node.naming if way.group is None else replace(node.naming, group=way.group)
-    made = sweepbuild.build(of.count, node.switch, naming, inhabited=of.inhabited)
+    made = Routers()
     try:
+        sweepbuild.build(made, of.count, node.switch, naming, inhabited=of.inhabited)
         return _measured(way, made, of.count, node.state)
     except (VrhaError, OSError) as error:
         return {"failed": str(error)}
