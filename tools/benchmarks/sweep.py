@@ -42,7 +42,7 @@ _UPLINK = BRIDGES["u0"]
 _OTHER, _OUTSIDE = "198.18.0.2", "198.18.0.1"
 _MANY = {"port": "ports", "process": "processes", "name": "names"}
 _SETTLE_S = 0.2
-_STALLED_S = 1.0
+_STALLED_S = 0.7
 """Ports of which none has gone for that long after the way was gone stay."""
 _LOOK_S = 0.01
 
