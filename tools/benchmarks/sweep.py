@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -189,12 +190,15 @@ def _measured(way: Way, made: Routers, count: int, state: Path) -> dict[str, Any
         watch = Watch()
         try:
             time.sleep(_SETTLE_S)
+            # As in the program: with all that a measurement has in its memory it takes long.
+            gc.disable()
             began = time.monotonic_ns()
             phases = act()
             ended = time.monotonic_ns()
             _await_gone(watch, made)
             seen = watch.stop(made.ports)
         finally:
+            gc.enable()
             watch.close()
         leaked = sweepbuild.left_of(made)
         result = probes.stop()
