@@ -77,12 +77,11 @@ def address(number: int) -> str:
     return f"198.18.{10 + number // 250}.{1 + number % 250}"
 
 
-def build(count: int, switch: Switch, naming: Naming, *, inhabited: bool) -> Routers:
+def build(made: Routers, count: int, switch: Switch, naming: Naming, *, inhabited: bool) -> None:
     """`count` routers that speak; `inhabited`: with a dnsmasq in each.
 
-    Raises PreconditionError, OSError.
+    `made` tells at any moment what there is to be cleared. Raises PreconditionError, OSError.
     """
-    made = Routers()
     nft, dnsmasq = tools.need("nft"), tools.need("dnsmasq")
     home = netns.current()
     try:
@@ -110,7 +109,6 @@ def build(count: int, switch: Switch, naming: Naming, *, inhabited: bool) -> Rou
                 switch.change(unmute=part)
     finally:
         os.close(home)
-    return made
 
 
 def _parts(names: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -42,7 +42,7 @@ def ways(venv: Path | None) -> dict[str, Way | str]:
     try:
         sweeping.wanted("neutron", None)
     except NotFoundError as error:
-        found["engine, neutron"] = str(error)
+        found["engine, neutron"] = error.message
     return found
 
 

@@ -74,7 +74,21 @@ def u32(kind: int, value: int) -> bytes:
 
 def attributes(data: bytes) -> dict[int, bytes]:
     """Attributes by type; of a repeated type the last."""
-    return dict(each_attribute(data))
+    # As `each_attribute`, but twice as fast: a look at hundreds of links takes ten thousands.
+    found: dict[int, bytes] = {}
+    offset, end, unpack = 0, len(data) - 4, _ATTR.unpack_from
+    while offset <= end:
+        length, kind = unpack(data, offset)
+        if length < 4:
+            break
+        found[kind & _TYPE_MASK] = data[offset + 4 : offset + length]
+        offset += (length + 3) & ~3
+    return found
+
+
+def attribute(data: bytes, wanted: int) -> bytes | None:
+    """The first attribute of that type; what comes after it is not looked at."""
+    return next((value for kind, value in each_attribute(data) if kind == wanted), None)
 
 
 def each_attribute(data: bytes) -> Iterator[tuple[int, bytes]]:

@@ -21,6 +21,7 @@ from vrha.linux.netlink import (
     Netlink,
     NetlinkError,
     attr,
+    attribute,
     attributes,
     each_message,
     nest,
@@ -270,7 +271,8 @@ def _link(body: bytes) -> Link:
     info = attributes(found.get(_IFLA_LINKINFO, b""))
     port_state = None
     if info.get(_IFLA_INFO_SLAVE_KIND, b"").rstrip(b"\0") == b"bridge":
-        state = attributes(info.get(_IFLA_INFO_SLAVE_DATA, b"")).get(_IFLA_BRPORT_STATE)
+        # It comes first of dozens (net/bridge/br_netlink.c, br_port_fill_attrs).
+        state = attribute(info.get(_IFLA_INFO_SLAVE_DATA, b""), _IFLA_BRPORT_STATE)
         port_state = state[0] if state else None
     stats = found.get(_IFLA_STATS64, b"")
     rx_packets, tx_packets = struct.unpack_from("=QQ", stats) if stats else (0, 0)
