@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email
 import socket
 import threading
 from collections.abc import Iterator
@@ -12,6 +13,14 @@ import pytest
 
 from vrha.cli.client import Client
 from vrha.errors import DeadlineError, RefusedError, UnreachableError, VrhaError
+
+
+def read_request(connection: socket.socket) -> None:
+    """To its end: who closes before is a broken pipe to the client."""
+    with connection.makefile("rb") as file:
+        file.readline()
+        headers = email.message_from_bytes(b"".join(iter(file.readline, b"\r\n")))
+        file.read(int(headers["Content-Length"] or 0))
 
 
 @contextmanager
@@ -26,7 +35,7 @@ def peer(path: Path, answer: bytes | None) -> Iterator[Path]:
             except TimeoutError:
                 continue
             with connection:
-                connection.recv(65536)
+                read_request(connection)
                 if answer is None:
                     done.wait(30)
                 else:
