@@ -32,7 +32,7 @@ VOTERS = Electorate(1, ("n1", "n2", "n3"))
 
 def test_settings_with_times_of_their_own() -> None:
     found = settings_of({**GOOD, "profile": "fast", "timing": {"pause_ms": 40}}, "x")
-    assert (found.timing.lease_ms, found.timing.pause_ms) == (250, 40)
+    assert (found.timing.lease_ms, found.timing.pause_ms) == (225, 40)
     assert found.voters == ("n1", "n2", "n3")
 
 

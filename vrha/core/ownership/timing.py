@@ -29,7 +29,7 @@ class Timing:
     """
 
     renew_ms: float = 150.0
-    lease_ms: float = 600.0
+    lease_ms: float = 580.0
     slice_ms: float = 100.0
     delay_ms: float = 30.0
     pause_ms: float = 100.0
@@ -81,7 +81,7 @@ class Timing:
 
 PROFILES = {
     "fast": Timing(
-        renew_ms=50, lease_ms=250, slice_ms=60, delay_ms=10, pause_ms=50, suspect_ms=150
+        renew_ms=50, lease_ms=225, slice_ms=60, delay_ms=10, pause_ms=50, suspect_ms=150
     ),
     "default": Timing(),
     "relaxed": Timing(
