@@ -267,6 +267,7 @@ with kombu.Connection(settings["bus"]["urls"][0], connect_timeout=5) as connecti
     if kind == "orchestrator":
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(settings["api"]["socket"])
+        listener.listen()
     time.sleep(600)
 """
 
