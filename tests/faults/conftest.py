@@ -26,7 +26,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         cases = all_cases() if every else chosen_cases()
         # The inside of a flip is never left out.
         marks = [
-            [pytest.mark.long] if place % 3 and case.place != INSIDE else []
+            [pytest.mark.long] if place % 4 and case.place != INSIDE else []
             for place, case in enumerate(cases)
         ]
         metafunc.parametrize(

@@ -91,7 +91,7 @@ def questions() -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("question", ["arp", "nd", "dhcp"])
+@pytest.mark.parametrize("question", ["arp", "nd", pytest.param("dhcp", marks=pytest.mark.long)])
 def test_a_relay_answers_nothing(kernel: NodeKernel, switch: Switch, question: str) -> None:
     client = machine("vm", "br-a")
     own = ports(kernel)

@@ -88,7 +88,11 @@ def test_a_stopped_agent_hangs(watched: Zone) -> None:
     assert watched.router().node == node
 
 
-@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "end",
+    [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.long)],
+    ids=lambda s: s.name,
+)
 def test_routers_leave_a_node_whose_agent_stays_away(end: signal.Signals, impatient: Zone) -> None:
     node = impatient.router().node
     agent = impatient.lab.agent(node)

@@ -367,8 +367,17 @@ MOMENTS = {
 """Seconds; together over all of `vrha lab up`, and the demo until its broker runs."""
 
 
-@pytest.mark.parametrize("number", MOMENTS)
-@pytest.mark.parametrize("command", ["vrha lab up", "demo"])
+@pytest.mark.parametrize(
+    ("command", "number"),
+    [
+        ("vrha lab up", signal.SIGINT),
+        ("vrha lab up", signal.SIGKILL),
+        ("demo", signal.SIGINT),
+        ("demo", signal.SIGKILL),
+        pytest.param("vrha lab up", signal.SIGTERM, marks=pytest.mark.long),
+        pytest.param("demo", signal.SIGTERM, marks=pytest.mark.long),
+    ],
+)
 def test_interrupted_at_any_moment_nothing_stays(command: str, number: int, tmp_path: Path) -> None:
     name = f"stopped-{os.getpid()}"
     for moment in MOMENTS[signal.Signals(number)]:

@@ -246,6 +246,7 @@ def test_an_agent_that_cannot_be_reached_takes_nothing(served: Zone) -> None:
     assert_unharmed(served, node, run, "peer-unreachable", results[0])
 
 
+@pytest.mark.long
 def test_a_stream_that_breaks_before_the_flip(served: Zone, places: Places) -> None:
     node, away = served.router("r1").node, elsewhere(served)
     with probing(served.all_streams()) as results, cut_off(served, away):

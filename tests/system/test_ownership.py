@@ -66,7 +66,12 @@ def play(zone: Zone, nemesis: LabNemesis, *faults: Fault) -> Result:
 
 @pytest.mark.parametrize(
     "names",
-    [("orchestrator",), ("broker",), ("orchestrator", "broker"), ("agent-n1", "agent-n2")],
+    [
+        pytest.param(("orchestrator",), marks=pytest.mark.long),
+        pytest.param(("broker",), marks=pytest.mark.long),
+        ("orchestrator", "broker"),
+        ("agent-n1", "agent-n2"),
+    ],
     ids="+".join,
 )
 def test_nothing_is_muted_without(

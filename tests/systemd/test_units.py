@@ -26,7 +26,7 @@ def node() -> Iterator[Node]:
 def times(count: int, name: str) -> list[ParameterSet]:
     """Twice always, and the rest when there is time."""
     return [
-        pytest.param(name, id=f"{name}-{i}", marks=[pytest.mark.long] if i >= 2 else [])
+        pytest.param(name, id=f"{name}-{i}", marks=[pytest.mark.long] if i else [])
         for i in range(count)
     ]
 
