@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import random
 import signal
 import subprocess
@@ -81,6 +82,16 @@ def test_management_network_joins_nodes_and_orchestrator_only(seed: Lab) -> None
         assert reaches(seed, node, "172.31.255.1")
     assert reaches(seed, "n1", "172.31.255.12")
     assert not reaches(seed, "vm1", "172.31.255.1")
+
+
+def test_what_comes_from_an_unplugged_node_is_for_nobody(seed: Lab) -> None:
+    """A bridge with the MAC of a port would leave that port the machine's own when it is taken
+    out: the orchestrator would hear a node that hears nobody."""
+    links = seed.run("", ["ip", "-o", "link", "show"])
+    macs = dict(re.findall(r"^\d+: ([^:@]+).* link/ether (\S+)", links, re.MULTILINE))
+    switch = macs.pop("lab-mgmt")
+    assert len(macs) > len(seed.nodes)
+    assert switch not in macs.values()
 
 
 def test_no_bridge_hands_frames_to_iptables(seed: Lab) -> None:

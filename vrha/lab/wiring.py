@@ -15,6 +15,9 @@ from vrha.lab.scenario import Machine, Scenario
 MGMT = "lab-mgmt"
 MGMT_ADDRESS = IPv4Interface("172.31.255.1/24")
 """Where broker and orchestrator listen."""
+_MGMT_MAC = "02:fe:00:00:00:01"
+"""Of its own: a bridge takes that of one of its ports otherwise (net/bridge/br_stp_if.c), and what
+comes in by that cable would reach this machine even when it is plugged into no switch."""
 CARD = "eth0"
 _EVERYTHING = {4: "0.0.0.0/0", 6: "::/0"}
 _SWITCH = "type bridge stp_state 0 forward_delay 0 mcast_snooping 0"
@@ -27,7 +30,7 @@ def node_address(index: int) -> IPv4Interface:
 
 def fabric_lines(scenario: Scenario) -> list[str]:
     """For the network of process 1: switches and all cables."""
-    lines = ["link set lo up", f"link add {MGMT} {_SWITCH}"]
+    lines = ["link set lo up", f"link add {MGMT} address {_MGMT_MAC} {_SWITCH}"]
     lines += [f"link add {segment} {_SWITCH}" for segment in scenario.segments]
     for index, machine in enumerate(scenario.machines):
         far = f"peer name {CARD} address {machine.mac} netns {machine.name}"
