@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from vrha.errors import InputError
+from vrha.linux import processes
 from vrha.linux.beats import Mouth, started
 from vrha.model.ownership import Health
 from vrha.watcher.agents import Agents
@@ -83,6 +84,9 @@ def node(tmp_path: Path) -> Iterator[Node]:
     with made.held:
         yield made
         made.agents.close()
+    # What the watcher has started is nobody's child that waits for it.
+    for pid in processes.with_argument(made.name):
+        os.kill(pid, signal.SIGKILL)
 
 
 def test_none_was_ever_seen(node: Node) -> None:
