@@ -13,7 +13,7 @@ import uuid
 from pathlib import Path
 
 from tools.benchmarks.sweepbuild import Naming, Routers
-from tools.benchmarks.sweepways import Act, Phases, Way
+from tools.benchmarks.sweepways import Act, Phases, Way, sweep_of
 from vrha.errors import NotFoundError, PreconditionError
 from vrha.watcher import sweeping
 
@@ -85,12 +85,4 @@ def _cleanup(program: Path, state: Path) -> Act:
 
 
 def _engine(made: Routers, state: Path) -> Act:
-    what = sweeping.wanted("neutron", state / "neutron", force=True)
-
-    def act() -> Phases:
-        done = sweeping.run(what)
-        if done.exit_code:
-            raise PreconditionError("bench-sweep", f"{done.report}"[:500])
-        return dict(done.report.timings)
-
-    return act
+    return sweep_of("neutron", state / "neutron")

@@ -61,7 +61,12 @@ def _nothing(made: Routers, state: Path) -> Act:
 
 
 def _engine(made: Routers, state: Path) -> Act:
-    what = sweeping.wanted("vrha", state, force=True)
+    return sweep_of("vrha", state)
+
+
+def sweep_of(profile: str, state_dir: Path) -> Act:
+    """Our sweep, in process."""
+    what = sweeping.wanted(profile, state_dir, force=True)
 
     def act() -> Phases:
         done = sweeping.run(what)

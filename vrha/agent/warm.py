@@ -7,12 +7,11 @@ libraries again and again, which is a tenth of the work of a build.
 
 from __future__ import annotations
 
-import gc
-import sys
 from ipaddress import IPv4Address, IPv4Network
 
 from vrha import codec
 from vrha.core.instance import instance_spec
+from vrha.linux.urgency import settle, take_turns
 from vrha.model.messages import Command
 from vrha.model.spec import Backend, Desired, InstanceRef, Network, Router, Subnet
 from vrha.model.steps import Build
@@ -21,17 +20,13 @@ from vrha.render.dnsmasq import dnsmasq_files
 from vrha.render.iptables import iptables_texts
 from vrha.render.nft import nft_text
 
-SWITCH_S = 0.001
-"""How long a thread may compute while others wait: one that builds asks the kernel a hundred times,
-and would wait five times as long after each answer."""
-
 
 def warm_up() -> None:
     """Compile what commands and builds need; touches nothing outside this process.
 
     What is in memory now will never be collected, see gc.freeze.
     """
-    sys.setswitchinterval(SWITCH_S)
+    take_turns()
     subnet = Subnet(IPv4Network("192.0.2.0/24"), IPv4Address("192.0.2.1"))
     network = Network("warm", "br-warm", (subnet,))
     router = Router("warm", ("warm",), backend=Backend.IPTABLES)
@@ -43,5 +38,4 @@ def warm_up() -> None:
     iptables_texts(spec)
     expected_digest(spec)
     dnsmasq_files(spec, "/nowhere")
-    gc.collect()
-    gc.freeze()
+    settle()

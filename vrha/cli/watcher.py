@@ -11,9 +11,7 @@ import click
 from vrha.cli.output import output_options, show
 from vrha.cli.settings import Settings
 from vrha.fencing import keys as fencing_keys
-from vrha.watcher.status import ask
-
-SOCKET = Path("/run/vrha/watcher.sock")
+from vrha.watcher.status import SOCKET, ask
 
 
 @click.group()

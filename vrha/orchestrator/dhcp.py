@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from vrha import codec
 from vrha.core.dhcp import merged, partners, shared_cidrs
 from vrha.core.leases import fitting
 from vrha.core.pauses import paused_by
 from vrha.core.placement import Reason
 from vrha.errors import RefusedError
-from vrha.model.messages import PutLeases
 from vrha.model.runs import RestartOptions, Run, RunKind, Strategy
-from vrha.model.spec import Desired, InstanceRef, InstanceSpec, Router
+from vrha.model.spec import Desired, InstanceSpec, Router
 from vrha.orchestrator import reconcile
+from vrha.orchestrator.pushes import Pushed, push
 from vrha.orchestrator.reconcile import Wanted
 from vrha.store import Store, Tx
 
@@ -27,7 +24,6 @@ APART_S = 0.2
 """Between two pushes to one instance: its dnsmasq reads one file again."""
 AGAIN_S = 60.0
 """All are told again: what was sent may have been lost. And between two moves of one server."""
-VALID_S = 30.0
 LOOK_S = 5.0
 """Between two looks at whether servers are apart."""
 
@@ -46,13 +42,6 @@ def _of_partners(tx: Tx, router: Router) -> str:
     return fitting("".join(found))
 
 
-@dataclass(frozen=True, slots=True)
-class _Told:
-    at: float
-    to: tuple[str, InstanceRef]
-    digest: bytes
-
-
 class Exchange:
     """What instances were told of others' leases, in memory. `changed` is safe from any thread."""
 
@@ -61,7 +50,7 @@ class Exchange:
         self._clock = clock
         self._lock = threading.Lock()
         self._waiting: set[str] = set()
-        self._told: dict[str, _Told] = {}
+        self._told: dict[str, Pushed] = {}
         self._all_at: float | None = None
 
     def changed(self, router: str) -> None:
@@ -99,7 +88,7 @@ class Exchange:
             self._waiting |= early
         if not due - early:
             return False
-        told: dict[str, _Told] = {}
+        told: dict[str, Pushed] = {}
         with store.transaction() as tx:
             for name in sorted(due - early):
                 router = desired.router(name)
@@ -109,18 +98,13 @@ class Exchange:
         self._told |= told
         return bool(told)
 
-    def _tell(self, tx: Tx, router: Router, again: bool, now: float) -> _Told | None:
+    def _tell(self, tx: Tx, router: Router, again: bool, now: float) -> Pushed | None:
         state = tx.router_state(router.name)
         if state is None or state.active is None:
             return None
         body = _of_partners(tx, router)
-        told = _Told(now, (state.node, state.active), hashlib.sha256(body.encode()).digest())
-        last = self._told.get(router.name)
-        if not again and last and (last.to, last.digest) == (told.to, told.digest):
-            return None
-        message = PutLeases(state.node, state.active, body, VALID_S, beside=True)
-        tx.outbox.enqueue(state.node, codec.encode(message), now + VALID_S)
-        return told
+        last = None if again else self._told.get(router.name)
+        return push(tx, (state.node, state.active), body, now, last, beside=True)
 
 
 class Spread:

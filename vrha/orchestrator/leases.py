@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from vrha import codec
 from vrha.core.leases import cleaned
-from vrha.model.messages import Leases, PutLeases
+from vrha.model.messages import Leases
 from vrha.model.spec import InstanceRef
 from vrha.model.state import RouterState
 from vrha.model.steps import Build, Step
 from vrha.orchestrator.dhcp import with_partners
+from vrha.orchestrator.pushes import Pushed, push
 from vrha.store import Store, Tx
 
 APART_S = 5.0
 """Between two pushes to one standby: its dnsmasq starts again for each."""
-VALID_S = 30.0
-"""A push that comes later is older than what was pushed since, or will be."""
 
 StandbyOf = Callable[[Tx, str], tuple[str, InstanceRef] | None]
 """Node and instance that stand by for a router."""
@@ -60,13 +57,6 @@ def with_leases(tx: Tx, step: Step) -> Step:
     return replace(step, leases=with_partners(tx, step.spec, kept))
 
 
-@dataclass(frozen=True, slots=True)
-class _Pushed:
-    at: float
-    to: tuple[str, InstanceRef]
-    digest: bytes
-
-
 class Copies:
     """What standbys were given last, in memory: a new orchestrator gives it once more.
 
@@ -78,7 +68,7 @@ class Copies:
         self._clock = clock
         self._lock = threading.Lock()
         self._waiting: set[str] = set()
-        self._pushed: dict[str, _Pushed] = {}
+        self._pushed: dict[str, Pushed] = {}
 
     def changed(self, router: str) -> None:
         with self._lock:
@@ -95,7 +85,7 @@ class Copies:
             self._waiting -= due
         if not due:
             return False
-        sent: dict[str, _Pushed] = {}
+        sent: dict[str, Pushed] = {}
         try:
             with store.transaction() as tx:
                 for router in sorted(due):
@@ -116,13 +106,8 @@ class Copies:
 
     def _push(
         self, tx: Tx, router: str, node: str, instance: InstanceRef, now: float
-    ) -> _Pushed | None:
+    ) -> Pushed | None:
         state = tx.router_state(router)
         body = tx.leases.of(router, state.active if state else None)
-        pushed = _Pushed(now, (node, instance), hashlib.sha256(body.encode()).digest())
         last = self._pushed.get(router)
-        if not body or (last and (last.to, last.digest) == (pushed.to, pushed.digest)):
-            return None
-        message = PutLeases(node, instance, body, VALID_S)
-        tx.outbox.enqueue(node, codec.encode(message), now + VALID_S)
-        return pushed
+        return push(tx, (node, instance), body, now, last, beside=False) if body else None

@@ -206,13 +206,7 @@ class Ownership:
     def _compare(self, leader: Leader) -> None:
         with self._store.reading() as tx:
             states = tx.router_briefs()
-            turns = {r.name: by_priority(r) for r in tx.desired()[1].routers}
-            self._claimants = tuple(
-                sorted(
-                    tx.claimants(),
-                    key=lambda each: turns.get(each.instance.router, (0, each.instance.router)),
-                )
-            )
+            self._claimants = tx.claimants()
             self._teach(tx)
         self._perform(self._elect(leader))
         wanted = wanted_rights(states, self._claimants)
@@ -285,13 +279,18 @@ class Ownership:
             self._handed = ended + REST * (ended - began)
 
     def _ready(self) -> list[Claimant]:
-        """Claims that are still there: a run may have been withdrawn since they were read."""
+        """Claims that are still there, as a run may have been withdrawn since they were read; those
+        of higher priority first."""
         ready = [each for each in self._claimants if each.claim is Claim.NOW]
         if not ready:
             return []
         with self._store.reading() as tx:
             current = set(tx.claimants())
-        return [each for each in ready if each in current]
+            turns = {router.name: by_priority(router) for router in tx.desired()[1].routers}
+        return sorted(
+            (each for each in ready if each in current),
+            key=lambda each: turns.get(each.instance.router, (0, each.instance.router)),
+        )
 
     def _met(self, taken: Sequence[Claimant]) -> None:
         """Known at once, and not only when the store is read again."""

@@ -6,21 +6,16 @@ garbage collector need not go through the libraries again and again.
 
 from __future__ import annotations
 
-import gc
-import sys
 from ipaddress import IPv4Address, IPv4Network
 
 from vrha import codec
 from vrha.core import plan
 from vrha.core.instance import instance_spec
+from vrha.linux.urgency import settle, take_turns
 from vrha.model.messages import Command
 from vrha.model.spec import Desired, InstanceRef, Network, Router, Subnet
 from vrha.render.digest import expected_digest
 from vrha.store import rows
-
-SWITCH_S = 0.001
-"""How long a thread may compute while others wait. The one that hears nodes has little to do after
-each word of the kernel, and would wait five times as long for each of the others."""
 
 
 def warm_up() -> None:
@@ -28,7 +23,7 @@ def warm_up() -> None:
 
     What is in memory now will never be collected, see gc.freeze.
     """
-    sys.setswitchinterval(SWITCH_S)
+    take_turns()
     subnet = Subnet(IPv4Network("192.0.2.0/24"), IPv4Address("192.0.2.1"))
     network = Network("warm", "br-warm", (subnet,))
     router = Router("warm", ("warm",))
@@ -43,5 +38,4 @@ def warm_up() -> None:
     expected_digest(spec)
     command = Command("warm", "warm", 1, "warm", 1, 0, False, (run.steps[0].step,))
     codec.decode_message(codec.encode(command))
-    gc.collect()
-    gc.freeze()
+    settle()

@@ -67,17 +67,7 @@ class Afterlife:
 
     def tell(self, holder: Holder, now: float) -> Mapping[str, Any]:
         """For `vrha watcher status`, and for the program that sweeps."""
-        found = self.situation(holder, now)
-        decision = decide("", found)
-        return {
-            situation.KEY: situation.told(found),
-            "cleanup": {
-                "choice": decision.choice.value,
-                "reason": decision.reason.value,
-                "again_ms": decision.again_ms,
-                **self._sweeps.tell(now),
-            },
-        }
+        return situation.status(self.situation(holder, now), self._sweeps.tell(now))
 
     def _follow(self, holder: Holder, now: float) -> None:
         kept = {key: at for key, at in self._revoked_at.items() if key in holder.revoked}

@@ -16,9 +16,10 @@ from typing import Any
 
 from vrha.core.cleanup.decide import Agent, Choice, Situation, decide
 from vrha.fencing.clock import clock_ms
+from vrha.linux.urgency import settle
 from vrha.watcher import situation
 from vrha.watcher.mainprocess import MainProcess
-from vrha.watcher.precedence import settle, take_precedence
+from vrha.watcher.precedence import take_precedence
 from vrha.watcher.status import StatusSocket
 from vrha.watcher.sweeps import Sweeps
 
@@ -99,8 +100,6 @@ class Alone:
     def tell(self) -> dict[str, Any]:
         """For `vrha watcher status`; times in ms."""
         now = clock_ms()
-        found = self.situation(now)
-        decision = decide("", found)
         return {
             "profile": self._settings.profile,
             "pid": os.getpid(),
@@ -112,13 +111,7 @@ class Alone:
                 }
                 for watch in self._watches
             },
-            situation.KEY: situation.told(found),
-            "cleanup": {
-                "choice": decision.choice.value,
-                "reason": decision.reason.value,
-                "again_ms": decision.again_ms,
-                **self._sweeps.tell(now),
-            },
+            **situation.status(self.situation(now), self._sweeps.tell(now)),
         }
 
     def _look(self) -> None:

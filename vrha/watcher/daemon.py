@@ -28,12 +28,13 @@ from vrha.linux.deadman import DeadMan
 from vrha.linux.hint import Hint
 from vrha.linux.mute import Switch
 from vrha.linux.notify import Init
+from vrha.linux.urgency import settle
 from vrha.model.ownership import Ack, Depose, Electorate, Message, Renew
 from vrha.watcher.afterlife import Afterlife
 from vrha.watcher.agents import Agents
 from vrha.watcher.pen import Pen
 from vrha.watcher.ports import Ports
-from vrha.watcher.precedence import settle, take_precedence
+from vrha.watcher.precedence import take_precedence
 from vrha.watcher.settings import WatcherSettings
 from vrha.watcher.state import LeaseFile, State
 from vrha.watcher.status import StatusSocket

@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 
 PRIORITY = 10
-
-
-def settle() -> None:
-    """What is there now stays: the collector looks at it no more."""
-    gc.collect()
-    gc.freeze()
 
 
 def take_precedence() -> None:

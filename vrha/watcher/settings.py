@@ -11,6 +11,7 @@ from typing import Any
 from vrha.core.ownership.timing import PROFILES, Timing, problems
 from vrha.errors import InputError
 from vrha.model.ownership import VOTER_COUNTS
+from vrha.watcher.status import SOCKET
 
 FILE = Path("/etc/vrha/watcher.toml")
 _HINT = "docs/ownership.md shows settings that work."
@@ -54,7 +55,7 @@ class WatcherSettings:
     peers: Mapping[str, str]
     keys: Path = Path("/etc/vrha/keys")
     state_dir: Path = Path("/var/lib/vrha-watcher")
-    socket: Path = Path("/run/vrha/watcher.sock")
+    socket: Path = SOCKET
     profile: str = "default"
     timing: Timing = field(default_factory=Timing)
     agent: AgentTable = field(default_factory=AgentTable)

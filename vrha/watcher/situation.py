@@ -7,17 +7,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vrha.core.cleanup.decide import Agent, Situation
+from vrha.core.cleanup.decide import Agent, Situation, decide
 from vrha.core.cleanup.profile import Profile
 from vrha.core.names import folder_name
 from vrha.errors import NotFoundError
 from vrha.model.ownership import Health
 from vrha.model.spec import InstanceRef
-from vrha.watcher.status import ask
+from vrha.watcher.status import SOCKET, ask
 
 KEY = "situation"
 """Under it the status has it."""
-SOCKET = Path("/run/vrha/watcher.sock")
 
 
 def agent_of(health: Health) -> Agent:
@@ -47,6 +46,20 @@ def told(now: Situation) -> dict[str, Any]:
         "lapsed_ms": _finite(now.lapsed_ms),
         "stand_in": now.stand_in,
         "revoked": sorted(now.revoked),
+    }
+
+
+def status(now: Situation, sweeps: Mapping[str, Any]) -> dict[str, Any]:
+    """What both kinds of watcher say of a sweep: what they know, what follows, and `sweeps`."""
+    decision = decide("", now)
+    return {
+        KEY: told(now),
+        "cleanup": {
+            "choice": decision.choice.value,
+            "reason": decision.reason.value,
+            "again_ms": decision.again_ms,
+            **sweeps,
+        },
     }
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 from vrha.errors import NotFoundError, PreconditionError, VrhaError
 
+SOCKET = Path("/run/vrha/watcher.sock")
+"""Where it is unless settings say otherwise."""
 _TIMEOUT_S = 2.0
 _MOST = 1 << 22
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -172,7 +171,7 @@ def _situation(what: Wanted, found: Inventory, agent: Agent) -> Situation:
             raise StepError(
                 "switch-unreadable", f"who still serves cannot be told: {error.strerror}"
             ) from error
-    return dataclasses.replace(
+    return replace(
         past or Situation(agent),
         agent=agent,
         lease_ms=lease,

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import httpx
 import pytest
 
 from tests.unit.fake_service import FakeService
-from tests.unit.serving import serving
 from vrha import codec
 from vrha.model.rollouts import (
     RolloutBrief,
@@ -35,25 +32,10 @@ ASKED = RolloutRequest(
 )
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FakeService, httpx.Client]]:
-    service = FakeService()
-    with serving(service, tmp_path_factory.mktemp("api") / "api.sock") as path:
-        transport = httpx.HTTPTransport(uds=str(path))
-        with httpx.Client(transport=transport, base_url="http://vrha") as client:
-            yield service, client
-
-
 @pytest.fixture
-def service(served: tuple[FakeService, httpx.Client]) -> FakeService:
-    served[0].reset()
-    served[0].moves = False
-    return served[0]
-
-
-@pytest.fixture
-def api(service: FakeService, served: tuple[FakeService, httpx.Client]) -> httpx.Client:
-    return served[1]
+def service(service: FakeService) -> FakeService:
+    service.moves = False
+    return service
 
 
 def test_all_that_is_asked_arrives(api: httpx.Client, service: FakeService) -> None:
