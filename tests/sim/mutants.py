@@ -28,6 +28,7 @@ from tests.sim.scripts import (
     split_answers,
     still_deaf,
     to_the_edge,
+    unanswered,
     unleased,
     upgrades,
     voters_silent,
@@ -361,6 +362,22 @@ class SightingsOfBefore(Leader):
         return {voter: each.age_ms for voter, each in self.nodes[name].sightings.items()}
 
 
+class TrustsTheUnanswered(Leader):
+    """A node that is heard is well, whatever it says."""
+
+    def _is_in_vain(self, renew: Renew) -> bool:
+        return False
+
+
+class UnansweredIsMute(Leader):
+    """A node that says so is not waited for."""
+
+    def is_out(self, name: str, now: float) -> bool:
+        return super().is_out(name, now) or (
+            self.is_unanswered(name, now) and self.nodes[name].deposing is not None
+        )
+
+
 # ---- the brake
 
 
@@ -539,6 +556,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _mutant("a restarted voter speaks again", VoterNeverSpeaks, harm="nobody"),
     _mutant("voters are asked until they answer", AsksOnce, power_lost, "nobody"),
+    _mutant("a node without answers is given up", TrustsTheUnanswered, unanswered, "nobody"),
+    _mutant("only its next life proves that it is mute", UnansweredIsMute, unanswered),
     _mutant("the kernel mutes when nobody renews", UserSpaceFence),
     _mutant("a late renewal is refused", LateRenewalRevives),
     _mutant("slices are short", LongSlices, to_the_edge),

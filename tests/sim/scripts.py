@@ -199,6 +199,15 @@ def power_lost(dice: random.Random, setup: Setup, end: float) -> Iterator[tuple[
     yield end - 3800, Cut(LEADERS, ("n2", "n3"), dice.uniform(500, 1500), both=False)
 
 
+def unanswered(dice: random.Random, setup: Setup, end: float) -> Iterator[tuple[float, Fault]]:
+    """A node that the leaders hear gets no more answers of the other voters, or these do not hear
+    it; for some time, and in the end for good."""
+    for at, moves in _times(dice, setup, end, 5000):
+        yield from moves
+        yield at, Cut(("n2", "n3"), ("n1",), dice.uniform(300, 4000), both=dice.random() < 0.5)
+    yield end + 500, Cut(("n2", "n3"), ("n1",), 1e9, both=dice.random() < 0.5)
+
+
 def upgrades(dice: random.Random, setup: Setup, end: float) -> Iterator[tuple[float, Fault]]:
     """A watcher is restarted, and goes on with its lease, when its routers have just been moved."""
     for at, moves in _times(dice, setup, end, 3000):
@@ -285,6 +294,7 @@ SCRIPTS: Mapping[str, Script] = {
         old_voters,
         moves_in_noise,
         power_lost,
+        unanswered,
         upgrades,
         deaf_leader,
         *BRAKED,

@@ -67,9 +67,12 @@ class Watcher(Process):
 
     def receive(self, message: Message) -> list[Command]:
         if isinstance(message, FOR_HOLDERS):
+            end = self.holder.lease_end
             commands = self.holder.receive(message, self.now())
             if isinstance(message, Ack):
                 self.lease = self.holder.saved()
+                if self.holder.lease_end not in (None, end):
+                    self.world.answered(self.name)
             self.feed()
             return commands
         if isinstance(message, FOR_VOTERS) and self.name in self.world.can_vote:

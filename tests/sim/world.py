@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import count, pairwise
 
 from tests.sim.machine import Clock, Needless, Setup, Store, Unbraked, Violation, Wrong
@@ -24,6 +24,7 @@ from vrha.model.ownership import Electorate, Message
 
 ACKS = 20
 """That are remembered of each voter and node: more than two gaps can have."""
+ANSWERS = 100
 
 
 class World:
@@ -50,6 +51,7 @@ class World:
         self.alarms: list[tuple[float, BrakeEvent]] = []
         self.deposed: list[tuple[float, str]] = []
         self.acks: dict[tuple[str, str], deque[float]] = {}
+        self.answers: dict[str, deque[float]] = {}
         self.faults = 0
         self.loss, self.double, self.late = 0.0, 0.0, 0.0
         self.cut: set[tuple[str, str]] = set()
@@ -147,11 +149,19 @@ class World:
     def acknowledged(self, voter: str, node: str) -> None:
         self.acks.setdefault((voter, node), deque(maxlen=ACKS)).append(self.now)
 
+    def answered(self, node: str) -> None:
+        """A majority's acknowledgements have prolonged its lease."""
+        self.answers.setdefault(node, deque(maxlen=ANSWERS)).append(self.now)
+
     def deposes(self, node: str, electorate: Electorate) -> None:
-        """A leader gives the node up: not one that a majority has heard all the time."""
+        """A leader gives the node up: not one that a majority has heard all the time, and that got
+        its answers."""
         self.deposed.append((self.now, node))
         solid = [voter for voter in electorate.voters if not self.has_missed(voter, node)]
-        if len(solid) >= electorate.majority:
+        # What the node said of that may be as late as anything.
+        late = 10 * self.setup.timing.lease_ms
+        is_answered = not self.has_gap(self.answers.get(node, ()), late)
+        if len(solid) >= electorate.majority and is_answered:
             self.tell(node, "is deposed while it is heard by", solid)
             self.violations.append(Needless(self.now, node))
 
@@ -164,12 +174,16 @@ class World:
     def has_missed(self, voter: str, node: str) -> bool:
         """Whether the voter acknowledged nothing for two renewals, so shortly before that a leader
         may go by it. Clocks differ by 1 %."""
+        return self.has_gap(self.acks.get((voter, node), ()), self.setup.timing.missed_ms * 1.02)
+
+    def has_gap(self, instants: Iterable[float], within: float) -> bool:
+        """Whether for two renewals there was none of them, in or just before that time."""
         gap = self.setup.timing.missed_ms * 0.98
-        begins = self.now - self.setup.timing.missed_ms * 1.02 - gap
-        acks = [at for at in self.acks.get((voter, node), ()) if at >= begins - gap]
-        instants = [begins, *(at for at in acks if at > begins), self.now]
-        instants[0] = max([at for at in acks if at <= begins], default=begins)
-        return any(after - before >= gap for before, after in pairwise(instants))
+        begins = self.now - within - gap
+        known = [at for at in instants if at >= begins - gap]
+        some = [begins, *(at for at in known if at > begins), self.now]
+        some[0] = max([at for at in known if at <= begins], default=begins)
+        return any(after - before >= gap for before, after in pairwise(some))
 
     def breaks(self, what: str, nodes: list[str]) -> None:
         """The brake did not hold."""

@@ -12,6 +12,7 @@ from tests.system.zonekit import Zone
 from vrha.bus.processes import ProcessId
 from vrha.errors import VrhaError
 from vrha.fencing.endpoint import PORT
+from vrha.lab import wiring
 from vrha.lab.daemons import Daemon
 from vrha.lab.faults import cables, lose, mend, plug, unplug
 from vrha.lab.zone import Lab
@@ -134,13 +135,17 @@ class LabNemesis:
         self._later(ms, lambda: plug(self._lab, ends), name)
 
     def _cut(self, fault: Cut) -> None:
-        """All datagrams of ownership of these nodes, to and from whomever: `those` is everybody."""
+        """Datagrams of ownership from these nodes to those; no `those`: to everybody."""
+        ways = (("output", "daddr"), ("input", "saddr"))
+        addresses = [wiring.node_address(self._lab.nodes.index(each)).ip for each in fault.those]
+        others = ", ".join(str(each) for each in addresses)
         for node in fault.these:
             rules = [f"add table inet {_TABLE}"]
-            for hook in ("output", "input") if fault.both else ("output",):
+            for hook, end in ways if fault.both else ways[:1]:
+                these = f"ip {end} {{ {others} }}" if others else ""
                 rules += [
                     f"add chain inet {_TABLE} {hook} {{ type filter hook {hook} priority 0; }}",
-                    f"add rule inet {_TABLE} {hook} udp dport {PORT} drop",
+                    f"add rule inet {_TABLE} {hook} {these} udp dport {PORT} drop",
                 ]
             self._nft(node, "\n".join(rules))
             self._later(fault.ms, lambda node=node: self._nft(node, f"delete table inet {_TABLE}"))

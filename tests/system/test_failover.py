@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.sim.nemesis import Kill, Loss, Pause, Unplug
+from tests.sim.nemesis import Cut, Kill, Loss, Pause, Unplug
 from tests.system.labnemesis import LabNemesis, is_calm
 from tests.system.zonekit import Zone, probing, wait_for, zone
 from vrha.core.names import namespace_name
@@ -96,6 +96,27 @@ def test_a_node_that_is_back_in_time_keeps_its_routers(watched: Zone, nemesis: L
     else:
         # It stood still for longer: this machine is shared.
         assert watched.router().node != before.node
+
+
+@pytest.mark.parametrize("lost", ["answers", "renewals"])
+def test_a_node_that_only_the_leader_hears_is_given_up(
+    lost: str, watched: Zone, nemesis: LabNemesis
+) -> None:
+    """It cannot have a lease, as the voters and it do not hear each other."""
+    node = watched.router().node
+    others = tuple(name for name in watched.lab.nodes if name != node)
+    these, those = (others, (node,)) if lost == "answers" else ((node,), others)
+    with probing(watched.streams()) as results, watched.asking("vm2", GATEWAY) as asked:
+        nemesis.strike(Cut(these, those, LONG_MS, both=False))
+        wait_for(lambda: watched.router().node != node, 20, "the router on another node")
+        why = watched.client.why_node(node)
+        nemesis.heal()
+        wait_for(lambda: is_tidy(watched), 40, "the end of what the node had")
+    assert (why.cause, asked.results()[GATEWAY].doubles) == ("node-cut-off", 0)
+    assert any("no majority of the voters answers" in signal.what for signal in why.signals)
+    for one in results[0].streams:
+        (gap,) = one.loss.gaps
+        assert TIMING.slice_ms < gap.length_ms < 2 * TIMING.worst_outage_ms, gap
 
 
 def test_the_orchestrator_dies_during_a_failover(watched: Zone, nemesis: LabNemesis) -> None:

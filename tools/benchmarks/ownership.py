@@ -68,8 +68,8 @@ def _faults(node: str, others: tuple[str, ...], ms: float) -> dict[str, tuple[Fa
         "watcher restarted": (),
         "watcher frozen": (Pause(node, ms),),
         "watcher killed": (Kill(node, ms),),
-        "cut off": (Cut((node,), others, ms),),
-        "cut off one way": (Cut((node,), others, ms, both=False),),
+        "cut off": (Cut((node,), (), ms),),
+        "cut off one way": (Cut((node,), (), ms, both=False),),
     }
 
 

@@ -20,7 +20,7 @@ from tests.system.labfaults import (
     Slow,
     Unmanaged,
 )
-from tools.soaking.scenario import ROUTERS, UPLINK
+from tools.soaking.scenario import NODES, ROUTERS, UPLINK
 
 BLINK_MS = 60.0
 """What is not felt where a node has its own processor: here the watchers of five nodes, that feed
@@ -102,6 +102,11 @@ def _of_nodes() -> Iterator[Kind]:
     yield Kind(
         "cut-off-one-way",
         lambda d, r: Cut((f"@{r}",), (), d.choice((400, 2500, 6000)), both=False),
+        within(5000),
+    )
+    yield Kind(
+        "unheard-by-voters",
+        lambda d, r: Cut((f"@{r}",), NODES, d.choice((400, 2500, 6000)), d.random() < 0.5),
         within(5000),
     )
     yield Kind("management-cable", lambda d, r: Unmanaged(f"@{r}", _long(d)), within(5000))

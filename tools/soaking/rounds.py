@@ -24,7 +24,7 @@ from vrha.lab.owners import Answers
 from vrha.lab.zone import Lab
 from vrha.model.probing import Result
 from vrha.model.runs import RestartOptions, Strategy
-from vrha.model.spec import Desired
+from vrha.model.spec import Desired, Policy
 from vrha.model.views import Event, RouterStatus
 from vrha.probe.process import ProbeProcess, serving
 
@@ -184,8 +184,10 @@ class Stage:
 
     def _look(self, out: Outcome) -> None:
         """The audit: what is there is what was there at the beginning."""
-        _wait(lambda: not self.changed(), 20)
-        out.left = self.changed()
+        deadline = time.monotonic() + 20
+        while (left := self.changed()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        out.left = left
         if out.left:
             out.violations.append(f"{len(out.left)} differences in the inventory")
         problem = self.guest.problem()
@@ -209,7 +211,11 @@ class Stage:
         mute = [node for node in NODES if not self.lab.watcher_status(node)["live_ms"]]
         routers = self.client.routers()
         odd = [r for r in routers if r.status is not RouterStatus.SERVING]
-        alone = [r.name for r in routers if r.standby is not None and not r.standby.in_sync]
+        alone = [
+            r.name
+            for r in routers
+            if r.policy is Policy.STANDBY and not (r.standby and r.standby.in_sync)
+        ]
         busy = [run.id for run in self.client.runs(open_only=True)]
         words = [*(f"{node} is mute" for node in mute), *(f"run {run}" for run in busy)]
         words += [f"{r.name} {r.status} {r.reason}" for r in odd]

@@ -52,7 +52,7 @@ MEANINGS: Mapping[Cause, Meaning] = {
         " is mute",
     ),
     Cause.NODE_CUT_OFF: Meaning(
-        "no renewals from the watcher, but the node is heard another way",
+        "no renewals from the watcher, or none that voters answer, but the node is heard",
         "its lease is ended by the voters, then other nodes take its routers",
         "it may still speak to tenants until its lease is over",
     ),
@@ -106,6 +106,8 @@ class Known:
     broker: bool = True
     silent_after_ms: float = 400.0
     reached_by: str = ""
+    unanswered: bool = False
+    """Its watcher says that no majority of the voters acknowledges what it sends."""
     uplink_dead_ms: float | None = None
     sick: tuple[str, ...] = ()
     doing: str = ""
@@ -143,6 +145,8 @@ def judge(known: Known) -> Verdict:
 
 
 def _cause(known: Known) -> Cause:
+    if known.unanswered:
+        return Cause.NODE_CUT_OFF
     if known.heard_ms_ago is not None and known.heard_ms_ago > known.silent_after_ms:
         return Cause.NODE_CUT_OFF if known.reached_by else Cause.NODE_SILENT
     if known.uplink_dead_ms is not None:

@@ -152,7 +152,10 @@ class Judge:
             return True
         if node.deposing is not None:
             return True
-        if now - node.heard_at < self._timing.suspect_ms:
+        if leader.is_unanswered(name, now):
+            # Where it has nothing to lose, that is no news: voters that begin are quiet for a time.
+            return bool(leader.book.by_node.get(name))
+        if not leader.is_suspect(node, now):
             return False
         if not leader.book.by_node.get(name) or leader.is_missed(name, now):
             return True

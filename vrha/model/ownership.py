@@ -37,6 +37,8 @@ class Health(IntFlag):
     """None has shown itself to this watcher."""
     STAND_IN = 8
     """A stand-in takes the commands of the agent that is missing."""
+    UNANSWERED = 16
+    """No majority of its voters has acknowledged its last renewals: its lease runs out."""
 
 
 WELL = Health(0)
@@ -57,6 +59,8 @@ class NodeHealth:
     failures: int = 0
     heard_by: tuple[str, ...] = ()
     """Voters that hear a node which this leader does not."""
+    unanswered: bool = False
+    """This leader hears it say that no majority of the voters answers it."""
 
 
 @dataclass(frozen=True, slots=True)

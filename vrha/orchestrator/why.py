@@ -77,6 +77,7 @@ def _known(tx: Tx, name: str, insight: Insight, broker: bool) -> Known:
         broker=broker,
         silent_after_ms=insight.suspect_ms,
         reached_by=_reached_by(seen, age_s),
+        unanswered=bool(seen and seen.unanswered),
         uplink_dead_ms=age_s * 1000 if dead and age_s is not None else None,
         sick=sick,
         doing=decision.why if decision else "",
@@ -89,9 +90,11 @@ def _is_fresh(state: NodeState) -> bool:
 
 
 def _reached_by(seen: NodeHealth | None, inventory_s_ago: float | None) -> str:
-    """Who still hears a node that does not renew; empty: nobody, or it renews."""
+    """Who still hears a node that does not renew with success; empty: nobody, or it does."""
     if seen is None:
         return ""
+    if seen.unanswered:
+        return "its own renewals, which no majority of the voters answers"
     if seen.heard_by:
         return f"the voters {', '.join(seen.heard_by)}"
     later = inventory_s_ago is not None and inventory_s_ago < seen.heard_ms_ago / 1000 - LATER_S

@@ -25,6 +25,11 @@ WELL = Known("n1", Health(0), heard_ms_ago=100, since_ms=5000, inventory_s_ago=2
             Cause.NODE_CUT_OFF,
             "by way of the broker",
         ),
+        (
+            replace(WELL, unanswered=True, reached_by="its own renewals"),
+            Cause.NODE_CUT_OFF,
+            "by way of its own renewals",
+        ),
         (replace(WELL, broker=False), Cause.BROKER_GONE, "no broker"),
         (replace(WELL, uplink_dead_ms=200), Cause.UPLINK_DEAD, "the uplink is dead"),
         (replace(WELL, sick=("r1",)), Cause.VR_SICK, "do not come through r1"),

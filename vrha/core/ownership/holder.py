@@ -16,6 +16,7 @@ from vrha.model.ownership import (
     Ack,
     Electorate,
     Grant,
+    Health,
     Held,
     Holding,
     Message,
@@ -27,6 +28,8 @@ from vrha.model.ownership import (
 
 _COUNT_SHIFT = 32
 SKIPPED = 1000
+UNANSWERED = 2
+"""Renewals that were sent and not acknowledged by a majority: one may be under way."""
 _NONCE = (1 << _COUNT_SHIFT) - 1
 
 
@@ -71,6 +74,8 @@ class Holder:
         self.number = 0
         self.health = 0
         self.next_renewal = now
+        self.answered_at = now
+        self.unanswered = 0
         self._begin_lease()
 
     def saved(self) -> Life | None:
@@ -162,13 +167,15 @@ class Holder:
     def _renew(self, now: float) -> Command:
         self.seq += 1
         self.sent[self.seq] = now
+        health = self.health | (Health.UNANSWERED if self._is_unanswered(now) else 0)
+        self.unanswered += 1
         while now - next(iter(self.sent.values())) > self.timing.lease_ms:
             self.sent.popitem(last=False)
         behind = now - self.next_renewal
         every = self.timing.renew_ms
         # After a pause the schedule goes on from now: no burst.
         self.next_renewal += every if behind < every else behind + every
-        return Tell(Renew(self.node, self.incarnation, self.seq, self.electorate.tag, self.health))
+        return Tell(Renew(self.node, self.incarnation, self.seq, self.electorate.tag, int(health)))
 
     def _count(self, ack: Ack, now: float) -> None:
         if ack.incarnation != self.incarnation or ack.voter not in self.electorate.voters:
@@ -182,6 +189,18 @@ class Holder:
         end = sent + self.timing.lease_ms
         if end > now and (self.lease_end is None or end > self.lease_end):
             self.lease_end, self.unleased_end = end, None
+            self._answered(now)
+
+    def _answered(self, now: float) -> None:
+        if self._is_unanswered(now):
+            # The leader is to know at once that it is not so any more.
+            self.next_renewal = now
+        self.answered_at, self.unanswered = now, 0
+
+    def _is_unanswered(self, now: float) -> bool:
+        """Whether it is the voters that do not answer, and not this process that did not run."""
+        is_long = now - self.answered_at >= self.timing.missed_ms
+        return is_long and self.unanswered >= UNANSWERED
 
     def _majority_seq(self) -> int:
         """The newest renewal that a majority has acknowledged, it or a later one; 0 for none."""

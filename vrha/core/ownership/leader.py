@@ -78,6 +78,8 @@ class Node:
     asked_at: float = 0.0
     sightings: dict[str, Sighting] = field(default_factory=dict)
     """By voter, the newest of this silence."""
+    unanswered_at: float | None = None
+    """When it said last that the voters do not answer it; None if it said otherwise since."""
     health: Health = WELL
     health_at: float = 0.0
     failures: int = 0
@@ -89,7 +91,7 @@ class Node:
 
     def ails(self, bits: int, now: float) -> None:
         """Remember what a renewal says of the node's health."""
-        health = Health(bits)
+        health = Health(bits) & ~Health.UNANSWERED
         if health & ~Health.STAND_IN != self.health & ~Health.STAND_IN or not self.health_at:
             self.health_at = now
         if health & AGENT_FAILS and not self.health & AGENT_FAILS:
@@ -142,12 +144,23 @@ class Leader:
     # ---- who is where
 
     def silent(self, now: float) -> list[str]:
-        """Nodes that have something and have not been heard of for `suspect_ms`."""
+        """Nodes that have something and have not been heard of for `suspect_ms`, or are as good as
+        that: without answers of voters they will have to be mute."""
         return [
             name
             for name, node in sorted(self.nodes.items())
-            if self.book.by_node.get(name) and now - node.heard_at >= self.timing.suspect_ms
+            if self.book.by_node.get(name) and self.is_suspect(node, now)
         ]
+
+    def is_suspect(self, node: Node, now: float) -> bool:
+        """Whether it has not been heard of for `suspect_ms`, or says that nobody answers it."""
+        return node.unanswered_at is not None or now - node.heard_at >= self.timing.suspect_ms
+
+    def is_unanswered(self, name: str, now: float) -> bool:
+        """Whether the node has just said that no majority of its voters answers it."""
+        node = self.nodes.get(name)
+        at = node.unanswered_at if node else None
+        return at is not None and now - at < self.timing.missed_ms
 
     def inquire(self, name: str, now: float) -> list[Command]:
         """Ask the voters when they last acknowledged a silent node; that ends nothing. To be called
@@ -166,14 +179,17 @@ class Leader:
 
     def is_missed(self, name: str, now: float) -> bool:
         """Whether a majority of the voters has not acknowledged the node either for as long as two
-        renewals and a round trip take: then not only this leader cannot hear it."""
+        renewals and a round trip take: then not only this leader cannot hear it. Or the node itself
+        says that it has no answers."""
+        if self.is_unanswered(name, now):
+            return True
         ages = self.ages(name, now)
         return self.agree({v for v, age in ages.items() if age >= self.timing.missed_ms})
 
     def is_seen(self, name: str, now: float) -> bool:
         """Whether a majority of the voters has acknowledged the silent node within that time. Where
         voters do not answer it is neither missed nor seen."""
-        return self.agree(self.heard_by(name, now))
+        return not self.is_unanswered(name, now) and self.agree(self.heard_by(name, now))
 
     def heard_by(self, name: str, now: float) -> set[str]:
         """Voters that have acknowledged the silent node within that time."""
@@ -201,16 +217,19 @@ class Leader:
         return [each.out_at for each in deposed if each is not None and each.out_at is not None]
 
     def is_heard(self, name: str, now: float) -> bool:
-        """Whether the node renews, and may be granted something."""
+        """Whether the node renews with success, and may be granted something."""
         node = self.nodes.get(name)
-        if node is None or not node.may_be_granted:
-            return False
-        return now - node.heard_at < self.timing.suspect_ms
+        return node is not None and node.may_be_granted and not self.is_suspect(node, now)
 
     def is_out(self, name: str, now: float) -> bool:
-        """Whether nothing that was ever granted to the node can be active any more."""
-        deposing = self.nodes[name].deposing if name in self.nodes else None
-        return deposing is not None and deposing.out_at is not None and now >= deposing.out_at
+        """Whether nothing that was ever granted to the node can be active any more: it has been
+        waited out, or has begun a life in which nothing was granted to it."""
+        node = self.nodes.get(name)
+        deposing = node.deposing if node else None
+        if node is None or deposing is None:
+            return False
+        is_past = deposing.out_at is not None and now >= deposing.out_at
+        return is_past or node.incarnation > deposing.incarnation
 
     # ---- agents
 
@@ -224,6 +243,7 @@ class Leader:
                 now - node.health_at,
                 node.failures,
                 tuple(sorted(self.heard_by(name, now))),
+                self.is_unanswered(name, now),
             )
             for name, node in sorted(self.nodes.items())
             if node.seq
@@ -352,7 +372,7 @@ class Leader:
     # ---- inside
 
     def _renewed(self, renew: Renew, now: float) -> list[Command]:
-        node = self.nodes.setdefault(renew.node, Node(granted_at=now))
+        node = self.nodes.setdefault(renew.node, Node(heard_at=now, granted_at=now))
         if renew.incarnation < node.incarnation:
             # A node that lost its disk counts from the beginning, and maybe by voters of old.
             return [self._over(renew, node.incarnation)]
@@ -366,9 +386,13 @@ class Leader:
             node.incarnation, node.seq, node.electorate, node.stale = renew.incarnation, 0, 0, True
         if renew.electorate != node.electorate:
             node.electorate, node.stale = renew.electorate, True
+        node.seq = renew.seq
+        if self._is_in_vain(renew):
+            node.unanswered_at = now
+            return self._settle_electorate()
+        node.unanswered_at = None
         # Whoever speaks in a new incarnation has muted everything before.
         node.deposing = None
-        node.seq = renew.seq
         node.heard_at = now
         # The next silence is another one.
         node.asked = 0
@@ -378,6 +402,12 @@ class Leader:
         if node.stale or node.answered != node.number:
             commands += self._grant(renew.node, now)
         return commands
+
+    def _is_in_vain(self, renew: Renew) -> bool:
+        """Whether a majority does not answer the node, though it asks whom it should: then it is no
+        sign of life. One that asks others has to learn first, from a grant."""
+        is_taught = renew.electorate == self.book.electorates[-1].tag
+        return is_taught and bool(renew.health & Health.UNANSWERED)
 
     def _over(self, renew: Renew, newest: int) -> Command:
         return Send(renew.node, Over(self.name, renew.node, renew.incarnation, newest))
