@@ -145,6 +145,39 @@ def test_no_check_in_rolls_back_without_touching_the_old_one() -> None:
     assert not any(isinstance(s, Swap | Mute | Unmute) for s in touched)
 
 
+def test_the_way_back_waits_while_nobody_can_be_told() -> None:
+    driver = Driver(parallel())
+    for driver.now in (10.0, 20.0, 30.0, 500.0, 1000.0):
+        driver.feed(Tick(cut_off=True))
+    assert driver.run.status is RunStatus.ROLLING_BACK
+    assert len(driver.dispatched) == 2
+    for driver.now in (1009.9, 1010.0):
+        driver.feed(Tick())
+    assert [d.attempt for d in driver.dispatched] == [1, 1, 2]
+    driver.succeed()
+    assert (driver.finished, driver.run.leftovers) == ([RunStatus.ROLLED_BACK], ())
+
+
+def test_a_lost_node_ends_the_way_back_though_nobody_can_be_told() -> None:
+    driver = Driver(parallel())
+    for driver.now in (10.0, 20.0):
+        driver.feed(Tick(cut_off=True))
+    driver.feed(NodeLost("n1"))
+    assert driver.finished == [RunStatus.ROLLED_BACK]
+    assert "node-lost" in driver.run.leftovers[0]
+
+
+def test_the_way_forward_waits_for_nobody() -> None:
+    driver = Driver(parallel())
+    driver.succeed()
+    driver.succeed()
+    assert driver.steps() == [Destroy("n1", OLD)]
+    for driver.now in (10.0, 20.0, 30.0):
+        driver.feed(Tick(cut_off=True))
+    assert driver.finished == [RunStatus.DONE]
+    assert "no-answer" in driver.run.leftovers[0]
+
+
 def test_a_tick_before_the_deadline_changes_nothing() -> None:
     driver = Driver(parallel())
     before = driver.run
