@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.system.labkit import PATIENCE
 from vrha.bus.broker import SERVER, PrivateBroker, cleanup
 
 CTL = SERVER.with_name("rabbitmqctl")
@@ -75,11 +76,11 @@ class Broker:
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float = 10.0, what: str = "") -> None:
-    """Wait for `condition()` to be true. Fails the test after `timeout_s`."""
-    deadline = time.monotonic() + timeout_s
+    """Wait for `condition()` to be true. Fails the test after `PATIENCE` times `timeout_s`."""
+    deadline = time.monotonic() + PATIENCE * timeout_s
     while not condition():
         if time.monotonic() > deadline:
-            pytest.fail(f"not within {timeout_s} s: {what or condition}")
+            pytest.fail(f"not within {PATIENCE} times {timeout_s} s: {what or condition}")
         time.sleep(0.001)
 
 
