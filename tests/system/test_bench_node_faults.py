@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from ipaddress import IPv4Address
@@ -25,7 +26,7 @@ BROKER = "172.31.255.1"
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    with Lab.up(SCENARIO, "test-node-faults", ephemeral=True) as made:
+    with Lab.up(SCENARIO, f"test-node-faults-{os.getpid()}", ephemeral=True) as made:
         # Something to reach behind a data cable of the node.
         made.run("n1", ["ip", "address", "add", "203.0.113.201/24", "dev", "br-public"])
         yield made
