@@ -18,7 +18,7 @@ from vrha.linux import frames, rtnetlink
 from vrha.linux.mute import Switch
 from vrha.linux.node import NodeKernel
 
-pytestmark = [pytest.mark.root, pytest.mark.unhurried]
+pytestmark = pytest.mark.root
 
 TABLE_0_1_0 = """\
 create table bridge vrha
