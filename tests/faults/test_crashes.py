@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 HALF_WAY = 3
 """Fresh flows, one every 5 ms, whose answer is on its way at one moment."""
-pytestmark = [pytest.mark.root, pytest.mark.system]
+pytestmark = [pytest.mark.root, pytest.mark.system, pytest.mark.unhurried]
 
 
 def test_a_death_ends_in_done_or_rolled_back(stages: Stages, case: Case) -> None:

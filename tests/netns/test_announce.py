@@ -12,7 +12,7 @@ from vrha.errors import StepError
 from vrha.linux.node import NodeKernel
 from vrha.model.spec import InstanceRef
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.unhurried]
 
 STALE = "02:de:ad:00:00:01"
 

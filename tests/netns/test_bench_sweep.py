@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.unhurried]
 
 _ROOT = Path(__file__).parents[2]
 _WAYS = "floor,engine,ip netns del"

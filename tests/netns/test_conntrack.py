@@ -15,7 +15,7 @@ from tests.netns.ctkit import OUT, OUT6, World, bulk, connected, same, settled, 
 from tests.netns.nodekit import until
 from vrha.linux.ctwire import Change, Kind
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.unhurried]
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from vrha.render.dnsmasq import CHECK_ADDRESS, CHECK_NAME, dnsmasq_files
 from vrha.render.iptables import iptables_texts
 from vrha.render.nft import nft_text
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.unhurried]
 
 KNOWN, STRANGER = "02:00:00:00:0a:01", "02:00:00:00:0a:02"
 DISCOVER, OFFER = 1, 2

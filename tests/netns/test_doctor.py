@@ -9,7 +9,7 @@ import pytest
 from tests.netns.conftest import sh
 from vrha.linux import doctor, netns, tools
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.unhurried]
 
 
 def test_this_machine_is_fit_and_nothing_is_left(node: None) -> None:

@@ -19,7 +19,7 @@ from vrha.linux.node import NodeKernel
 from vrha.model.spec import InstanceRef
 from vrha.model.state import Activity
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.unhurried]
 
 
 def program(folder: Path, name: str, script: str) -> None:

@@ -42,7 +42,7 @@ from vrha.render.digest import digest_of_iptables, digest_of_nft, expected_diges
 from vrha.render.iptables import iptables_texts
 from vrha.render.nft import nft_text
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.unhurried]
 
 
 class Lab:

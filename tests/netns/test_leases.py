@@ -24,7 +24,7 @@ from vrha.linux.node import NodeKernel
 from vrha.model.messages import Leases
 from vrha.model.spec import DhcpRange, InstanceRef, InstanceSpec
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.unhurried]
 
 OLD, NEW = InstanceRef("edge", 1), InstanceRef("edge", 2)
 

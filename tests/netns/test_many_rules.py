@@ -20,7 +20,7 @@ from vrha.model.spec import Backend, Ingress, PortRange, Protocol, Rule
 from vrha.model.steps import Build, Configure
 from vrha.render.digest import expected_digest
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.unhurried]
 
 RULES = 20_000
 

@@ -14,7 +14,7 @@ from tests.netns.nodekit import until
 from tests.netns.test_conntrack import _udp_flow
 from vrha.linux import neighbours
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.unhurried]
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from vrha.linux.neighbour_check import NEIGHBOURS, PortAnswers, neighbour_check
 from vrha.linux.node import NodeKernel
 from vrha.model.spec import InstanceSpec
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.unhurried]
 
 
 def check(spec: InstanceSpec) -> dict[str, PortAnswers]:

@@ -15,7 +15,7 @@ from vrha.linux import neighbours, netns, sysctls
 from vrha.linux.neighbours import PERMANENT, REACHABLE, Neighbour
 from vrha.model.evidence import Carried
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.unhurried]
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from vrha.linux import netns
 from vrha.linux.sweep.engine import Progress
 from vrha.watcher.sweeping import Done, run, wanted
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.unhurried]
 
 NO_OVS = neutronovs.missing()
 

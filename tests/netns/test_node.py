@@ -21,7 +21,7 @@ from vrha.model.spec import Backend, Host, InstanceRef, InstanceSpec, Route
 from vrha.model.state import Activity, Upstream
 from vrha.render.digest import expected_digest
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.unhurried]
 
 
 def in_instance(ref: InstanceRef, command: str) -> str:

@@ -14,7 +14,7 @@ from tests.netns.nodekit import Machine, machine, until
 from vrha.linux import frames
 from vrha.linux.packetsocket import ADVERTISEMENT, ARP_REPLY, Check, echo_reply, open_packets
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.unhurried]
 
 MAC = bytes.fromhex("020000000009")
 

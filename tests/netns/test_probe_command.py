@@ -140,6 +140,7 @@ def test_ctrl_c_ends_the_run_and_prints_the_result(served: Pair) -> None:
     assert "udp from net" in out
 
 
+@pytest.mark.unhurried
 @pytest.mark.parametrize(
     ("argv", "code", "said"),
     [

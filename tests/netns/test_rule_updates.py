@@ -26,7 +26,7 @@ from vrha.render.digest import expected_digest
 from vrha.render.nft import nft_text
 from vrha.render.nft_update import nft_update
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.unhurried]
 
 SPECS = {
     name: replace(getattr(golden_specs, name)(), ref=InstanceRef("edge", 1))

@@ -24,7 +24,7 @@ from vrha.linux.sweep import namespaces
 from vrha.model.spec import InstanceRef
 from vrha.watcher.sweeping import look, wanted
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.unhurried]
 
 EDGE = InstanceRef("edge", 1)
 NAME = namespace_name(EDGE)

@@ -19,7 +19,7 @@ from vrha.core.cleanup.profiles.neutron import NEUTRON
 from vrha.linux.sweep import legacyrules, rules, sets, tables
 from vrha.linux.sweep.site import KindModule, opened
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.unhurried]
 
 
 def swept(module: KindModule, profile: Profile) -> dict[str, Outcome]:

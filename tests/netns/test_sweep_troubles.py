@@ -34,7 +34,7 @@ from vrha.linux.sweep import children, engine, files, journal, namespaces, ports
 from vrha.linux.sweep.site import Site, opened
 from vrha.watcher.sweeping import look, wanted
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.unhurried]
 ROOT = Path(__file__).parents[2]
 
 

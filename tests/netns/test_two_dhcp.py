@@ -24,7 +24,7 @@ from vrha.core.names import namespace_name
 from vrha.linux.node import NodeKernel
 from vrha.model.spec import Desired, InstanceRef, InstanceSpec
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.unhurried]
 
 SECOND = "10.1.1.2"
 

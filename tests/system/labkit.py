@@ -16,12 +16,15 @@ from vrha.lab.daemons import environment
 from vrha.lab.state import ROOT, lab_names
 from vrha.lab.zone import Lab
 
+PATIENCE = 3
+"""Deadlines of waiting are those of an idle machine; so many times as long is waited."""
+
 
 def until(condition: Callable[[], object], what: str, timeout: float = 15.0) -> None:
-    """Wait for `condition()`; AssertionError after `timeout` seconds."""
-    deadline = time.monotonic() + timeout
+    """Wait for `condition()`; AssertionError after `PATIENCE` times `timeout` seconds."""
+    deadline = time.monotonic() + PATIENCE * timeout
     while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout} s: {what}"
+        assert time.monotonic() < deadline, f"not within {PATIENCE} times {timeout} s: {what}"
         time.sleep(0.005)
 
 

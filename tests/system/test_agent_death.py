@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 
@@ -25,14 +26,14 @@ FAILED = ("agent-failed", "agent-hung")
 @pytest.fixture(scope="module")
 def watched() -> Iterator[Zone]:
     """Long enough a grace that init would have brought the agent back."""
-    with zone("seed-10x10", "agentless", watched=True) as made:
+    with zone("seed-10x10", f"agentless-{os.getpid()}", watched=True) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def impatient() -> Iterator[Zone]:
     times = {"agent_grace_s": GRACE_S, "agent_back_s": FAIL_BACK_S, "agent_failures": 3}
-    with zone("seed-10x10", "forsaken", watched=True, failover=times) as made:
+    with zone("seed-10x10", f"forsaken-{os.getpid()}", watched=True, failover=times) as made:
         yield made
 
 

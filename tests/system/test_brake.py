@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from datetime import datetime
 
@@ -57,7 +58,7 @@ def four_nodes() -> Scenario:
 
 @pytest.fixture
 def four() -> Iterator[Zone]:
-    with zone(four_nodes(), "four", watched=True) as made:
+    with zone(four_nodes(), f"four-{os.getpid()}", watched=True) as made:
         wait_for(lambda: is_calm(made), 20, "a calm zone")
         yield made
 

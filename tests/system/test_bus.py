@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import count
 from typing import Any
 
 import pytest
@@ -28,12 +27,11 @@ pytestmark = [pytest.mark.system, pytest.mark.root, pytest.mark.unhurried]
 NODE = topology.node_queue("n1")
 QUEUES = (NODE, topology.orchestrator_queue(), topology.dead_queue())
 CANARY = "s3cret-canary"
-VHOSTS = count()
 
 
 @pytest.fixture
 def url(broker: Broker) -> str:
-    return broker.vhost(f"bus{next(VHOSTS)}")
+    return broker.vhost()
 
 
 @pytest.fixture

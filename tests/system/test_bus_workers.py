@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import count
 
 import pytest
 from kombu import Connection
@@ -19,13 +18,12 @@ from vrha.errors import InputError
 
 pytestmark = [pytest.mark.system, pytest.mark.root, pytest.mark.unhurried]
 
-VHOSTS = count()
 SECONDS = 20.0
 
 
 @pytest.fixture
 def url(broker: Broker) -> str:
-    return broker.vhost(f"workers{next(VHOSTS)}")
+    return broker.vhost()
 
 
 @pytest.fixture

@@ -14,7 +14,14 @@ from pathlib import Path
 import pytest
 
 from tests.system.labkit import Machine, until
-from tests.system.zonekit import VRHA, Zone, probing, wait_for, zone
+from tests.system.zonekit import (
+    VRHA,
+    Zone,
+    agents_started,
+    probing,
+    wait_for,
+    zone,
+)
 from vrha.lab.daemons import Daemon, environment, toml
 from vrha.model.runs import RunStatus
 from vrha.model.views import RouterStatus
@@ -22,7 +29,7 @@ from vrha.model.views import RouterStatus
 pytestmark = [pytest.mark.root, pytest.mark.system, pytest.mark.unhurried]
 
 ROOT = Path(__file__).parents[2]
-LIMITS = {"check_in_s": 2.0, "step_s": 2.0}
+LIMITS = {"check_in_s": 4.0, "step_s": 4.0}
 NOBODY = (
     *("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"),
     # The interpreter may lie where only root looks.
@@ -183,7 +190,7 @@ def test_no_broker_is_told_at_once_and_nothing_is_started(made: Zone) -> None:
     assert made.restart().status is RunStatus.DONE
 
 
-def test_a_broker_that_goes_away_during_a_run_ends_it(made: Zone) -> None:
+def test_a_run_during_which_the_broker_goes_away_is_taken_back(made: Zone) -> None:
     before = made.router()
     broker = made.lab.broker()
     made.lab.agent(before.node).kill(signal.SIGSTOP)
@@ -191,10 +198,14 @@ def test_a_broker_that_goes_away_during_a_run_ends_it(made: Zone) -> None:
     os.kill(broker.pid, signal.SIGSTOP)
     made.lab.agent(before.node).kill(signal.SIGCONT)
     try:
-        ended_run = made.await_run(run.id, 30)
+        wait_for(
+            lambda: made.client.run(run.id).status is RunStatus.ROLLING_BACK, 60, "the roll-back"
+        )
     finally:
         os.kill(broker.pid, signal.SIGCONT)
+    ended_run = made.await_run(run.id)
     assert (ended_run.status, ended_run.reason) == (RunStatus.ROLLED_BACK, "no-answer")
+    assert ended_run.leftovers == ()
     assert made.router().instance == before.instance
 
 
@@ -238,7 +249,19 @@ def small_disk(made: Zone, daemon: Daemon, where: str) -> Iterator[Path]:
     finally:
         daemon.kill()
         made.lab.run(where, ["sh", "-c", move % f"umount -l {folder} && rm -rf {folder}/*"])
+        start(made, daemon)
+
+
+def start(made: Zone, daemon: Daemon) -> None:
+    """Start it; an agent has been heard before a run may count on it."""
+    if daemon.name == "orchestrator":
         daemon.start()
+        daemon.wait_for(made.lab.socket, 60)
+        wait_for(lambda: made.client.health().broker, 60, "its broker")
+    else:
+        known = agents_started(made)
+        daemon.start()
+        wait_for(lambda: agents_started(made) > known, 60, "the agent")
 
 
 def fill(made: Zone, where: str, folder: Path) -> None:
@@ -250,7 +273,7 @@ def test_a_full_disk_under_the_agent(made: Zone) -> None:
     daemon = made.lab.agent(before.node)
     with small_disk(made, daemon, before.node) as folder:
         fill(made, before.node, folder)
-        daemon.start()
+        start(made, daemon)
         with probing(made.streams()) as results:
             done = vrha(made, "network", "restart", made.network, "--cleanup")
         assert_told(done, 1, "rolled-back")
@@ -270,9 +293,7 @@ def test_a_full_disk_under_the_orchestrator(made: Zone) -> None:
         truncate = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute("
         truncate += "'pragma wal_checkpoint(truncate)')"
         made.lab.run("", [sys.executable, "-c", truncate, f"{folder}/orchestrator.db"])
-        daemon.start()
-        wait_for(lambda: vrha(made, "router", "list").returncode == 0, 20, "the orchestrator")
-        wait_for(lambda: made.client.health().broker, 20, "its broker")
+        start(made, daemon)
         before = made.router()
         with probing(made.streams()) as results:
             fill(made, "", folder)
@@ -283,8 +304,6 @@ def test_a_full_disk_under_the_orchestrator(made: Zone) -> None:
         made.lab.run("", ["rm", f"{folder}/filler"])
         assert made.restart().status is RunStatus.DONE
         assert "Traceback" not in daemon.log.read_text()
-    wait_for(lambda: vrha(made, "router", "list").returncode == 0, 20, "the orchestrator")
-    wait_for(lambda: made.client.health().broker, 20, "its broker")
 
 
 def test_damaged_epochs_are_refused(made: Zone) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 
@@ -29,7 +30,7 @@ FORGIVING = {"fail_back_s": 0, "flap_suppress": 1e6, "window_s": 0.5}
 
 @pytest.fixture(scope="module")
 def watched() -> Iterator[Zone]:
-    with zone("seed-10x10", "failover", watched=True, failover=FORGIVING) as made:
+    with zone("seed-10x10", f"failover-{os.getpid()}", watched=True, failover=FORGIVING) as made:
         yield made
 
 

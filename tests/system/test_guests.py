@@ -34,7 +34,7 @@ from vrha.model.runs import RestartOptions, RunKind, RunStatus, Strategy
 from vrha.model.spec import Desired, Host, Ingress, InstanceRef, Protocol, Rule, StaticNat
 from vrha.model.views import RouterView, RunView
 
-pytestmark = [pytest.mark.root, pytest.mark.system]
+pytestmark = [pytest.mark.root, pytest.mark.system, pytest.mark.unhurried]
 
 GUEST_MAC = "02:00:00:01:01:f0"
 GATEWAY, GATEWAY6 = "10.1.1.1", "2001:db8:1::1"

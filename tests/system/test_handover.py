@@ -18,6 +18,7 @@ from tests.system.zonekit import (
     VRHA,
     Places,
     Zone,
+    agents_started,
     assert_nothing_lost,
     dead,
     probing,
@@ -269,10 +270,6 @@ def release_0_1_0() -> Iterator[Path]:
         Path(folder).chmod(0o755)
         subprocess.run(["tar", "-xC", folder], input=packed.stdout, check=True, timeout=60)
         yield Path(folder)
-
-
-def agents_started(made: Zone) -> int:
-    return len([e for e in made.client.events(limit=1000) if e.kind == "agent-started"])
 
 
 @pytest.mark.long

@@ -24,7 +24,7 @@ from vrha.lab.daemons import Program, environment, identify
 from vrha.lab.scenario import load_scenario
 from vrha.lab.zone import Lab
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.unhurried]
 
 PREFIX = f"t{os.getpid()}"
 

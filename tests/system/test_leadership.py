@@ -32,7 +32,7 @@ def store_url(postgresql: Server) -> str:
 
 @pytest.fixture
 def broker_url(broker: Broker, request: pytest.FixtureRequest) -> str:
-    return broker.vhost(f"leader-{abs(hash(request.node.name))}")
+    return broker.vhost()
 
 
 @pytest.fixture

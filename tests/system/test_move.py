@@ -15,11 +15,12 @@ import pytest
 import yaml
 
 from tests.system.test_guests import GATEWAY6, GUEST_MAC, slaac
-from tests.system.test_handover import agents_started, assert_known, client, with_address
+from tests.system.test_handover import assert_known, client, with_address
 from tests.system.zonekit import (
     OUTSIDE,
     Places,
     Zone,
+    agents_started,
     assert_nothing_lost,
     dead,
     probing,

@@ -34,7 +34,9 @@ GATEWAY = "10.1.1.1"
 
 @pytest.fixture(scope="module")
 def watched() -> Iterator[Zone]:
-    with zone("seed-10x10", "downed", watched=True, failover={"enabled": False}) as made:
+    with zone(
+        "seed-10x10", f"downed-{os.getpid()}", watched=True, failover={"enabled": False}
+    ) as made:
         yield made
 
 

@@ -19,9 +19,9 @@ from vrha.errors import RefusedError
 from vrha.model.runs import RestartOptions, RunStatus, StepStatus, Strategy
 from vrha.model.views import RouterStatus
 
-pytestmark = [pytest.mark.root, pytest.mark.system]
+pytestmark = [pytest.mark.root, pytest.mark.system, pytest.mark.unhurried]
 
-CHECK_IN_S = 3.0
+CHECK_IN_S = 4.0
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from tests.system.zonekit import VRHA, Zone, serving, zone
 from vrha.model.rollouts import RolloutKind, RolloutRequest, RolloutStatus
 from vrha.model.runs import RestartOptions, Strategy
 
-pytestmark = [pytest.mark.root, pytest.mark.system]
+pytestmark = [pytest.mark.root, pytest.mark.system, pytest.mark.unhurried]
 
 PARALLEL = RolloutRequest(RolloutKind.RESTART, options=RestartOptions(Strategy.PARALLEL))
 

@@ -11,9 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.test_handover import agents_started
 from tests.system.test_move import scenario
-from tests.system.zonekit import OUTSIDE, Places, Zone, assert_nothing_lost, probing, wait_for, zone
+from tests.system.zonekit import (
+    OUTSIDE,
+    Places,
+    Zone,
+    agents_started,
+    assert_nothing_lost,
+    probing,
+    wait_for,
+    zone,
+)
 from vrha.core.names import host_port_prefix, namespace_name
 from vrha.model.probing import Stream
 from vrha.model.runs import RestartOptions, RunKind, RunStatus

@@ -27,7 +27,7 @@ from vrha.model.runs import RestartOptions, RunKind, RunStatus, Strategy
 from vrha.model.spec import Backend, Egress, InstanceRef, Protocol, Rule, Verdict
 from vrha.model.views import RouterStatus
 
-pytestmark = [pytest.mark.root, pytest.mark.system]
+pytestmark = [pytest.mark.root, pytest.mark.system, pytest.mark.unhurried]
 
 OUTSIDE = ("198.51.100.1", "2001:db8:fffe::1")
 NAIVE = 60
@@ -37,7 +37,7 @@ FIRST_VM = {"r1": ("vm1", "203.0.113.11"), "r2": ("vm19", "203.0.113.21")}
 
 @pytest.fixture(scope="module")
 def made() -> Iterator[Zone]:
-    with zone("dais-54", f"test-zone-{os.getpid()}", {"check_in_s": 5.0, "step_s": 5.0}) as made:
+    with zone("dais-54", f"test-zone-{os.getpid()}", {"check_in_s": 15.0, "step_s": 15.0}) as made:
         yield made
 
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tests.system.labkit import PATIENCE
 from vrha import failpoints
 from vrha.cli.client import Client
 from vrha.config.desired import load
@@ -259,11 +260,16 @@ def serving(client: Client) -> bool:
     return bool(routers) and all(r.status is RouterStatus.SERVING for r in routers)
 
 
+def agents_started(made: Zone) -> int:
+    """How many lives of agents the orchestrator has heard of."""
+    return len([e for e in made.client.events(limit=1000) if e.kind == "agent-started"])
+
+
 def wait_for(condition: Callable[[], object], timeout_s: float, what: str) -> None:
-    """Poll until `condition` holds; AssertionError at the deadline."""
-    deadline = time.monotonic() + timeout_s
+    """Poll until `condition` holds; AssertionError at `PATIENCE` times the deadline."""
+    deadline = time.monotonic() + PATIENCE * timeout_s
     while not condition():
-        assert time.monotonic() < deadline, f"waited {timeout_s} s for {what}"
+        assert time.monotonic() < deadline, f"waited {PATIENCE} times {timeout_s} s for {what}"
         time.sleep(0.02)
 
 

@@ -93,7 +93,9 @@ class NodeLost:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Time has passed."""
+    """Time has passed; `cut_off`: in a time in which nobody could be told or heard."""
+
+    cut_off: bool = False
 
 
 Event = (

@@ -3,7 +3,8 @@
 Steps are taken in order, in batches of one node, each journaled as `started` before its effect.
 Before the point of no return every failure rolls back; after it the run only goes forward, and
 what cannot be done is given up after a bounded number of attempts and named in `leftovers`. So
-every run ends (I3). The table `TRANSITIONS` is the whole machine; `diagram()` draws it.
+every run ends (I3), once somebody can be told and heard: without that no attempt of the way back
+counts. The table `TRANSITIONS` is the whole machine; `diagram()` draws it.
 
 Messages come 0..n times in any order (I5): a report counts only for the current attempt of a
 step that is started, anything else leaves the run as it is.
@@ -149,18 +150,29 @@ def _step_failed(run: Run, event: Event, now: float, limits: Limits) -> Result:
 
 
 def _tick(run: Run, event: Event, now: float, limits: Limits) -> Result:
+    assert isinstance(event, Tick)
     undo = run.status is RunStatus.ROLLING_BACK
     for record in _records(run, undo):
         overdue = record.deadline is not None and now >= record.deadline
         if overdue and _waits_for_retry(record):
             again = replace(record, status=StepStatus.PENDING, deadline=None)
             return _proceed(_with_record(run, undo, again), now, limits)
+        if record.status is StepStatus.STARTED and overdue and undo and event.cut_off:
+            return _put_off(run, now, limits), ()
         if record.status is StepStatus.STARTED and overdue:
             waited = "no check-in" if isinstance(record.step, AwaitCheckIn) else "no answer"
             code = "no-check-in" if isinstance(record.step, AwaitCheckIn) else "no-answer"
             detail = f"{waited} within the deadline: {describe(record.step)}"
             return _failed(run, undo, record, code, detail, now, limits)
     return run, ()
+
+
+def _put_off(run: Run, now: float, limits: Limits) -> Run:
+    """The way back waits: given up now, it would leave behind what nobody was asked to remove."""
+    asked = [r for r in run.undo if r.status is StepStatus.STARTED]
+    deadline = now + max(limits.of(r.step) for r in asked)
+    later = tuple(replace(r, deadline=deadline) if r in asked else r for r in run.undo)
+    return replace(run, undo=later)
 
 
 def _failed(

@@ -273,7 +273,7 @@ class Orchestrator:
     def _tick(self, stop: threading.Event) -> None:
         while not stop.wait(TICK_S):
             try:
-                self._engine.tick()
+                self._engine.tick(cut_off=not self._messages.connected)
             except NotLeaderError:
                 stop.set()
             except UnreachableError as error:

@@ -147,12 +147,15 @@ class Engine:
                 self._feed(tx, run, Resume())
         self._outbox_filled()
 
-    def tick(self) -> None:
-        """Let deadlines pass and rollouts go on; call it several times a second."""
+    def tick(self, cut_off: bool = False) -> None:
+        """Let deadlines pass and rollouts go on; call it several times a second.
+
+        `cut_off`: there is no connection to the broker now.
+        """
         with self._store.transaction() as tx:
             overdue = tx.overdue_runs(self._clock())
             for run in overdue:
-                self._feed(tx, run, Tick())
+                self._feed(tx, run, Tick(cut_off))
         if overdue:
             self._outbox_filled()
         if self._watch():

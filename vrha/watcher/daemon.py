@@ -153,7 +153,10 @@ class Watcher:
     def _due(self) -> float:
         if self._local:
             return 0.0
-        due = min(self._holder.due, self._slice_due)
+        # A slice that waits for a file must not keep this thread awake: the one that writes has the
+        # same real-time priority, and where all cores are taken it would never get one (sched(7)).
+        waits = self._holds_back()
+        due = self._holder.due if waits else min(self._holder.due, self._slice_due)
         return min(due, clock_ms() + RETRY_MS) if self._to_do else due
 
     def _step(self) -> None:
@@ -229,6 +232,10 @@ class Watcher:
         """Whether what is to be done waits for a file, and nothing of it for silence."""
         return self._waiting is not None and not any(isinstance(c, Mute) for c in self._to_do)
 
+    def _holds_back(self) -> bool:
+        """Whether what is to be done keeps back the next slice."""
+        return bool(self._to_do) and not self._only_writes()
+
     def _carry_out(self, command: Command) -> bool:
         """Whether it is done; else it waits for a file. Raises VrhaError."""
         match command:
@@ -277,7 +284,7 @@ class Watcher:
     def _feed(self) -> None:
         """A slice, if it is time for one and the lease lasts for it."""
         now = clock_ms()
-        if now < self._slice_due or (self._to_do and not self._only_writes()):
+        if now < self._slice_due or self._holds_back():
             return
         self._slice_due = now + self._timing.slice_every_ms
         if not self._holder.may_extend(now):

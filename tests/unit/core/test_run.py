@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Hashable
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 
@@ -27,6 +28,7 @@ from vrha.core.happenings import (
     Withdrawn,
 )
 from vrha.core.run import TRANSITIONS, advance, diagram
+from vrha.core.steps import node_of
 from vrha.model.runs import Run, RunStatus, StepStatus, Strategy
 from vrha.model.spec import InstanceRef, InstanceSpec, Network, PortSpec, Router, Subnet
 from vrha.model.steps import Announce, Build, Destroy, Mute, Swap, Unmute
@@ -143,6 +145,39 @@ def test_no_check_in_rolls_back_without_touching_the_old_one() -> None:
     assert driver.finished == [RunStatus.ROLLED_BACK]
     touched = [s for d in driver.dispatched for s in (r.step for r in d.records)]
     assert not any(isinstance(s, Swap | Mute | Unmute) for s in touched)
+
+
+def test_the_way_back_waits_while_nobody_can_be_told() -> None:
+    driver = Driver(parallel())
+    for driver.now in (10.0, 20.0, 30.0, 500.0, 1000.0):
+        driver.feed(Tick(cut_off=True))
+    assert driver.run.status is RunStatus.ROLLING_BACK
+    assert len(driver.dispatched) == 2
+    for driver.now in (1009.9, 1010.0):
+        driver.feed(Tick())
+    assert [d.attempt for d in driver.dispatched] == [1, 1, 2]
+    driver.succeed()
+    assert (driver.finished, driver.run.leftovers) == ([RunStatus.ROLLED_BACK], ())
+
+
+def test_a_lost_node_ends_the_way_back_though_nobody_can_be_told() -> None:
+    driver = Driver(parallel())
+    for driver.now in (10.0, 20.0):
+        driver.feed(Tick(cut_off=True))
+    driver.feed(NodeLost("n1"))
+    assert driver.finished == [RunStatus.ROLLED_BACK]
+    assert "node-lost" in driver.run.leftovers[0]
+
+
+def test_the_way_forward_waits_for_nobody() -> None:
+    driver = Driver(parallel())
+    driver.succeed()
+    driver.succeed()
+    assert driver.steps() == [Destroy("n1", OLD)]
+    for driver.now in (10.0, 20.0, 30.0):
+        driver.feed(Tick(cut_off=True))
+    assert driver.finished == [RunStatus.DONE]
+    assert "no-answer" in driver.run.leftovers[0]
 
 
 def test_a_tick_before_the_deadline_changes_nothing() -> None:
@@ -334,18 +369,29 @@ def test_every_row_is_reachable_and_leads_where_it_says() -> None:
     frontier = [
         advance(run, Resume(), 0.0, LIMITS)[0] for run in (serial(), parallel(), failover())
     ]
+    known: set[Hashable] = set()
     for _ in range(9):
-        reached: dict[str, Run] = {}
+        reached: dict[Hashable, Run] = {}
         for run in frontier:
             for event in events_for(run):
                 after, _ = advance(run, event, 1e9, LIMITS)
                 seen.setdefault((run.status, type(event)), set()).add(after.status)
-                reached[repr(after)] = after
-        frontier = list(reached.values())
+                reached[what_differs(after)] = after
+        frontier = [run for key, run in reached.items() if key not in known]
+        known |= reached.keys()
     for row in TRANSITIONS:
         found = seen[row.status, row.event]
         assert found <= {*row.to, row.status}, row
         assert found & set(row.to), row
+
+
+def what_differs(run: Run) -> Hashable:
+    """All of a run that events change; its long specs they do not."""
+    records = [
+        (r.status, r.attempt, r.deadline, r.error, type(r.step), node_of(r.step))
+        for r in (*run.steps, *run.undo)
+    ]
+    return (run.status, run.reason, run.detail, run.leftovers, len(run.steps), *records)
 
 
 def events_for(run: Run) -> list[Event]:
