@@ -161,7 +161,7 @@ def _situation(what: Wanted, found: Inventory, agent: Agent) -> Situation:
     """What the watcher knows of the past, and this process of the present."""
     past = situation.of_node(what.watcher or situation.socket_of(what.profile))
     if not what.profile.governed:
-        return past or Situation(agent)
+        return replace(past or Situation(agent), forced=what.force)
     lease = _lease_ms()
     serving: frozenset[str] = frozenset()
     if lease is None:
