@@ -17,6 +17,8 @@ from vrha.watcher import unitstate
 
 _AGAIN_S = 1.0
 """A dear look is repeated after this time at the earliest, unless there is news."""
+_SOON_S = 0.2
+"""The same, of an answer that came too early."""
 _CGROUPS = ("", "unified", "systemd")
 """Below /sys/fs/cgroup: version 2, and the two places of a hybrid or a version 1 machine
 (systemd's file `docs/CGROUP_DELEGATION.md`)."""
@@ -54,7 +56,8 @@ class Unit:
     def find(self) -> int | None:
         members = self._members()
         now = time.monotonic()
-        if self._is_known and members == self._seen and now < self._asked + _AGAIN_S:
+        again_s = _AGAIN_S if self._is_known else _SOON_S
+        if members == self._seen and now < self._asked + again_s:
             return None
         self._seen, self._asked = members, now
         return self._main()

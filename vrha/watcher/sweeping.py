@@ -29,6 +29,8 @@ from vrha.watcher import situation
 WAIT_S = 30.0
 """For another sweep of the same agent to end."""
 
+_REFUSED = frozenset((Reason.AGENT_LIVES, Reason.STOPPED_BY_HAND))
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -65,8 +67,7 @@ class Done:
             return 1
         decisions = [share.decision for share in self.plan.shares]
         waits = any(
-            decision.choice is Choice.WAIT or decision.reason is Reason.AGENT_LIVES
-            for decision in decisions
+            decision.choice is Choice.WAIT or decision.reason in _REFUSED for decision in decisions
         )
         return 4 if waits and not self.plan.to_sweep else 0
 
