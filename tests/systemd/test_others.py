@@ -63,16 +63,13 @@ def test_the_orchestrator_serves_without_a_broker_and_through_a_restart(box: Box
     box.systemctl("restart", ORCHESTRATOR)
     assert orchestrator(box)["leader_epoch"] > first["leader_epoch"]
     assert box.show(ORCHESTRATOR, "NRestarts") == "0"
-    os.kill(box.main_pid(ORCHESTRATOR), signal.SIGKILL)
-    until(lambda: box.show(ORCHESTRATOR, "NRestarts") == "1", "it is started again")
-    until(lambda: box.show(ORCHESTRATOR, "ActiveState") == "active", "it serves again")
     box.systemctl("stop", ORCHESTRATOR)
     assert box.show(ORCHESTRATOR, "Result") == "success"
     assert box.pids(ORCHESTRATOR) == []
 
 
 @pytest.mark.long
-def test_an_orchestrator_that_hangs_is_ended(box: Box) -> None:
+def test_an_orchestrator_that_hangs_is_ended_and_started_again(box: Box) -> None:
     drop_in = "/run/systemd/system/vrha-orchestrator.service.d"
     box.run("mkdir", "-p", drop_in)
     box.run("sh", "-c", f'echo "{_QUICK_WATCHDOG}" >{drop_in}/quick.conf')
@@ -80,7 +77,7 @@ def test_an_orchestrator_that_hangs_is_ended(box: Box) -> None:
     box.systemctl("restart", ORCHESTRATOR)
     os.kill(box.main_pid(ORCHESTRATOR), signal.SIGSTOP)
     until(lambda: "Failed with result 'watchdog'" in box.journal(ORCHESTRATOR), "it is ended")
-    until(lambda: box.show(ORCHESTRATOR, "ActiveState") == "active", "it serves again")
+    until(lambda: box.show(ORCHESTRATOR, "ActiveState") == "active", "it serves again", 90)
     box.systemctl("stop", ORCHESTRATOR)
 
 
