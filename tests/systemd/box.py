@@ -100,6 +100,8 @@ class Box:
         python = Path(sys.executable).resolve()
         self.python = str(_shown(base) / python.relative_to(base.resolve()))
         """The interpreter that runs now, as it is called inside."""
+        self.libraries = str(_shown(base) / "lib")
+        """Where the interpreter has its own."""
         self.path = f"{_shown(SOURCE)}:{_shown(libraries)}"
         """Its PYTHONPATH there."""
         self._binds = {path: _shown(path) for path in (SOURCE, base, libraries)}
@@ -125,9 +127,13 @@ class Box:
         """What pip would install, for the interpreter that runs now."""
         for name, module in PROGRAMS.items():
             program = self.folder / "bin" / name
+            code = (
+                f"import sys; sys.path[:0] = {self.path.split(':')};"
+                f" sys.argv[0] = '{name}'; from {module} import main; sys.exit(main())"
+            )
+            # One that was built in a home looks there for its own library, and finds another's.
             program.write_text(
-                f"#!{self.python}\nimport sys\nsys.path[:0] = {self.path.split(':')}\n"
-                f"from {module} import main\nsys.exit(main())\n"
+                f'#!/bin/sh\nLD_LIBRARY_PATH={self.libraries} exec {self.python} -c "{code}" "$@"\n'
             )
             program.chmod(0o755)
 

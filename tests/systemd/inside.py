@@ -1,7 +1,8 @@
-"""What runs inside a box beside the units: `python -m tests.systemd.inside build|serve`.
+"""What runs inside a box beside the units: `python -m tests.systemd.inside build|remove|serve`.
 
-`build` makes one router with a client and a gateway around it. `serve` are the rest of the zone:
-two more voters, and a leader that grants the router to the node.
+`build` makes one router with a client and a gateway around it, `remove` takes the router away.
+`serve` are the rest of the zone: two more voters, and a leader that grants the router to the node,
+and asks for a stand-in of its agent while there is a file `WANTS_STAND_IN`.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from vrha.fencing.clock import clock_ms
 from vrha.fencing.endpoint import Endpoint
 from vrha.fencing.keys import Keys
 from vrha.linux.node import NodeKernel
-from vrha.model.ownership import Electorate, Grant, Renew, instance_key
+from vrha.model.ownership import Electorate, Grant, Renew, StandIn, instance_key
 
 NODE, LEADER, OTHERS = "n1", "o1", ("v2", "v3")
 VOTERS = (NODE, *OTHERS)
 ADDRESSES = {name: f"127.0.0.1:{7450 + i}" for i, name in enumerate((NODE, LEADER, *OTHERS))}
 KEYS, STATE = Path("/etc/vrha/keys"), Path("/var/lib/vrha-agent")
+WANTS_STAND_IN = Path("/var/lib/wants-stand-in")
 BRIDGES = ("br-a", "br-b", "br-up")
 TARGET = "203.0.113.1"
 ROUTER = spec_of()
@@ -42,6 +44,12 @@ def build() -> None:
     with contextlib.closing(NodeKernel(STATE, governed=True)) as kernel:
         kernel.build(ROUTER)
         kernel.unmute(ROUTER.ref)
+
+
+def remove() -> None:
+    """The router, with its processes."""
+    with contextlib.closing(NodeKernel(STATE, governed=True)) as kernel:
+        kernel.destroy(ROUTER.ref)
 
 
 def serve() -> None:
@@ -71,7 +79,9 @@ def serve() -> None:
                     LEADER, 1, number, NODE, message.incarnation, message.seq, electorate, rights
                 )
                 end.send(NODE, grant)
+                if WANTS_STAND_IN.exists():
+                    end.send(NODE, StandIn(LEADER, 1, NODE, message.incarnation, 1.0))
 
 
 if __name__ == "__main__":
-    {"build": build, "serve": serve}[sys.argv[1]]()
+    {"build": build, "remove": remove, "serve": serve}[sys.argv[1]]()

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from _pytest.mark import ParameterSet
 
-from tests.systemd import unitskit
+from tests.systemd import inside, unitskit
 from tests.systemd.box import UNITS, until
 from tests.systemd.unitskit import AGENT, FAULTS, WATCHER, Fault, Node
+from vrha.watcher.status import SOCKET, ask
 
 pytestmark = pytest.mark.root
+STAND_IN = "vrha-stand-in.service"
 BOOT, LATER = "vrha-cleanup-boot.service", "vrha-cleanup-later@vrha.timer"
 
 
@@ -117,6 +120,33 @@ def test_both_serve_without_broker_store_and_orchestrator(node: Node) -> None:
     assert "no broker listens" in node.box.journal(AGENT)
 
 
+def test_a_stand_in_takes_the_place_of_the_agent_and_makes_room_for_it(node: Node) -> None:
+    """The watcher starts its unit when the leader asks for it; no broker is there to work for."""
+    box, before = node.box, node.dnsmasq()
+    asked = box.lib / inside.WANTS_STAND_IN.name
+
+    def act() -> None:
+        box.systemctl("stop", AGENT)
+        asked.touch()
+        until(lambda: box.show(STAND_IN, "ActiveState") == "active", "the stand-in serves")
+        asked.unlink()
+        assert "stand-in" in box.show(STAND_IN, "StatusText")
+        told = ask(Path(f"/proc/{box.pid}/root{SOCKET}"))
+        assert told["agents"]["stand-in"]["alive"]
+        assert (told["cleanup"]["choice"], told["cleanup"]["reason"]) == ("wait", "stand-in")
+        # It gives away what it was about to, and goes; the agent waits for that.
+        box.systemctl("start", AGENT)
+        assert box.show(STAND_IN, "ActiveState") == "inactive"
+        assert box.show(STAND_IN, "Result") == "success"
+
+    try:
+        seen = best_of_three(lambda: node.during(act))
+    finally:
+        asked.unlink(missing_ok=True)
+    assert seen.lost == 0
+    assert node.dnsmasq() == before
+
+
 def test_wrong_settings_are_not_tried_again(node: Node) -> None:
     settings = node.box.etc / "agent.toml"
     right = settings.read_text()
@@ -144,6 +174,22 @@ def test_after_a_reboot_nothing_of_before_is_left(node: Node, name: str) -> None
     box.systemctl("restart", WATCHER)
     node.serves()
     assert len(list(instances.iterdir())) == 1
+
+
+def test_what_the_agent_may_is_enough_to_remove_what_it_made(node: Node) -> None:
+    """Its processes too, which have another user and must be found without the right to trace."""
+    node.renew()
+    assert node.box.run("ip", "netns", "pids", "vrha-edge-1")
+    remove = [node.box.python, "-m", "tests.systemd.inside", "remove"]
+    run = ["systemd-run", "--wait", "--pipe", "--quiet", f"--setenv=PYTHONPATH={node.box.path}"]
+    library = f"--setenv=LD_LIBRARY_PATH={node.box.libraries}"
+    node.box.systemctl("stop", AGENT)
+    try:
+        node.box.run(*run, library, *_hardening(node), *remove)
+        assert node.instances() == []
+        assert "dnsmasq" not in node.box.run("ps", "-e", "-o", "comm")
+    finally:
+        node.box.systemctl("start", AGENT)
 
 
 @pytest.mark.parametrize("name", times(20, "gone"))

@@ -75,8 +75,8 @@ EXPOSURE = {
     "vrha-orchestrator.service": 20,
     "vrha-watcher.service": 28,
     # docs/units.md says what each of these rests on.
-    "vrha-agent.service": 51,
-    "vrha-stand-in.service": 51,
+    "vrha-agent.service": 49,
+    "vrha-stand-in.service": 49,
     "vrha-cleanup@.service": 50,
     "vrha-cleanup-later@.service": 50,
     "vrha-cleanup-boot.service": 50,

@@ -8,11 +8,15 @@ behind the router pings through it every ms.
 its own clock; `muted` the last ping that was answered; `silent` the longest time without an answer;
 `back` until the daemon serves, by its own word to init; `swept` until no link, namespace or file of
 an instance is there.
+
+What there is so far is written after each round, so that a series that is cut short keeps it;
+interrupted (Ctrl-C, SIGTERM) it is shown, too.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -42,34 +46,52 @@ def run(arguments: argparse.Namespace) -> report.Result:
     if lacks := missing():
         raise PreconditionError("no-box", f"no systemd in a box here: {lacks}")
     rows: dict[str, list[Mapping[str, Any]]] = {}
-    with unitskit.node() as node:
-        faults: dict[str, Callable[[], unitskit.Fault]] = {"control": node.quiet}
-        faults |= {name: partial(node.fault, units) for name, units in unitskit.FAULTS.items()}
-        _rounds(faults, arguments.runs, rows)
-        _rounds({"reboot": node.reboot}, arguments.runs, rows)
-        node.renew()
-        _rounds({"gone": node.gone}, arguments.runs, rows, node.renew)
     params = {"runs": arguments.runs, "grace_s": unitskit.GRACE_S, "interval_ms": 1}
-    return report.result("units", params, [{"row": name, "runs": r} for name, r in rows.items()])
+    began = time.monotonic()
+
+    def found() -> report.Result:
+        told = [{"row": name, "runs": runs} for name, runs in rows.items()]
+        return report.result("units", params, told)
+
+    try:
+        with unitskit.node() as node:
+            for number in range(arguments.runs):
+                node.renew(own_dnsmasq=True)
+                for name, take in _takes(node).items():
+                    rows.setdefault(name, []).append(_taken(name, take))
+                if arguments.json:
+                    report.write_json(arguments.json, found())
+                took = time.monotonic() - began
+                left = took / (number + 1) * (arguments.runs - number - 1)
+                report.progress(
+                    f"round {number + 1} of {arguments.runs}, {took:.0f} s, {left:.0f} s more"
+                )
+    except KeyboardInterrupt:
+        report.progress("interrupted; this is what there is, and nothing is left behind")
+    return found()
 
 
-def _rounds(
-    takes: Mapping[str, Callable[[], unitskit.Fault]],
-    runs: int,
-    rows: dict[str, list[Mapping[str, Any]]],
-    after: Callable[[], object] = int,
-) -> None:
-    """Each of `takes` in turn, so that a drift of the machine hits all alike."""
-    for number in range(runs):
-        for name, take in takes.items():
-            try:
-                seen = take().told()
-            except AssertionError as error:
-                seen = {"failed": str(error)}
-                report.progress(f"{name}: {error}")
-            rows.setdefault(name, []).append(seen)
-        after()
-        report.progress(f"{', '.join(takes)}: {number + 1} of {runs}")
+def _takes(node: unitskit.Node) -> dict[str, Callable[[], unitskit.Fault]]:
+    """One round: each fault in turn, so that a drift of the machine hits all alike."""
+    takes: dict[str, Callable[[], unitskit.Fault]] = {"control": node.quiet}
+    takes |= {name: partial(node.fault, units) for name, units in unitskit.FAULTS.items()}
+
+    def gone() -> unitskit.Fault:
+        # A reboot took the router away.
+        node.renew()
+        return node.gone()
+
+    return takes | {"reboot": node.reboot, "gone": gone}
+
+
+def _taken(name: str, take: Callable[[], unitskit.Fault]) -> Mapping[str, Any]:
+    began = time.monotonic()
+    try:
+        seen = take().told()
+    except AssertionError as error:
+        seen = {"failed": str(error)}
+    report.progress(f"  {name}: {time.monotonic() - began:.1f} s {seen.get('failed', '')}".rstrip())
+    return seen
 
 
 def table(result: report.Result) -> str:

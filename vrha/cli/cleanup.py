@@ -30,7 +30,9 @@ def _where(command: F) -> F:
             help="The agent's folder, if not that of the profile.",
         ),
         click.option(
-            "--force", is_flag=True, help="Also routers that still serve and nobody governs."
+            "--force",
+            is_flag=True,
+            help="Also what still serves and nobody governs, or whose agent was stopped by hand.",
         ),
     )
     for option in reversed(options):

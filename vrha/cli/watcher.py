@@ -98,12 +98,15 @@ def _alone_lines(found: Mapping[str, Any]) -> list[str]:
     lines = [f"profile {found['profile']}: no lease, no voters"]
     for name, agent in found["agents"].items():
         missing = agent["missing_ms"]
-        state = f"pid {agent['pid']}" if missing is None else f"gone for {missing / 1000:.1f} s"
+        how = "stopped" if agent["stopped"] else "gone"
+        state = f"pid {agent['pid']}" if missing is None else f"{how} for {missing / 1000:.1f} s"
         lines.append(f"agent {name}: {state}; it ended {agent['deaths']} times")
     return lines
 
 
 _WAITS_FOR = {
+    "stopped-by-hand": "the agent was stopped on purpose, so what it left stays; to remove it:"
+    " vrha cleanup run --force",
     "agent-hung": "the agent is stuck: it must go on, or end",
     "stand-in": "the stand-in gives its routers away",
     "grace": "the agent, or the lease, may come back",

@@ -33,6 +33,7 @@ from vrha.linux import (
     live,
     mute,
     netns,
+    processes,
     removal,
     rtnetlink,
     rules,
@@ -68,10 +69,11 @@ class NodeKernel:
         `governed`: a watcher permits what may be active.
 
         Raises PreconditionError: `not-root`, `missing-tool:*`, `state-dir`, `netns-dir`,
-        `no-nf-tables`.
+        `no-nf-tables`, `processes-hidden`.
         """
         if os.geteuid() != 0:
             raise PreconditionError("not-root", "this needs root", "Run it by sudo.")
+        processes.need_sight()
         rule_tools = rules.find_tools()
         program = tools.need("dnsmasq")
         self._folders = InstanceFolders(state_dir.absolute())

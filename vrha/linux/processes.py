@@ -1,7 +1,9 @@
 """Processes found by the network namespace they live in, and ended by pidfd.
 
-The inode of the namespace is the only witness: a pid file may be missing under a live process,
-and a pid may be another's by the time it is used.
+The namespace is the only witness: a pid file may be missing under a live process, and a pid may be
+another's by the time it is used. It is told by the inode of /proc/PID/net/dev: each namespace has
+one of its own, everybody may see it, and it is looked up anew each time (fs/proc/proc_net.c).
+What /proc/PID/ns/net says is for those only who may trace the process (CAP_SYS_PTRACE).
 """
 
 from __future__ import annotations
@@ -11,25 +13,71 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from vrha.errors import StepError
+from vrha.errors import PreconditionError, StepError
+from vrha.linux.netns import current, entered
 
-Place = int | os.stat_result
-"""A network namespace: a file descriptor of it, or what fstat(2) said of one. The latter holds only
-while something keeps the namespace alive, for its inode may be another's afterwards."""
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Of a network namespace. It holds only while something keeps the namespace alive, for it may
+    be another's afterwards."""
+
+    device: int
+    inode: int
+
+
+Place = int | Mark
+"""A network namespace: a file descriptor of it, or its mark."""
+
+
+def need_sight() -> None:
+    """Raises PreconditionError `processes-hidden` where those of others cannot be seen."""
+    try:
+        os.stat("/proc/1/net/dev")
+    except OSError as error:
+        raise _hidden() from error
+
+
+def mark(netns: int) -> Mark:
+    """Of the namespace of this file descriptor; the calling thread looks from inside."""
+    home = current()
+    try:
+        with entered(netns, home):
+            return _mark_of(os.stat("/proc/thread-self/net/dev"))
+    finally:
+        os.close(home)
+
+
+@contextlib.contextmanager
+def home_of(pid: int) -> Iterator[Mark]:
+    """The namespace that a process lives in, which is kept alive during the block.
+
+    Raises FileNotFoundError, ProcessLookupError.
+    """
+    # An open file of a namespace holds it, as a socket does (fs/proc/proc_net.c, seq_open_net).
+    fd = os.open(f"/proc/{pid}/net/dev", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield _mark_of(os.fstat(fd))
+    finally:
+        os.close(fd)
 
 
 def inside(netns: Place) -> list[int]:
-    """Pids of all processes whose main thread is in the namespace."""
-    wanted = _identity(netns)
-    return [pid for pid in _pids() if _is_in(pid, wanted)]
+    """Pids of all other processes whose main thread is in the namespace.
+
+    Raises PreconditionError `processes-hidden`.
+    """
+    wanted = _wanted(netns)
+    return [pid for pid in _pids() if pid != os.getpid() and _is_in(pid, wanted)]
 
 
-def is_inside(pid: int, netns: int) -> bool:
-    """Whether the process lives (zombies do not) in the namespace of this file descriptor."""
-    return _is_in(pid, os.fstat(netns))
+def is_inside(pid: int, netns: Place) -> bool:
+    """Whether the process lives (zombies do not) in the namespace. Raises as `inside`."""
+    return _is_in(pid, _wanted(netns))
 
 
 def resident_kib(pid: int) -> int:
@@ -48,9 +96,9 @@ def end(pids: Iterable[int], netns: Place, grace_s: float, deadline_s: float = 2
     """End processes of a namespace: SIGTERM, after `grace_s` seconds SIGKILL, and wait.
 
     A pid that meanwhile belongs to a process elsewhere is left alone. Raises StepError
-    `process-stuck` for a process that is still there `deadline_s` after SIGKILL.
+    `process-stuck` for a process that is still there `deadline_s` after SIGKILL, and as `inside`.
     """
-    wanted = _identity(netns)
+    wanted = _wanted(netns)
     fds: dict[int, int] = {}
     try:
         for pid in pids:
@@ -76,7 +124,8 @@ def end(pids: Iterable[int], netns: Place, grace_s: float, deadline_s: float = 2
 
 
 def kill(pids: Mapping[int, int], deadline_s: float) -> tuple[set[int], set[int]]:
-    """SIGKILL for processes, given with the inode of the network namespace of each.
+    """SIGKILL for processes, given with the inode of the network namespace of each, as whoever
+    may trace them sees it (/proc/PID/ns/net).
 
     Returns who was killed, and who is still there `deadline_s` after that. A pid that meanwhile
     belongs to a process elsewhere is in neither. As many files are open meanwhile.
@@ -142,13 +191,28 @@ def _arguments(pid: int) -> list[bytes]:
         return []
 
 
-def _identity(netns: Place) -> os.stat_result:
-    return os.fstat(netns) if isinstance(netns, int) else netns
+def _wanted(netns: Place) -> Mark:
+    # Who is not seen must not pass for one who is not there.
+    need_sight()
+    return mark(netns) if isinstance(netns, int) else netns
 
 
-def _is_in(pid: int, wanted: os.stat_result) -> bool:
+def _is_in(pid: int, wanted: Mark) -> bool:
     try:
-        found = os.stat(f"/proc/{pid}/ns/net")
+        return _mark_of(os.stat(f"/proc/{pid}/net/dev")) == wanted
+    except PermissionError as error:
+        raise _hidden() from error
     except OSError:
         return False
-    return (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino)
+
+
+def _mark_of(found: os.stat_result) -> Mark:
+    return Mark(found.st_dev, found.st_ino)
+
+
+def _hidden() -> PreconditionError:
+    return PreconditionError(
+        "processes-hidden",
+        "/proc does not show the processes of others (hidepid=)",
+        "mount -o remount,hidepid=0 /proc; or give the agent CAP_SYS_PTRACE.",
+    )

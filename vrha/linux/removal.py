@@ -38,7 +38,7 @@ def vanishes(at: Instances, ref: InstanceRef, ports: Sequence[str]) -> bool:
             pid = dnsmasq.pid_of(at.folders.path(ref), inner)
             if pid is not None:
                 processes.end([pid], inner, _GRACE_S)
-            place = os.fstat(inner)
+            place = processes.mark(inner)
     except StepError as error:
         if error.code != "no-instance":
             raise
@@ -57,10 +57,10 @@ def _present(at: Instances, ports: Sequence[str]) -> bool:
     return any(rtnetlink.link(at.site.route, name) is not None for name in ports)
 
 
-def _end_holders(at: Instances, place: os.stat_result, ports: Sequence[str]) -> None:
+def _end_holders(at: Instances, place: processes.Mark, ports: Sequence[str]) -> None:
     for _ in range(_SWEEPS):
         pids = processes.inside(place)
-        # While its ports are there the namespace lives, so that the inode is no other's yet.
+        # While its ports are there the namespace lives, so that the mark is no other's yet.
         if not pids or not _present(at, ports):
             return
         processes.end(pids, place, _GRACE_S)
@@ -104,7 +104,7 @@ def _delete_ports(at: Instances, ref: InstanceRef) -> None:
 
 def _end_processes(inner: processes.Place) -> None:
     for _ in range(_SWEEPS):
-        pids = [pid for pid in processes.inside(inner) if pid != os.getpid()]
+        pids = processes.inside(inner)
         if not pids:
             return
         processes.end(pids, inner, _GRACE_S)
@@ -114,9 +114,8 @@ def _end_processes(inner: processes.Place) -> None:
 def _end_strays(at: Instances, ref: InstanceRef) -> None:
     """Somebody has taken the name away: the namespace lives as long as the dnsmasq in it."""
     for pid in dnsmasq.strays_of(at.folders.path(ref)):
-        with contextlib.suppress(FileNotFoundError):
-            place = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                processes.end([pid], place, _GRACE_S)
-            finally:
-                os.close(place)
+        with (
+            contextlib.suppress(FileNotFoundError, ProcessLookupError),
+            processes.home_of(pid) as place,
+        ):
+            processes.end([pid], place, _GRACE_S)

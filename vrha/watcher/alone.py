@@ -1,6 +1,7 @@
 """A watcher beside the agent of another: without keys, lease or voters.
 
-It sees the agent's end, gives it a grace to come back, and starts the sweep when it does not.
+It sees the agent's end, gives it a grace to come back, and starts the sweep when it does not;
+unless the agent was stopped on purpose.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ _LOOK_MS = 50
 @dataclass(frozen=True, slots=True)
 class AloneSettings:
     """Of `vrha-watcher --profile`. Nothing is swept before all of `agents` have been gone for
-    `grace_s`; `command` and `pause_s` as in `CleanupTable`."""
+    `grace_s`; `command` and `pause_s` as in `CleanupTable`. `sweep_stopped`: as well where init was
+    told to stop one of them."""
 
     profile: str
     agents: Sequence[MainProcess]
@@ -40,6 +42,7 @@ class AloneSettings:
     socket: Path
     grace_s: float = 60.0
     pause_s: float = 60.0
+    sweep_stopped: bool = False
 
 
 @dataclass(slots=True)
@@ -88,14 +91,17 @@ class Alone:
                     return
 
     def situation(self, now: float) -> Situation:
-        """The agents are one to the sweep: it is dead when the last of them is."""
+        """The agents are one to the sweep: it is dead when the last of them is, and stopped when
+        one of them is that."""
         gone = [now - watch.since for watch in self._watches if watch.pidfd is None]
         is_gone = len(gone) == len(self._watches)
-        return Situation(
-            Agent.DEAD if is_gone else Agent.ALIVE,
-            min(gone) if is_gone else 0.0,
-            self._settings.grace_s * 1000,
-        )
+        agent = Agent.ALIVE
+        if is_gone:
+            is_stopped = any(watch.process.is_stopped() for watch in self._watches)
+            keeps = is_stopped and not self._settings.sweep_stopped
+            agent = Agent.STOPPED if keeps else Agent.DEAD
+        missing_ms = min(gone) if is_gone else 0.0
+        return Situation(agent, missing_ms, self._settings.grace_s * 1000)
 
     def tell(self) -> dict[str, Any]:
         """For `vrha watcher status`; times in ms."""
@@ -108,6 +114,7 @@ class Alone:
                     "pid": watch.pid,
                     "missing_ms": None if watch.pidfd is not None else now - watch.since,
                     "deaths": watch.deaths,
+                    "stopped": watch.pidfd is None and watch.process.is_stopped(),
                 }
                 for watch in self._watches
             },

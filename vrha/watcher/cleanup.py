@@ -81,7 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--state-dir", type=Path, help="the agent's folder (of the profile)")
     parser.add_argument("--watcher", type=Path, metavar="SOCKET", help="where the watcher is asked")
     parser.add_argument("--only", action="append", default=[], metavar="ROUTER", help="repeatable")
-    parser.add_argument("--force", action="store_true", help="also what still serves ungoverned")
+    parser.add_argument(
+        "--force", action="store_true", help="also what still serves ungoverned, or was stopped"
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would go; change nothing")
     parser.add_argument("--json", action="store_true", help="data for programs")
     return parser

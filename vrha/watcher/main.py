@@ -70,7 +70,8 @@ def _run_alone(given: argparse.Namespace) -> None:
     itself = ("vrha-cleanup", "--profile", given.profile)
     command = given.sweep_command or (unit if SYSTEMD.is_dir() else itself)
     socket = given.socket or Path(f"/run/vrha/watcher-{given.profile}.sock")
-    settings = AloneSettings(given.profile, agents, command, socket, given.grace, given.pause)
+    times = (given.grace, given.pause)
+    settings = AloneSettings(given.profile, agents, command, socket, *times, given.sweep_stopped)
     alone = Alone(settings)
     Init().ready(f"watches agents of {given.profile}")
     _until_told(alone)
@@ -99,6 +100,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     alone.add_argument(
         "--sweep-command", type=shlex.split, help="what sweeps, in place of vrha-cleanup"
+    )
+    alone.add_argument(
+        "--sweep-stopped",
+        action="store_true",
+        help="also after a stop on purpose (systemctl stop), which otherwise keeps everything",
     )
     alone.add_argument("--socket", type=Path, help="/run/vrha/watcher-PROFILE.sock")
     return parser

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from vrha.watcher import unitstate
+
 _AGAIN_S = 1.0
 """A dear look is repeated after this time at the earliest, unless there is news."""
-_LIMIT_S = 2.0
+_SOON_S = 0.2
+"""The same, of an answer that came too early."""
 _CGROUPS = ("", "unified", "systemd")
 """Below /sys/fs/cgroup: version 2, and the two places of a hybrid or a version 1 machine
 (systemd's file `docs/CGROUP_DELEGATION.md`)."""
@@ -34,6 +36,10 @@ class MainProcess(Protocol):
     def is_still(self, pid: int) -> bool:
         """Whether a process that was just found is it."""
 
+    def is_stopped(self) -> bool:
+        """Whether it was stopped on purpose, by what the last look saw. Also as long as it may
+        have been, because init has not said yet."""
+
 
 class Unit:
     """A service of systemd; without systemd the first process of its control group."""
@@ -44,11 +50,14 @@ class Unit:
         self._group = f"/system.slice/{unit}"
         self._seen: list[int] | None = None
         self._asked = -_AGAIN_S
+        self._is_known = True
+        self._is_stopped = False
 
     def find(self) -> int | None:
         members = self._members()
         now = time.monotonic()
-        if members == self._seen and now < self._asked + _AGAIN_S:
+        again_s = _AGAIN_S if self._is_known else _SOON_S
+        if members == self._seen and now < self._asked + again_s:
             return None
         self._seen, self._asked = members, now
         return self._main()
@@ -56,26 +65,25 @@ class Unit:
     def is_still(self, pid: int) -> bool:
         return self._main() == pid
 
+    def is_stopped(self) -> bool:
+        return self._is_stopped or not self._is_known
+
     def _main(self) -> int | None:
-        said = self._asked_systemd()
-        members = self._members()
+        self._is_known = True
+        said: Mapping[str, str] | None = None
+        try:
+            said = unitstate.asked(self.name)
+        except unitstate.NoAnswerError:
+            self._is_known = False
         if said is None:
             # Its other processes are its children, or were before it ended.
-            return _eldest(members)
-        return said if said in members else None
-
-    def _asked_systemd(self) -> int | None:
-        """The main pid, 0 for none; None when systemd does not answer."""
-        command = ("systemctl", "show", "--property=MainPID,ControlGroup", self.name)
-        try:
-            said = subprocess.run(
-                command, capture_output=True, text=True, timeout=_LIMIT_S, check=True
-            ).stdout
-            found = dict(line.split("=", 1) for line in said.splitlines())
-            self._group = found["ControlGroup"] or self._group
-            return int(found["MainPID"])
-        except (OSError, subprocess.SubprocessError, KeyError, ValueError):
-            return None
+            return _eldest(self._members())
+        self._group = said["ControlGroup"] or self._group
+        members, main = self._members(), int(said["MainPID"])
+        # A main process that is no more: systemd has not heard of its end.
+        self._is_known = not main or main in members
+        self._is_stopped = unitstate.is_stopped(said)
+        return main if main in members else None
 
     def _members(self) -> list[int]:
         for below in _CGROUPS:
@@ -106,6 +114,9 @@ class PidFile:
     def is_still(self, pid: int) -> bool:
         return self.find() == pid
 
+    def is_stopped(self) -> bool:
+        return False
+
 
 class Command:
     """The eldest process in whose command line a pattern occurs."""
@@ -133,6 +144,9 @@ class Command:
         return pid != os.getpid() and bool(
             self._pattern.search(b" ".join(words).decode(errors="replace"))
         )
+
+    def is_stopped(self) -> bool:
+        return False
 
 
 def _eldest(pids: Iterable[int]) -> int | None:

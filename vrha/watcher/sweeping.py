@@ -29,6 +29,8 @@ from vrha.watcher import situation
 WAIT_S = 30.0
 """For another sweep of the same agent to end."""
 
+_REFUSED = frozenset((Reason.AGENT_LIVES, Reason.STOPPED_BY_HAND))
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -65,8 +67,7 @@ class Done:
             return 1
         decisions = [share.decision for share in self.plan.shares]
         waits = any(
-            decision.choice is Choice.WAIT or decision.reason is Reason.AGENT_LIVES
-            for decision in decisions
+            decision.choice is Choice.WAIT or decision.reason in _REFUSED for decision in decisions
         )
         return 4 if waits and not self.plan.to_sweep else 0
 
@@ -161,7 +162,7 @@ def _situation(what: Wanted, found: Inventory, agent: Agent) -> Situation:
     """What the watcher knows of the past, and this process of the present."""
     past = situation.of_node(what.watcher or situation.socket_of(what.profile))
     if not what.profile.governed:
-        return past or Situation(agent)
+        return replace(past or Situation(agent), forced=what.force)
     lease = _lease_ms()
     serving: frozenset[str] = frozenset()
     if lease is None:

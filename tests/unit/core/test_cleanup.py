@@ -27,6 +27,8 @@ SWEEP = Decision(Choice.SWEEP, Reason.ORPHANED)
         (Situation(Agent.ALIVE), Decision(Choice.KEEP, Reason.AGENT_LIVES)),
         (Situation(Agent.ALIVE, forced=True), Decision(Choice.KEEP, Reason.AGENT_LIVES)),
         (Situation(Agent.HUNG, 9e9, forced=True), Decision(Choice.WAIT, Reason.AGENT_HUNG)),
+        (Situation(Agent.STOPPED, 9e9), Decision(Choice.KEEP, Reason.STOPPED_BY_HAND)),
+        (Situation(Agent.STOPPED, 9e9, forced=True), SWEEP),
         (Situation(Agent.DEAD, 400, 1000), Decision(Choice.WAIT, Reason.GRACE, 600)),
         (Situation(Agent.DEAD, 1000, 1000), SWEEP),
         (
@@ -57,7 +59,9 @@ def test_no_situation_overrules_an_agent_or_a_lease() -> None:
                 for missing in (0.0, 5.0, 1e9):
                     now = Situation(agent, missing, 5.0, lease, SERVING, forced)
                     sweeps = decide("edge-3", now).choice is Choice.SWEEP
-                    allowed = agent is Agent.DEAD and not lease and missing >= 5.0 and forced
+                    # Nothing of a stop on purpose is swept without force, which is asked anyway.
+                    is_gone = agent in (Agent.DEAD, Agent.STOPPED)
+                    allowed = is_gone and not lease and missing >= 5.0 and forced
                     assert sweeps == allowed, now
 
 

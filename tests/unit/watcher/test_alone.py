@@ -238,3 +238,41 @@ def test_arguments_that_do_not_fit(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
+
+
+class Stopped(PidFile):
+    """One that init was told to stop."""
+
+    def is_stopped(self) -> bool:
+        return True
+
+
+def test_one_that_was_stopped_on_purpose_is_not_swept(stage: Stage) -> None:
+    stage.grace_s = 0.05
+    with stage.watching([Stopped(stage.files[0])]):
+        until(lambda: (stage.agent()["missing_ms"] or 0) > 200, "more than the grace")
+        told = stage.told()
+        assert told["situation"]["agent"] == "stopped"
+        assert (told["cleanup"]["choice"], told["cleanup"]["reason"]) == ("keep", "stopped-by-hand")
+        assert stage.agent()["stopped"]
+        child = stage.start()
+        until(lambda: stage.agent()["pid"] == child.pid, "it is started again")
+        assert not stage.agent()["stopped"]
+    assert stage.sweeps() == 0
+
+
+def test_a_unit_whose_systemd_does_not_answer_may_have_been_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "systemctl"
+    program.write_text("#!/bin/sh\nexec sleep 60\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr("vrha.watcher.unitstate.LIMIT_S", 0.2)
+    unit = Unit("agent.service", tmp_path)
+    assert unit.find() is None
+    assert unit.is_stopped()
+    program.unlink()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert unit.find() is None
+    assert not unit.is_stopped(), "there is no systemd"

@@ -23,12 +23,16 @@ class Agent(StrEnum):
     HUNG = "hung"
     """It is there, and does not show that it gets on."""
     DEAD = "dead"
+    STOPPED = "stopped"
+    """Somebody has stopped it on purpose, and will start it again."""
 
 
 class Reason(StrEnum):
     """Why."""
 
     AGENT_LIVES = "agent-lives"
+    STOPPED_BY_HAND = "stopped-by-hand"
+    """For an upgrade, say. A person may take the responsibility to sweep all the same."""
     AGENT_HUNG = "agent-hung"
     """It must be ended first: it may go on at any moment."""
     STAND_IN = "stand-in"
@@ -49,10 +53,10 @@ class Reason(StrEnum):
 class Situation:
     """What is known of the node; times in ms, infinite where it was so before anybody looked.
 
-    `missing_ms`: for how long the agent has been dead.
+    `missing_ms`: for how long the agent has been dead, or stopped.
     `lease_ms`: for how long the kernel still lets governed ports speak; None where nobody governs.
     `serving`: owners with ports that may speak and that nobody governs.
-    `forced`: a person takes responsibility for what still serves.
+    `forced`: a person takes responsibility for what still serves, or was stopped on purpose.
     `lapsed_ms`: for how long the kernel has not let them.
     `revoked`: owners whose right was taken back.
     """
@@ -94,6 +98,8 @@ def decide(owner: str, now: Situation) -> Decision:
         return Decision(Choice.WAIT, Reason.STAND_IN)
     if now.agent is Agent.HUNG:
         return Decision(Choice.WAIT, Reason.AGENT_HUNG)
+    if now.agent is Agent.STOPPED and not now.forced:
+        return Decision(Choice.KEEP, Reason.STOPPED_BY_HAND)
     if now.grace_left_ms:
         return Decision(Choice.WAIT, Reason.GRACE, now.grace_left_ms)
     if now.lease_ms:

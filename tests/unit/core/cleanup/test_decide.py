@@ -51,7 +51,8 @@ def test_nothing_of_the_living_is_swept(agent: Agent, lease_ms: float | None, ri
             ENDED: right == "serving" and not forced,
             UNGOVERNED: right == "serving" and not forced,
         }[lease_ms]
-        wanted = agent is Agent.DEAD and not stand_in and is_over and not is_held
+        is_gone = agent is Agent.DEAD or (agent is Agent.STOPPED and forced)
+        wanted = is_gone and not stand_in and is_over and not is_held
         found = decide("r1/1", now)
         assert (found.choice is Choice.SWEEP) == wanted, (now, found)
 
