@@ -144,7 +144,8 @@ class Node:
         with out.open("wb") as file:
             process = subprocess.Popen(self.box.inside(*ping.split()), stdout=file)
             try:
-                until(lambda: _child(process.pid), "ping runs")
+                # It may be long in starting, and what happens meanwhile would not be seen.
+                until(lambda: "icmp_seq" in out.read_text(), "ping is answered")
                 yield
             finally:
                 if (child := _child(process.pid)) is not None:
