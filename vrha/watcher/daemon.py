@@ -153,8 +153,14 @@ class Watcher:
     def _due(self) -> float:
         if self._local:
             return 0.0
-        due = min(self._holder.due, self._slice_due)
-        return min(due, clock_ms() + RETRY_MS) if self._to_do else due
+        due = self._holder.due
+        if self._to_do:
+            due = min(due, clock_ms() + RETRY_MS)
+        if self._may_feed():
+            # Else it is overdue, and whoever looked again at once would take all of a processor,
+            # in real time, from those who write the file that is waited for.
+            due = min(due, self._slice_due)
+        return due
 
     def _step(self) -> None:
         """What the clock asks for."""
@@ -274,10 +280,14 @@ class Watcher:
         else:
             self._endpoint.send(to, message)
 
+    def _may_feed(self) -> bool:
+        """Whether nothing waits to be done that slices must not come before."""
+        return not self._to_do or self._only_writes()
+
     def _feed(self) -> None:
         """A slice, if it is time for one and the lease lasts for it."""
         now = clock_ms()
-        if now < self._slice_due or (self._to_do and not self._only_writes()):
+        if now < self._slice_due or not self._may_feed():
             return
         self._slice_due = now + self._timing.slice_every_ms
         if not self._holder.may_extend(now):
