@@ -44,6 +44,9 @@ AT_ONCE = 128
 """Runs that begin in one transaction: others must not wait for it for long."""
 BUILDS = 4
 """So many of them weigh as much as one that builds: what stands by only has to be let speak."""
+BUILDING = 32
+"""Instances that a node that is left builds at a time, about: of hundreds that were sent at once
+the last would pass their deadline before their turn came, and all would be done again."""
 LOOK_S = 0.2
 """How often it looks while nodes are lost."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0
@@ -245,6 +248,7 @@ class Failovers:
         busy = tx.busy()
         due: list[Router] = []
         lost = 0
+        room = self._room(claimants.values(), losses)
         for router in sorted(desired.routers, key=by_priority):
             name = router.name
             concern = concerns.get(name)
@@ -259,11 +263,18 @@ class Failovers:
                 if is_other and concern.state.node in losses.lost:
                     self._engine.node_lost(tx, busy[name], concern.state.node)
                     lost += tx.open_run_of(name) is None
-            elif self._is_due(name, node):
+            elif (room > 0 or concern.state.standby) and self._is_due(name, node):
                 due.append(router)
+                room -= not concern.state.standby
             if len(due) + lost >= AT_ONCE:
                 break
         return lost + self._begin_all(tx, desired, due, concerns, claimants, losses)
+
+    @staticmethod
+    def _room(claimants: Iterable[Claimant], losses: Losses) -> int:
+        """How many more may begin to build; what is there already only has to be let speak."""
+        building = sum(each.claim is Claim.LATER for each in claimants)
+        return BUILDING * max(1, len(losses.living - losses.lost.keys())) - building
 
     def _begin_all(
         self,
