@@ -23,7 +23,9 @@ from vrha.lab import anchor, state, wiring
 from vrha.lab.daemons import environment, identify
 from vrha.lab.scenario import Scenario
 
-BUILD_TIMEOUT = 30.0
+BUILD_TIMEOUT = 180.0
+"""A namespace can only be made when the kernel lets go of its one lock for links, and while it
+takes down those of a lab of hundreds of routers it keeps that for tens of seconds."""
 _DOWN_TIMEOUT = 15.0
 _ENDINGS = (signal.SIGINT, signal.SIGTERM)
 _STRAYS_AFTER = 0.2

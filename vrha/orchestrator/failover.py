@@ -33,14 +33,20 @@ from vrha.model.health import NodeHealth
 from vrha.model.runs import Run
 from vrha.model.spec import Desired, InstanceRef, Router
 from vrha.model.state import Activity, RouterState
+from vrha.model.steps import TakeOver
 from vrha.orchestrator import reconcile
 from vrha.orchestrator.engine import Engine
 from vrha.store import Store, Tx
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 32
+AT_ONCE = 128
 """Runs that begin in one transaction: others must not wait for it for long."""
+BUILDS = 4
+"""So many of them weigh as much as one that builds: what stands by only has to be let speak."""
+BUILDING = 32
+"""Instances that a node that is left builds at a time, about: of hundreds that were sent at once
+the last would pass their deadline before their turn came, and all would be done again."""
 LOOK_S = 0.2
 """How often it looks while nodes are lost."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0
@@ -240,8 +246,9 @@ class Failovers:
         desired, pauses = tx.desired()[1], tx.pauses.all()
         zones = {node.name: node.zone for node in desired.nodes}
         busy = tx.busy()
-        places: _Places | None = None
-        touched = 0
+        due: list[Router] = []
+        lost = 0
+        room = self._room(claimants.values(), losses)
         for router in sorted(desired.routers, key=by_priority):
             name = router.name
             concern = concerns.get(name)
@@ -255,19 +262,45 @@ class Failovers:
                 is_other = claimant is None or claimant.claim is Claim.BESIDE
                 if is_other and concern.state.node in losses.lost:
                     self._engine.node_lost(tx, busy[name], concern.state.node)
-                    touched += tx.open_run_of(name) is None
-                continue
-            if not self._is_due(name, node):
-                continue
-            # Not before it is needed: most turns find nothing to begin.
-            places = places or _Places(tx, desired, losses, claimants.values(), self._dead)
-            run = self._plan(tx, desired, router, concern, places)
+                    lost += tx.open_run_of(name) is None
+            elif (room > 0 or concern.state.standby) and self._is_due(name, node):
+                due.append(router)
+                room -= not concern.state.standby
+            if len(due) + lost >= AT_ONCE:
+                break
+        return lost + self._begin_all(tx, desired, due, concerns, claimants, losses)
+
+    @staticmethod
+    def _room(claimants: Iterable[Claimant], losses: Losses) -> int:
+        """How many more may begin to build; what is there already only has to be let speak."""
+        building = sum(each.claim is Claim.LATER for each in claimants)
+        return BUILDING * max(1, len(losses.living - losses.lost.keys())) - building
+
+    def _begin_all(
+        self,
+        tx: Tx,
+        desired: Desired,
+        due: Sequence[Router],
+        concerns: Mapping[str, _Concern],
+        claimants: Mapping[str, Claimant],
+        losses: Losses,
+    ) -> int:
+        """As many as go into one transaction; how many were looked at."""
+        if not due:
+            return 0
+        # Each by its own question would take twice as long.
+        tx.read_states(router.name for router in due)
+        tx.read_open_runs([router.name for router in due])
+        places = _Places(tx, desired, losses, claimants.values(), self._dead)
+        weight = 0
+        for count, router in enumerate(due, 1):
+            run = self._plan(tx, desired, router, concerns[router.name], places)
             if run is not None:
                 self._engine.start(tx, run)
-                touched += 1
-            if touched >= AT_ONCE:
-                break
-        return touched
+                weight += 1 if isinstance(run.steps[0].step, TakeOver) else BUILDS
+            if weight >= AT_ONCE:
+                return count
+        return len(due)
 
     def _is_due(self, router: str, lost: str) -> bool:
         """Whether the next failover of the router from that node may begin."""

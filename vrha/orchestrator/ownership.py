@@ -42,8 +42,9 @@ RETRY_S = 0.5
 REST = 3
 """How many times as long as they took comparisons and takeovers rest at least: while hundreds of
 runs go on, what is ready meanwhile shares one transaction."""
-AT_ONCE = 50
-"""Instances that take over in one transaction: the first should not wait for the last."""
+AT_ONCE = 100
+"""Instances that take over in one transaction: the first should not wait for the last, nor nodes
+for what they say meanwhile to be heard."""
 STOOD_STILL_MS = 200.0
 """A turn of the loop that took longer makes this leader doubt what it has not heard."""
 SILENT = "node-silent"
@@ -75,6 +76,8 @@ class Ownership:
         self._numbers = 0
         self._looked = self._rested = self._handed = 0.0
         self._retry_at = 0.0
+        self._is_handing_over = False
+        """Whether more is ready than went into the last transaction."""
         self._nudged = threading.Event()
         self._judge = self._new_judge()
         self.judgement: Judgement | None = None
@@ -131,7 +134,7 @@ class Ownership:
 
     def _wait_ms(self) -> float:
         """Until the next look; not beyond the instant at which a node is out."""
-        longest = self._timing.delay_ms / 2
+        longest = 0.0 if self._is_handing_over else self._timing.delay_ms / 2
         if self._leader is None:
             return longest
         now = clock_ms()
@@ -167,7 +170,8 @@ class Ownership:
         leader = self._leader = self._leader or self._begin(epoch)
         self._perform(leader.tick(clock_ms()))
         is_nudged = self._nudged.is_set() and now >= self._rested
-        if is_nudged or now - self._looked >= LOOK_S:
+        is_time = is_nudged or now - self._looked >= LOOK_S
+        if is_time and not self._is_handing_over:
             self._nudged.clear()
             self._looked = now
             self._compare(leader)
@@ -256,16 +260,16 @@ class Ownership:
         return any(c.waits and c.instance.router in owned for c in self._claimants)
 
     def _hand_over(self, leader: Leader) -> None:
-        """Give what is complete in place of what is out."""
+        """Give what is complete in place of what is out, as many as go into one transaction."""
         self._tell_who_is_out(leader)
         began = time.monotonic()
+        self._is_handing_over = False
         if began < self._handed:
             return
         ready = self._ready()
-        while ready:
-            now, some = clock_ms(), ready[:AT_ONCE]
-            ready = ready[AT_ONCE:]
-            commands = leader.reassign({each.key: each.node for each in some}, now)
+        for start in range(0, len(ready), AT_ONCE):
+            some = ready[start : start + AT_ONCE]
+            commands = leader.reassign({each.key: each.node for each in some}, clock_ms())
             if not commands:
                 continue
             commit, *others = commands
@@ -275,6 +279,10 @@ class Ownership:
             self._engine.take_over(commit, taking)
             self._perform(others)
             self._met(taking)
+            # Renewals that came meanwhile are heard first: what nobody hears is given nothing.
+            self._is_handing_over = bool(taking) and start + AT_ONCE < len(ready)
+            break
+        if not self._is_handing_over:
             ended = time.monotonic()
             self._handed = ended + REST * (ended - began)
 
@@ -305,6 +313,8 @@ class Ownership:
         new, self._out = out - self._out, out
         for name in sorted(new):
             log.warning("node %s is mute for certain", name)
+            # What was looked at in vain until now may be given at once.
+            self._handed = 0.0
             self._failovers.note([(Turn.OUT, name)])
 
     def _elect(self, leader: Leader) -> list[Command]:

@@ -171,6 +171,12 @@ class Journal:
         )
         return frozenset((row.router, row.builds_on) for row in self._db.execute(query))
 
+    def read_open_runs(self, routers: Iterable[str]) -> None:
+        """Read of all these at once which run is open: `open_run_of` then asks nobody."""
+        missing = [router for router in routers if router not in self._open_of]
+        found = self.open_run_ids() if missing else {}
+        self._open_of |= {router: found.get(router) for router in missing}
+
     def open_run_of(self, router: str) -> Run | None:
         if router not in self._open_of:
             self._open_of[router] = self._db.execute(_OPEN_OF, {"router": router}).scalar()

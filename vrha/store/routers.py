@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from sqlalchemy import Connection, bindparam, delete, insert, null, select, update
 
 from vrha.errors import RefusedError
@@ -58,6 +60,16 @@ class Routers:
             row = self._db.execute(_ONE, {"router": router}).first()
             self._states_read[router] = None if row is None else self._memory.router_state(row)
         return self._states_read[router]
+
+    def read_states(self, routers: Iterable[str]) -> None:
+        """Read all of these at once: `router_state` then asks nobody."""
+        known = self._states_changed.keys() | self._states_read.keys()
+        missing = [router for router in dict.fromkeys(routers) if router not in known]
+        if not missing:
+            return
+        self._states_read |= dict.fromkeys(missing)
+        for row in self._db.execute(_ALL.where(_ROUTERS.c.router.in_(missing))):
+            self._states_read[row.router] = self._memory.router_state(row)
 
     def router_states(self) -> tuple[RouterState, ...]:
         """States of all routers that were not dropped, by name."""

@@ -63,6 +63,23 @@ def test_of_many_lost_routers_those_of_higher_priority_begin_first(
     assert order == ["r2", "r1", "r3", "r4"]
 
 
+def test_what_has_to_be_built_waits_until_there_is_room_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failover, "BUILDING", 1)
+    world, failovers = world_with_a_failover(tmp_path)
+
+    def building() -> set[str]:
+        while failovers.turn():
+            pass
+        with world.store.reading() as tx:
+            return {c.instance.router for c in tx.claimants() if c.claim is Claim.LATER}
+
+    assert building() == {"r2", "r1"}, "one for each node that is left"
+    world.settle()
+    assert building() == {"r3", "r4"}
+
+
 def test_a_run_that_was_withdrawn_takes_nothing_over(tmp_path: Path) -> None:
     """What is given to it would be given beside the one that serves on."""
     world, failovers = world_with_a_failover(tmp_path)

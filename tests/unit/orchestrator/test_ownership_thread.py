@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from vrha.config.settings import OwnershipSettings
+from vrha.core import plan
 from vrha.core.happenings import Limits
+from vrha.core.ownership.commands import Commit
 from vrha.core.ownership.holder import Holder
 from vrha.core.ownership.timing import PROFILES
+from vrha.core.ownership.wanted import Claimant
+from vrha.core.plan import Live
 from vrha.fencing.clock import clock_ms
 from vrha.fencing.endpoint import Endpoint
 from vrha.fencing.keys import Keys, make, pairs
-from vrha.model.ownership import Ack, Electorate, Grant, Message
-from vrha.model.spec import InstanceRef
+from vrha.model.ownership import Ack, Depose, Deposed, Electorate, Grant, Message
+from vrha.model.spec import Desired, InstanceRef, InstanceSpec, Router
+from vrha.model.spec import Node as Node_
 from vrha.model.state import RouterState
+from vrha.orchestrator import ownership
 from vrha.orchestrator.engine import Engine
 from vrha.orchestrator.failover import Failovers
 from vrha.orchestrator.metrics import Metrics
@@ -53,11 +59,18 @@ class Node:
                         self.holder.receive(ack, clock_ms())
             for _, message in self.endpoint.receive():
                 self.heard.append(message)
+                if isinstance(message, Depose):
+                    self.endpoint.send("o1", self.deposed(message))
                 for command in self.holder.receive(message, clock_ms()):
                     if hasattr(command, "message"):
                         self.endpoint.send("o1", command.message)
             time.sleep(0.005)
         return True
+
+    def deposed(self, asked: Depose) -> Deposed:
+        """As a voter that has not heard the node for long."""
+        name, epoch, attempt = self.holder.node, asked.leader_epoch, asked.attempt
+        return Deposed(name, epoch, attempt, asked.node, asked.incarnation, 5000.0, 0)
 
     def has(self, *keys: str) -> Callable[[], bool]:
         return lambda: set(self.holder.routers) == set(keys)
@@ -94,9 +107,9 @@ class Leading:
             peers={"n1": "127.0.0.1:17461", "n2": "127.0.0.1:17462"},
             keys=folder / "o1",
         )
-        engine = Engine(store, Limits(), Metrics(), lambda: None)
-        failovers = Failovers(store, engine, lambda: None)
-        self.ownership = Ownership(store, "o1", settings, engine, failovers)
+        self.engine = Engine(store, Limits(), Metrics(), lambda: None)
+        failovers = Failovers(store, self.engine, lambda: None)
+        self.ownership = Ownership(store, "o1", settings, self.engine, failovers)
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self.ownership.run, args=(self.stop,))
 
@@ -199,3 +212,47 @@ def test_voters_follow_the_settings_one_by_one(
     assert ("n1", "n2") in seen, "never two at once"
     with store.reading() as tx:
         assert tx.book(Electorate(1, VOTERS)).electorates[-1].voters == wanted
+
+
+def test_between_two_handovers_nodes_are_heard(
+    store: Store, folder: Path, nodes: tuple[Node, Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else those that are to take over would seem silent, and the others get nothing."""
+    monkeypatch.setattr(ownership, "AT_ONCE", 1)
+    n1, n2 = nodes
+    names = [f"r{number}" for number in range(1, 5)]
+    with store.transaction() as tx:
+        tx.put_desired(Desired((), (), tuple(Node_(f"n{number}") for number in (1, 2, 3))))
+        for name in names:
+            tx.put_router_state(RouterState(name, 1, 2, "n1", InstanceRef(name, 1)))
+    leading = Leading(store, folder, ("n2",))
+    order: list[str] = []
+    take_over, receive = leading.engine.take_over, Endpoint.receive
+
+    def taking(commit: Commit, claimants: Sequence[Claimant]) -> None:
+        if claimants:
+            order.append("taken")
+        take_over(commit, claimants)
+
+    def receiving(endpoint: Endpoint) -> Iterator[tuple[str, Message]]:
+        if endpoint is leading.ownership._endpoint:
+            order.append("heard")
+        yield from receive(endpoint)
+
+    monkeypatch.setattr(leading.engine, "take_over", taking)
+    monkeypatch.setattr(Endpoint, "receive", receiving)
+    has_all = n2.has(*(f"{name}/2" for name in names))
+    living = threading.Thread(target=n2.live, args=(has_all, 30.0))
+    with leading:
+        living.start()
+        assert n1.live(n1.has(*(f"{name}/1" for name in names)))
+        with store.transaction() as tx:
+            for name in names:
+                spec = InstanceSpec(InstanceRef(name, 2), 2, Router(name, ()), (), ())
+                run = plan.promote(f"run-{name}", InstanceRef(name, 1), Live("n2", spec), 2)
+                leading.engine.start(tx, run)
+        living.join()
+    assert has_all()
+    taken = [place for place, what in enumerate(order) if what == "taken"]
+    assert len(taken) == len(names)
+    assert all(order[place + 1] == "heard" for place in taken[:-1])
