@@ -109,8 +109,9 @@ def test_of_a_living_agent_nothing_is_said(tmp_path: Path) -> None:
 
 def test_a_watcher_alone(tmp_path: Path) -> None:
     agents = {
-        "a.service": {"pid": 7, "missing_ms": None, "deaths": 0},
-        "b.service": {"pid": 8, "missing_ms": 2000.0, "deaths": 1},
+        "a.service": {"pid": 7, "missing_ms": None, "stopped": False, "deaths": 0},
+        "b.service": {"pid": 8, "missing_ms": 2000.0, "stopped": False, "deaths": 1},
+        "c.service": {"pid": 9, "missing_ms": 3000.0, "stopped": True, "deaths": 0},
     }
     found = lines(
         tmp_path,
@@ -120,5 +121,6 @@ def test_a_watcher_alone(tmp_path: Path) -> None:
         "profile neutron: no lease, no voters",
         "agent a.service: pid 7; it ended 0 times",
         "agent b.service: gone for 2.0 s; it ended 1 times",
+        "agent c.service: stopped for 3.0 s; it ended 0 times",
         "cleanup: the agent, or the lease, may come back, 17.5 s more",
     ]
