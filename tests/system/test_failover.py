@@ -117,7 +117,8 @@ def test_a_node_that_only_the_leader_hears_is_given_up(
     assert any("no majority of the voters answers" in signal.what for signal in why.signals)
     for one in results[0].streams:
         (gap,) = one.loss.gaps
-        assert TIMING.slice_ms < gap.length_ms < 2 * TIMING.worst_outage_ms, gap
+        # Its lease runs out, and its next word proves that it is mute: that may take an instant.
+        assert gap.length_ms < 2 * TIMING.worst_outage_ms, gap
 
 
 def test_the_orchestrator_dies_during_a_failover(watched: Zone, nemesis: LabNemesis) -> None:
