@@ -180,7 +180,9 @@ class LabHands(LabNemesis):
             "rules": f"ip netns exec {netns} nft flush ruleset",
             "folder": f"rm -r {folder}",
         }
-        self._lab.run(view.node, ["sh", "-c", scripts[fault.part]])
+        # Another fault may have taken it already.
+        script = f"[ -e /run/netns/{netns} ] || exit 0; {scripts[fault.part]}"
+        self._lab.run(view.node, ["sh", "-c", script])
 
     def _order(self, fault: Order) -> None:
         view = next(r for r in self._client.routers() if r.name == fault.router)

@@ -73,8 +73,6 @@ def keys(folder: Path, nodes: str, voters: str, leaders: str) -> None:
 
 
 def _lines(found: Mapping[str, Any]) -> list[str]:
-    if "error" in found:
-        return [str(found["error"])]
     if "lease_ms" not in found:
         return [*_alone_lines(found), *_cleanup_lines(found["cleanup"])]
     lease = "none: muted" if found["lease_ms"] is None else f"{found['lease_ms']:.0f} ms left"

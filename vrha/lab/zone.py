@@ -307,7 +307,7 @@ class Lab:
         return Daemon(self.folder, f"watcher-{node}")
 
     def watcher_status(self, node: str) -> dict[str, Any]:
-        """What the watcher of a node says. Raises NotFoundError `no-watcher`."""
+        """What the watcher of a node says. Raises as `status.ask`."""
         return status.ask(socket_of(self._watching, node))
 
     @property

@@ -10,7 +10,7 @@ from typing import Any
 from vrha.core.cleanup.decide import Agent, Situation, decide
 from vrha.core.cleanup.profile import Profile
 from vrha.core.names import folder_name
-from vrha.errors import NotFoundError
+from vrha.errors import VrhaError
 from vrha.model.ownership import Health
 from vrha.model.spec import InstanceRef
 from vrha.watcher.status import SOCKET, ask
@@ -82,10 +82,10 @@ def socket_of(profile: Profile) -> Path:
 
 
 def of_node(socket: Path) -> Situation | None:
-    """What the watcher behind `socket` knows; None where none answers (in time)."""
+    """What the watcher behind `socket` knows; None where none answers (in time), or cannot tell."""
     try:
         return parsed(ask(socket)[KEY])
-    except (NotFoundError, KeyError, ValueError, TypeError):
+    except (VrhaError, KeyError, ValueError, TypeError):
         return None
 
 

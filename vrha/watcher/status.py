@@ -62,7 +62,10 @@ class StatusSocket:
 
 
 def ask(path: Path) -> dict[str, Any]:
-    """What the watcher behind `path` says. Raises NotFoundError `no-watcher`."""
+    """What the watcher behind `path` says.
+
+    Raises NotFoundError `no-watcher`, PreconditionError `watcher-troubled` when it cannot tell.
+    """
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             sock.settimeout(_TIMEOUT_S)
@@ -76,6 +79,12 @@ def ask(path: Path) -> dict[str, Any]:
         raise NotFoundError(
             "no-watcher", f"no watcher answers on {path}: {reason}", "Does it run? Run it by sudo."
         ) from error
+    if "error" in said:
+        raise PreconditionError(
+            "watcher-troubled",
+            f"the watcher behind {path} cannot tell: {said['error']}",
+            "It tries again by itself; its log says more.",
+        )
     return dict(said)
 
 

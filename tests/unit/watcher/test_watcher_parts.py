@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import select
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 
 from vrha.core.names import PortTag
 from vrha.core.ownership.holder import Life
-from vrha.errors import InputError, NotFoundError, PreconditionError
+from vrha.errors import InputError, NotFoundError, PreconditionError, StepError
 from vrha.model.ownership import Electorate
 from vrha.model.spec import InstanceRef
 from vrha.watcher.pen import Job
@@ -129,6 +131,27 @@ def test_status_is_told_to_whoever_asks(tmp_path: Path) -> None:
     with StatusSocketOf(path) as answers:
         assert answers == {"node": "n1"}
     assert not path.exists()
+
+
+def test_a_watcher_that_cannot_tell_says_why(tmp_path: Path) -> None:
+    path = tmp_path / "w.sock"
+
+    def tell() -> dict[str, Any]:
+        raise StepError("switch-unreadable", "the table is gone")
+
+    socket = StatusSocket(path, tell)
+    thread = threading.Thread(target=_answer, args=[socket])
+    thread.start()
+    with pytest.raises(PreconditionError, match="cannot tell: the table is gone") as caught:
+        ask(path)
+    thread.join()
+    socket.close()
+    assert caught.value.code == "watcher-troubled"
+
+
+def _answer(socket: StatusSocket) -> None:
+    select.select([socket], [], [], 20)
+    socket.answer()
 
 
 class StatusSocketOf:
