@@ -149,7 +149,10 @@ def test_a_route_that_goes_away_is_an_error_of_its_streams_only(beyond: Pair) ->
         else:
             (gap,) = one.loss.gaps
             fault.explains(gap, one, result)
-            assert one.errors == (("ENETUNREACH", one.loss.lost),)
+            ((name, count),) = one.errors
+            assert name == "ENETUNREACH"
+            # The route may come back between the send that fails and the one that follows it.
+            assert one.loss.lost <= count <= one.loss.lost + 1
 
 
 def test_a_live_view_tells_of_the_gap_while_it_lasts(served: Pair) -> None:
