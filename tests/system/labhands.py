@@ -185,9 +185,9 @@ class LabHands(LabNemesis):
         self._lab.run(view.node, ["sh", "-c", script])
 
     def _order(self, fault: Order) -> None:
-        view = next(r for r in self._client.routers() if r.name == fault.router)
         # Another fault may forbid it: then there is nothing in the way of that one.
         with suppress(VrhaError):
+            view = next(r for r in self._client.routers() if r.name == fault.router)
             if fault.what == "restart":
                 self._client.restart_network(view.networks[0])
             elif fault.what == "move":

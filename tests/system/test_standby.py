@@ -206,7 +206,8 @@ def test_one_that_has_lost_a_port_is_built_again(standing: Zone) -> None:
 
 
 def test_a_watcher_permits_it_nothing() -> None:
-    """Not even at the time of its build, and it is no less complete for that."""
+    """Not even at the time of its build, and it is no less complete for that. When somebody flushed
+    the rules of its node it is ready again before it is needed."""
     with zone(scenario(), f"test-standby-w-{os.getpid()}", watched=True) as made:
         made.client.set_router("r1", Policy.STANDBY)
         await_in_sync(made)
@@ -217,3 +218,8 @@ def test_a_watcher_permits_it_nothing() -> None:
         assert host_port_prefix(made.ref("r1")) in granted[made.router("r1").node]
         prefix = host_port_prefix(standby_ref(made))
         assert not [node for node, ports in granted.items() if prefix in ports]
+        node = standby(made).node
+        asked = ["sh", "-c", "nft list set bridge vrha active || true"]
+        assert prefix in made.lab.run(node, asked)
+        made.lab.run(node, ["nft", "delete", "table", "bridge", "vrha"])
+        wait_for(lambda: prefix in made.lab.run(node, asked), 30, "a standby that is ready again")

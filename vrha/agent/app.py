@@ -246,8 +246,10 @@ class Agent:
             self._stop.wait(min((time.monotonic() - began) * REST, self._inventory_s))
 
     def _look_after(self) -> tuple[ObservedInstance, ...]:
-        """What is there; a dnsmasq that died is started again, nobody else would."""
+        """What is there; a dnsmasq that died is started again, nobody else would. So is a standby
+        made ready again that somebody muted, as with the whole switch."""
         found = self._found()
+        self._make_ready()
         orphaned = [
             i.ref
             for i in found
@@ -261,6 +263,18 @@ class Agent:
             except VrhaError as error:
                 log.error("dnsmasq of %s does not start again: %s", ref, error)
         return self._found() if orphaned else found
+
+    def _make_ready(self) -> None:
+        followers = self._mirrors.follows() if self._mirrors else {}
+        for ref in self._kernel.unready(followers.keys()):
+            try:
+                with self._turns.line_up(ref.router).first(), self._turns.alone():
+                    # A command may have come first.
+                    if self._mirrors and ref in self._mirrors.follows():
+                        log.warning("standby %s was not ready to speak", ref)
+                        self._kernel.ready(ref)
+            except VrhaError as error:
+                log.error("standby %s cannot be made ready: %s", ref, error)
 
     def _found(self) -> tuple[ObservedInstance, ...]:
         """All instances, and which of them follow others."""

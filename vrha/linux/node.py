@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from vrha import codec
@@ -129,6 +129,13 @@ class NodeKernel:
         if self._governed:
             ports = self._ports(ref)
             self._switch.change(unmute=ports, serve=ports)
+
+    def unready(self, refs: Collection[InstanceRef]) -> list[InstanceRef]:
+        """Those of these instances that `ready` would change; none where nobody governs."""
+        if not self._governed or not refs:
+            return []
+        open_ports = self._switch.active() - self._switch.relays()
+        return [ref for ref in refs if not open_ports.issuperset(self._ports(ref))]
 
     def build(
         self, spec: InstanceSpec, leases_from: InstanceRef | None = None, leases: str = ""
