@@ -21,7 +21,7 @@ from vrha.model.views import RouterStatus
 
 pytestmark = [pytest.mark.root, pytest.mark.system, pytest.mark.unhurried]
 
-CHECK_IN_S = 4.0
+CHECK_IN_S = 8.0
 
 
 @pytest.fixture(scope="module")
