@@ -13,7 +13,7 @@ import resource
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -249,7 +249,7 @@ class Agent:
         """What is there; a dnsmasq that died is started again, nobody else would. So is a standby
         made ready again that somebody muted, as with the whole switch."""
         found = self._found()
-        self._make_ready()
+        self._make_ready([i.ref for i in found if i.follows])
         orphaned = [
             i.ref
             for i in found
@@ -264,9 +264,8 @@ class Agent:
                 log.error("dnsmasq of %s does not start again: %s", ref, error)
         return self._found() if orphaned else found
 
-    def _make_ready(self) -> None:
-        followers = self._mirrors.follows() if self._mirrors else {}
-        for ref in self._kernel.unready(followers.keys()):
+    def _make_ready(self, standbys: Sequence[InstanceRef]) -> None:
+        for ref in self._kernel.unready(standbys):
             try:
                 with self._turns.line_up(ref.router).first(), self._turns.alone():
                     # A command may have come first.

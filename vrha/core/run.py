@@ -157,9 +157,9 @@ def _tick(run: Run, event: Event, now: float, limits: Limits) -> Result:
         if overdue and _waits_for_retry(record):
             again = replace(record, status=StepStatus.PENDING, deadline=None)
             return _proceed(_with_record(run, undo, again), now, limits)
-        if record.status is StepStatus.STARTED and overdue and undo and event.cut_off:
-            return _put_off(run, now, limits), ()
         if record.status is StepStatus.STARTED and overdue:
+            if undo and event.cut_off:
+                return _put_off(run, now, limits), ()
             waited = "no check-in" if isinstance(record.step, AwaitCheckIn) else "no answer"
             code = "no-check-in" if isinstance(record.step, AwaitCheckIn) else "no-answer"
             detail = f"{waited} within the deadline: {describe(record.step)}"
@@ -169,9 +169,9 @@ def _tick(run: Run, event: Event, now: float, limits: Limits) -> Result:
 
 def _put_off(run: Run, now: float, limits: Limits) -> Run:
     """The way back waits: given up now, it would leave behind what nobody was asked to remove."""
-    asked = [r for r in run.undo if r.status is StepStatus.STARTED]
-    deadline = now + max(limits.of(r.step) for r in asked)
-    later = tuple(replace(r, deadline=deadline) if r in asked else r for r in run.undo)
+    asked = {r.seq for r in run.undo if r.status is StepStatus.STARTED}
+    deadline = now + max(limits.of(r.step) for r in run.undo if r.seq in asked)
+    later = tuple(replace(r, deadline=deadline) if r.seq in asked else r for r in run.undo)
     return replace(run, undo=later)
 
 
